@@ -1,0 +1,52 @@
+"""Training-free re-scoring for text-video retrieval: EMCL subspaces and NCL normalization."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from emcl_plugin.emcl import EMCL
+    from emcl_plugin.errors import EmclError, EmclWarning
+    from emcl_plugin.ncl import NCL
+    from emcl_plugin.reranker import Report, Reranker, RerankResult, rerank, rescore
+
+__version__ = "0.1.0"
+
+# Loaded on first use, so that `emcl-rerank --help` does not wait for torch.
+_HOMES = {
+    "EMCL": "emcl",
+    "NCL": "ncl",
+    "EmclError": "errors",
+    "EmclWarning": "errors",
+    "Report": "reranker",
+    "RerankResult": "reranker",
+    "Reranker": "reranker",
+    "rerank": "reranker",
+    "rescore": "reranker",
+}
+
+__all__ = [
+    "EMCL",
+    "NCL",
+    "EmclError",
+    "EmclWarning",
+    "Report",
+    "RerankResult",
+    "Reranker",
+    "__version__",
+    "rerank",
+    "rescore",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,151 @@
+"""Arrays at the border: what may come in, and how results go back in the same kind.
+
+Inside the package everything is a torch tensor. A NumPy array that comes in makes a
+NumPy array go out, a tensor makes a tensor on the same device, each in its own dtype.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from emcl_plugin.errors import InputTypeError, InputValueError
+
+Array: TypeAlias = "np.ndarray[Any, Any] | torch.Tensor"
+
+_NUMPY_FLOATS = (np.float16, np.float32, np.float64)
+_TORCH_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def describe(x: object) -> str:
+    """Name an object for an error message: kind, shape, dtype.
+
+    >>> describe(np.zeros((2, 3), np.int64))
+    'NumPy array of shape (2, 3), int64'
+    """
+    if isinstance(x, np.ndarray):
+        return f"NumPy array of shape {x.shape}, {x.dtype}"
+    if isinstance(x, torch.Tensor):
+        return f"torch tensor of shape {tuple(x.shape)}, {str(x.dtype)[6:]}, {x.device}"
+    return f"{type(x).__module__}.{type(x).__qualname__}"
+
+
+def check_matrix(x: object, name: str) -> Array:
+    """Return ``x`` if it is a non-empty 2-D floating-point array or tensor, else say why not.
+
+    The entries are not looked at; see :func:`check_finite`.
+    """
+    if not isinstance(x, np.ndarray | torch.Tensor):
+        raise InputTypeError(
+            f"{name} is not an array",
+            describe(x),
+            "pass a NumPy array or a torch tensor (a DataFrame has .to_numpy())",
+        )
+    if isinstance(x, torch.Tensor) and x.layout != torch.strided:
+        raise InputTypeError(f"{name} is sparse", f"{describe(x)}, {x.layout}", "pass x.to_dense()")
+    if x.ndim != 2:
+        raise InputValueError(
+            f"{name} must have two dimensions",
+            describe(x),
+            "scores are (texts, videos) and features are (items, dimensions); "
+            "pool frame or token features to one vector per item first",
+        )
+    if 0 in x.shape:
+        raise InputValueError(f"{name} is empty", describe(x), "pass at least one item per side")
+    floats = _NUMPY_FLOATS if isinstance(x, np.ndarray) else _TORCH_FLOATS
+    kind = x.dtype.type if isinstance(x, np.ndarray) else x.dtype
+    if kind not in floats:
+        raise InputTypeError(
+            f"{name} does not hold floating-point numbers",
+            describe(x),
+            'if these really are scores or features, pass x.astype("float32")',
+        )
+    return x
+
+
+def check_finite(block: torch.Tensor, name: str, first_row: int) -> None:
+    """Raise with the position of the first NaN or infinity in ``block``.
+
+    ``first_row`` is the block's place in the whole matrix.
+    """
+    finite = torch.isfinite(block)
+    if bool(finite.all()):
+        return
+    row, column = (int(k) for k in (~finite).nonzero()[0])
+    bad = int((~finite).sum())
+    raise InputValueError(
+        f"{name} holds NaN or infinity",
+        f"{name}[{first_row + row}, {column}] = {float(block[row, column])}, "
+        f"{bad} such entries in rows {first_row} to {first_row + len(block) - 1}",
+        "find out where the retriever failed; padded or masked entries must be dropped, not passed",
+    )
+
+
+def compute_dtype(*arrays: Array) -> torch.dtype:
+    """float64 where any input is float64, float32 otherwise (float16 is never computed in)."""
+    double = any(str(x.dtype).endswith("float64") for x in arrays)
+    return torch.float64 if double else torch.float32
+
+
+def read_rows(
+    x: Array, start: int, stop: int, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """Rows ``start:stop`` of an array, possibly memory-mapped, as a tensor to compute with.
+
+    Pages of a memory-mapped file are given back to the system at once, so that reading a
+    large file block by block does not fill the memory.
+    """
+    if isinstance(x, torch.Tensor):
+        return x[start:stop].detach().to(device=device, dtype=dtype)
+    native = np.dtype(str(dtype)[6:])
+    rows = np.ascontiguousarray(x[start:stop], dtype=native)
+    mapped = isinstance(x.base, mmap.mmap)
+    if mapped or not rows.flags.writeable:  # torch warns about read-only memory
+        rows = rows.copy()
+    if mapped and hasattr(mmap, "MADV_DONTNEED"):
+        x.base.madvise(mmap.MADV_DONTNEED)
+    return torch.from_numpy(rows).to(device)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The library, dtype and device of what came in, to give back the same."""
+
+    numpy: bool
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def of(cls, *arrays: Array) -> Kind:
+        """Kind of the first array, in the widest dtype among them."""
+        dtypes = [_torch_dtype(x) for x in arrays]
+        widest = dtypes[0]
+        for dtype in dtypes[1:]:
+            widest = torch.promote_types(widest, dtype)
+        first = arrays[0]
+        if isinstance(first, torch.Tensor):
+            return cls(False, widest, first.device)
+        return cls(True, widest, torch.device("cpu"))
+
+    def narrow(self, block: torch.Tensor) -> torch.Tensor:
+        """``block`` in this dtype on this device; refuses what the dtype cannot hold."""
+        out = block.to(device=self.device, dtype=self.dtype)
+        if self.dtype.itemsize < block.dtype.itemsize and not bool(torch.isfinite(out).all()):
+            raise InputValueError(
+                f"the re-scored values do not fit into {str(self.dtype)[6:]}",
+                f"a largest magnitude of {float(block.abs().max()):.4g}",
+                "pass the scores as float32, or divided by their logit scale",
+            )
+        return out
+
+
+def _torch_dtype(x: Array) -> torch.dtype:
+    if isinstance(x, torch.Tensor):
+        return x.dtype
+    dtype = getattr(torch, str(np.dtype(x.dtype.type)))
+    assert isinstance(dtype, torch.dtype)
+    return dtype

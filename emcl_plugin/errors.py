@@ -1,0 +1,69 @@
+"""Errors and warnings: every message says what is wrong, what came in, and what to do."""
+
+from __future__ import annotations
+
+
+class EmclError(Exception):
+    """Base of every error that this package raises on purpose.
+
+    Parameters
+    ----------
+    problem : str
+        What is wrong, in one sentence.
+    received : str
+        What came in: shape, dtype, the first offending index, the option's text.
+    remedy : str
+        What the caller can do about it.
+
+    Examples
+    --------
+    >>> print(InputValueError("the scores hold a NaN", "sim[3, 7] = nan", "drop that row"))
+    the scores hold a NaN
+      received: sim[3, 7] = nan
+      to do:    drop that row
+    """
+
+    def __init__(self, problem: str, received: str, remedy: str) -> None:
+        super().__init__(problem, received, remedy)
+        self.problem = problem
+        self.received = received
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}\n  received: {self.received}\n  to do:    {self.remedy}"
+
+
+class InputValueError(EmclError, ValueError):
+    """An argument has the right type and a value that cannot be used."""
+
+
+class InputTypeError(EmclError, TypeError):
+    """An argument is not the kind of object that is needed."""
+
+
+class InputFileError(EmclError, OSError):
+    """A file cannot be read or written as asked."""
+
+
+class MemoryBudgetError(EmclError, MemoryError):
+    """A dense result does not fit into memory."""
+
+
+class NotFittedError(EmclError, ValueError, AttributeError):
+    """A fitted attribute or method was used before ``fit``."""
+
+
+class EmclWarning(UserWarning):
+    """Base of every warning of this package."""
+
+
+class ConvergenceWarning(EmclWarning):
+    """Sinkhorn-Knopp stopped before its marginals were within the tolerance."""
+
+
+class ScaleWarning(EmclWarning):
+    """A temperature and the spread of the scores do not go together."""
+
+
+class RepeatedItemsWarning(EmclWarning):
+    """Some texts or videos are exact copies of others."""

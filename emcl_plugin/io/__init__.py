@@ -1,0 +1,1 @@
+"""Files: reading arrays and writing results, one module per format."""

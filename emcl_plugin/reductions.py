@@ -1,0 +1,107 @@
+"""Streaming reductions over similarity sources: one pass, one block in memory at a time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from emcl_plugin.arrays import check_finite
+from emcl_plugin.similarity import Similarity
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean, population standard deviation, smallest and largest score of a source."""
+
+    mean: float
+    std: float
+    low: float
+    high: float
+
+
+class MomentsAccumulator:
+    """Mean and variance merged block by block (Chan, Golub and LeVeque 1979)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = 0.0
+        self.squares = 0.0
+        self.low = math.inf
+        self.high = -math.inf
+
+    def add(self, block: torch.Tensor) -> None:
+        """Take in one block of scores."""
+        variance, mean = (float(x) for x in torch.var_mean(block, correction=0))
+        low, high = torch.aminmax(block)
+        self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
+        n, delta = block.numel(), mean - self.mean
+        total = self.count + n
+        self.squares += variance * n + delta * delta * self.count * n / total
+        self.mean += delta * n / total
+        self.count = total
+
+    def result(self) -> Moments:
+        """The moments of all blocks so far."""
+        return Moments(self.mean, math.sqrt(self.squares / self.count), self.low, self.high)
+
+
+def moments(source: Similarity) -> Moments:
+    """Mean, standard deviation and range of all scores.
+
+    >>> from emcl_plugin.similarity import Dense
+    >>> moments(Dense(torch.tensor([[1.0, 3.0], [5.0, 7.0]]))).mean
+    4.0
+    """
+    accumulator = MomentsAccumulator()
+    for _, _, block in source.blocks():
+        accumulator.add(block)
+    return accumulator.result()
+
+
+def maxima(source: Similarity) -> tuple[torch.Tensor, torch.Tensor]:
+    """Largest score of every row, (n_text,), and of every column, (n_video,)."""
+    rows = torch.empty(source.shape[0], dtype=source.dtype, device=source.device)
+    columns = torch.full((source.shape[1],), -math.inf, dtype=source.dtype, device=source.device)
+    for start, stop, block in source.blocks():
+        rows[start:stop] = block.amax(1)
+        columns = torch.maximum(columns, block.amax(0))
+    return rows, columns
+
+
+def logsumexp(source: Similarity, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """``log sum exp(S / temperature)`` of every row and of every column."""
+    rows = torch.empty(source.shape[0], dtype=source.dtype, device=source.device)
+    columns = torch.full((source.shape[1],), -math.inf, dtype=source.dtype, device=source.device)
+    for start, stop, block in source.blocks():
+        scaled = block / temperature
+        rows[start:stop] = torch.logsumexp(scaled, 1)
+        columns = torch.logaddexp(columns, torch.logsumexp(scaled, 0))
+    return rows, columns
+
+
+def topk(source: Similarity, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ``k`` best videos of every text: scores and indices, each (n_text, k), best first."""
+    found = [torch.topk(block, min(k, source.shape[1]), dim=1) for _, _, block in source.blocks()]
+    return torch.cat([x.values for x in found]), torch.cat([x.indices for x in found])
+
+
+def slope(y: Similarity, x: Similarity) -> float:
+    """Least-squares slope of the scores of ``y`` on those of ``x``; 0 where ``x`` is constant."""
+    n = 0
+    y_mean = x_mean = covariance = variance = 0.0
+    for start, stop, block in y.blocks():
+        check_finite(block, "sim", start)
+        other = x.rows(start, stop)
+        dy, dx = float(block.mean()), float(other.mean())
+        within = float(((block - dy) * (other - dx)).sum())
+        squares = float((other - dx).square().sum())
+        count, dy, dx = block.numel(), dy - y_mean, dx - x_mean
+        between = n * count / (n + count)
+        covariance += within + dy * dx * between
+        variance += squares + dx * dx * between
+        n += count
+        y_mean += dy * count / n
+        x_mean += dx * count / n
+    return covariance / variance if variance > 0 else 0.0
