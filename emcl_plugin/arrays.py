@@ -72,8 +72,10 @@ def check_finite(block: torch.Tensor, name: str, first_row: int) -> None:
 
     ``first_row`` is the block's place in the whole matrix.
     """
+    if bool(torch.isfinite(block.sum())):  # NaN and infinity survive a sum
+        return
     finite = torch.isfinite(block)
-    if bool(finite.all()):
+    if bool(finite.all()):  # finite numbers with an infinite sum
         return
     row, column = (int(k) for k in (~finite).nonzero()[0])
     bad = int((~finite).sum())
@@ -103,11 +105,12 @@ def read_rows(
         return x[start:stop].detach().to(device=device, dtype=dtype)
     native = np.dtype(str(dtype)[6:])
     rows = np.ascontiguousarray(x[start:stop], dtype=native)
-    mapped = isinstance(x.base, mmap.mmap)
+    pages: Any = x.base
+    mapped = isinstance(pages, mmap.mmap)
     if mapped or not rows.flags.writeable:  # torch warns about read-only memory
         rows = rows.copy()
     if mapped and hasattr(mmap, "MADV_DONTNEED"):
-        x.base.madvise(mmap.MADV_DONTNEED)
+        pages.madvise(mmap.MADV_DONTNEED)
     return torch.from_numpy(rows).to(device)
 
 
@@ -130,6 +133,11 @@ class Kind:
         if isinstance(first, torch.Tensor):
             return cls(False, widest, first.device)
         return cls(True, widest, torch.device("cpu"))
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """The dtype in NumPy's terms; bfloat16, which NumPy lacks, becomes float32."""
+        return np.dtype("float32" if self.dtype == torch.bfloat16 else str(self.dtype)[6:])
 
     def narrow(self, block: torch.Tensor) -> torch.Tensor:
         """``block`` in this dtype on this device; refuses what the dtype cannot hold."""

@@ -14,8 +14,8 @@ from emcl_plugin.agreement import GuardDecision, Nearest, NearestAccumulator, de
 from emcl_plugin.arrays import check_finite
 from emcl_plugin.emcl import EMCL, EMCLReport, Reconstruction, fit_subspaces, second_moments
 from emcl_plugin.errors import ScaleWarning
-from emcl_plugin.plan import Estimate
 from emcl_plugin.ncl import NCL, Biases, Progress, fit_biases
+from emcl_plugin.plan import Estimate
 from emcl_plugin.reductions import Moments, MomentsAccumulator, slope
 from emcl_plugin.similarity import Dense, FeaturePair, Features, LowRank, Similarity
 

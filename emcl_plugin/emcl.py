@@ -1,13 +1,13 @@
 """EMCL: expectation-maximization over the second moments of the features, as a linear map.
 
 Source: Jin et al., "Expectation-Maximization Contrastive Learning for Compact
-Video-and-Language Representations", NeurIPS 2022, arXiv 2211.11427, section 3.2, and the
-released code where it differs. With X the stacked text and video rows (b x D), the D channels
+Video-and-Language Representations", NeurIPS 2022, arXiv 2211.11427, and the released code where
+it differs. With X the stacked text and video rows (b x D), the D channels
 are the points, M (b x K) the bases and Z (D x K) the responsibilities:
 
-    E-step  (eq. 5)   Z = softmax_k(X^T M / sigma),  columns divided by (1e-6 + their sum)
-    M-step  (eq. 6)   M = X Z,                       columns divided by (1e-6 + their L2 norm)
-    result  (eq. 7)   X' = X + beta M Z^T
+    (E)  Z = softmax_k(X^T M / sigma),  columns divided by (1e-6 + their sum)
+    (M)  M = X Z,                       columns divided by (1e-6 + their L2 norm)
+    (R)  X' = X + beta M Z^T
 
 M is X Z with its columns rescaled, so everything the loop needs is in G = X^T X (D x D):
 
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -171,6 +172,12 @@ class SecondMoments:
     gram: torch.Tensor
     total: torch.Tensor
 
+    @cached_property
+    def eigen(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Eigenvalues of G, none below 0, and eigenvectors, in rising order."""
+        values, vectors = torch.linalg.eigh(self.gram)
+        return values.clamp(min=0), vectors
+
 
 def second_moments(*sides: Features, batch: int | None = 128) -> SecondMoments:
     """G and X^T 1 in one streaming pass.
@@ -189,8 +196,8 @@ def second_moments(*sides: Features, batch: int | None = 128) -> SecondMoments:
     for side in sides:
         share = 1.0 if batch is None else 1.0 / (side.shape[0] * len(sides))
         for _, _, x in side.blocks():
-            gram += share * (x.T @ x).double()
-            total += share * x.sum(0, dtype=torch.float64)
+            gram.add_(x.T @ x, alpha=share)
+            total.add_(x.sum(0, dtype=torch.float64), alpha=share)
     if batch is not None:
         trace = gram.trace()
         gram *= batch / trace
@@ -229,7 +236,7 @@ class Subspaces:
         return strength * self.eigenvalues / self.eigenvalues[0]
 
     def apply(self, x: torch.Tensor, strength: float, *, renormalize: bool = False) -> torch.Tensor:
-        """X' = X (I + beta W), (n, D), in the dtype of ``x`` (eq. 7)."""
+        """X' = X (I + beta W), (n, D), in the dtype of ``x`` (R)."""
         basis = self.basis.to(device=x.device, dtype=x.dtype)
         change = self.factors(strength).to(device=x.device, dtype=x.dtype)
         out = x + ((x @ basis) * change) @ basis.T
@@ -245,10 +252,10 @@ def fit_subspaces(moments: SecondMoments, config: EMCL) -> Subspaces:
     products, copies = _start(moments, config)  # X^T M, and how often each base occurs in K
     log_copies = copies.log()
     for _ in range(config.rounds):
-        z = torch.softmax(products / config.sigma + log_copies, dim=1) / copies  # eq. 5
+        z = torch.softmax(products / config.sigma + log_copies, dim=1) / copies  # (E)
         z = z / (_EPS + z.sum(0))
         norms = (z * (gram @ z)).sum(0).clamp(min=0).sqrt()  # |X z_k|
-        products = (gram @ z) / (_EPS + norms)  # X^T M after eq. 6
+        products = (gram @ z) / (_EPS + norms)  # X^T M after (M)
     # W = F F^T with K columns: its eigenvectors from the K x K matrix F^T F
     factor = z * (copies / (_EPS + norms)).sqrt()
     values, vectors = torch.linalg.eigh(factor.T @ factor)
@@ -269,16 +276,18 @@ def _start(moments: SecondMoments, config: EMCL) -> tuple[torch.Tensor, torch.Te
         distinct, copies = torch.unique(signs, return_counts=True)
         products = moments.total[:, None] * distinct.to(gram)
         return products, copies.to(gram)
-    values, vectors = torch.linalg.eigh(gram)
-    values, vectors = values.flip(0).clamp(min=0).sqrt(), vectors.flip(1)
+    values, vectors = moments.eigen
     if config.start == "gaussian":
         # X^T m for m uniform on the unit sphere of `batch` rows is close to N(0, G / batch)
         noise = torch.randn(len(gram), k, generator=generator, dtype=torch.float64).to(gram)
-        products = vectors @ (values[:, None] * (vectors.T @ noise)) / math.sqrt(config.batch or 1)
+        root = values.sqrt()[:, None]
+        products = vectors @ (root * (vectors.T @ noise)) / math.sqrt(config.batch or 1)
         return products, torch.ones(k).to(gram)
     k = min(k, 2 * len(gram))
-    axes = vectors * values * _sign(vectors)  # X^T X u / |X u| = sqrt(lambda) u
-    products = torch.cat([axes[:, : (k + 1) // 2], -axes[:, : k // 2]], dim=1)
+    pairs = (k + 1) // 2
+    leading = vectors[:, -pairs:].flip(1)
+    axes = leading * values[-pairs:].flip(0).sqrt() * _sign(leading)  # X^T Xu/|Xu| = sqrt(lambda) u
+    products = torch.cat([axes, -axes[:, : k // 2]], dim=1)
     return products, torch.ones(k).to(gram)
 
 

@@ -1,15 +1,15 @@
 """NCL: one bias per text and per video by Sinkhorn-Knopp, so that no item is a hub.
 
 Source: Park et al., "Normalized Contrastive Learning for Text-Video Retrieval", EMNLP 2022,
-arXiv 2212.11790, section 3.2. For scores S (n_t x n_v) and temperature tau find f, g such that
+arXiv 2212.11790. For scores S (n_t x n_v) and temperature tau find f, g such that
 
-    P_ij = exp(S_ij / tau + f_i + g_j)   has row sums a_i and column sums b_j      (eq. 6)
+    P_ij = exp(S_ij / tau + f_i + g_j)   has row sums a_i and column sums b_j         (P)
 
 by alternating, with relaxation rho in (0, 1] (1 is NCL; below 1 the marginals are softened,
 as in semi-unbalanced transport):
 
-    g_j = rho (log b_j - LSE_i(S_ij / tau + f_i))                                  (eq. 7)
-    f_i = rho (log a_i - LSE_j(S_ij / tau + g_j))                                  (eq. 8)
+    g_j = rho (log b_j - LSE_i(S_ij / tau + f_i))                                      (g)
+    f_i = rho (log a_i - LSE_j(S_ij / tau + g_j))                                      (f)
 
 The start is g = 0 and a first f, so f is always updated last: with rho = 1 every row sums to
 a_i exactly and the error that is left is in the columns. (Updating g last would leave it in
@@ -35,6 +35,7 @@ from emcl_plugin.errors import (
     InputValueError,
     ScaleWarning,
 )
+from emcl_plugin.plan import kernel_fits
 from emcl_plugin.reductions import moments
 from emcl_plugin.similarity import Biased, Similarity
 
@@ -214,7 +215,8 @@ def fit_biases(
     spread = moments(source).std if std is None else std
     if spread == 0:
         raise InputValueError(
-            "all scores are equal, so there is nothing to rank", "a standard deviation of 0",
+            "all scores are equal, so there is nothing to rank",
+            "a standard deviation of 0",
             "check how the features or scores were made",
         )
     tau = config.resolve_temperature(spread)
@@ -229,7 +231,8 @@ def fit_biases(
     log_a, log_b = _log_marginals(config, source)
     solver = config.solver
     if solver == "auto":
-        solver = "stored" if kernel_fits(source, memory) else "blocks"
+        budget = 4 << 30 if memory is None else memory
+        solver = "stored" if kernel_fits(source.shape, source.dtype, budget) else "blocks"
     if solver == "pot":
         found = _pot(source, tau, log_a, log_b, config)
     else:
@@ -259,12 +262,6 @@ def fit_biases(
     )
 
 
-def kernel_fits(source: Similarity, memory: int | None) -> bool:
-    """Whether the stored kernel takes at most half of the memory budget."""
-    size = source.shape[0] * source.shape[1] * source.dtype.itemsize
-    return size <= ((4 << 30) if memory is None else memory) // 2
-
-
 # --- the algorithm, once -----------------------------------------------------------------
 
 
@@ -281,19 +278,19 @@ class Potentials:
 
 class _Kernel(Protocol):
     def sweep(self, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """f from g (eq. 8), and LSE_i(S_ij / tau + f_i) with that f, reading the scores once."""
+        """f from g by (f), and LSE_i(S_ij / tau + f_i) with that f, reading the scores once."""
 
 
 def sinkhorn(
     kernel: _Kernel, log_b: torch.Tensor, config: NCL, progress: Progress | None = None
 ) -> Potentials:
-    """Alternate eq. 7 and eq. 8 until the column sums are right."""
+    """Alternate (g) and (f) until the column sums are right."""
     f, column_lse = kernel.sweep(torch.zeros_like(log_b))
-    next_g = config.rho * (log_b - column_lse)  # eq. 7
+    next_g = config.rho * (log_b - column_lse)  # (g)
     for done in range(1, config.rounds + 1):
         g = next_g
-        f, column_lse = kernel.sweep(g)  # eq. 8
-        next_g = config.rho * (log_b - column_lse)  # eq. 7
+        f, column_lse = kernel.sweep(g)  # (f)
+        next_g = config.rho * (log_b - column_lse)  # (g)
         # with rho = 1 this is max_j |sum_i P_ij / b_j - 1|
         error = float(torch.expm1(g - next_g).abs().max())
         if progress is not None:
@@ -315,69 +312,69 @@ class BlockKernel:
         for start, stop, block in self.source.blocks():
             scaled = block / self.tau
             row_lse = torch.logsumexp(scaled + g, 1)
-            f[start:stop] = self.rho * (self.log_a[start:stop] - row_lse)  # eq. 8
-            columns = torch.logaddexp(
-                columns, torch.logsumexp(scaled + f[start:stop, None], 0)
-            )
+            f[start:stop] = self.rho * (self.log_a[start:stop] - row_lse)  # (f)
+            columns = torch.logaddexp(columns, torch.logsumexp(scaled + f[start:stop, None], 0))
         return f, columns
 
 
 class StoredKernel:
     """Matrix-vector sweeps over a stored K_ij = exp(S_ij / tau + f0_i + g0_j).
 
-    f0 and g0 are potentials absorbed into the kernel. The first sweep is done in the log
-    domain; then, and whenever a potential has moved so far from the absorbed one that the
-    product of two factors could leave the range of the dtype, the kernel is made anew around
-    the present potentials. After eq. 7 its columns sum to b_j and its rows to at least
-    a_i / n_video, so no row and no column of it can vanish, at any temperature.
+    f0 and g0 shift the exponent so that nothing overflows and no row or column vanishes. At
+    first they are the negative row maxima, then column maxima: the largest entry of every row
+    and of every column is 1. Whenever a potential has moved so far from them that the product
+    of two factors could leave the range of the dtype, the present potentials take their place;
+    after (g) the columns of that kernel sum to b_j and its rows to at least a_i / n_video.
     """
 
-    _ROWS_BYTES = 1 << 20  # a block of rows is read twice per sweep: let it stay in cache
+    _CHUNK_BYTES = 1 << 20  # rows that are used twice in a sweep should stay in cache
 
     def __init__(self, source: Similarity, tau: float, log_a: torch.Tensor, rho: float) -> None:
         self.source, self.tau, self.log_a, self.rho = source, tau, log_a, rho
         self.limit = 0.3 * math.log(torch.finfo(source.dtype).max)  # 27 or 213
-        self.block_rows = max(16, self._ROWS_BYTES // (source.shape[1] * source.dtype.itemsize))
-        self.kernel: torch.Tensor | None = None
-        self.f = self.f0 = torch.zeros_like(log_a)
-        self.g0 = torch.empty(0)
+        self.chunk = max(16, self._CHUNK_BYTES // (source.shape[1] * source.dtype.itemsize))
+        self.f0, self.g0 = self._shifts()
+        self.f, self.first = self.f0, True
+        self.kernel = torch.empty(source.shape, dtype=source.dtype, device=source.device)
+        self._exponentiate()
 
     def sweep(self, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.kernel is None:
-            if self.g0.numel() == 0:  # nothing is known of the potentials yet
-                self.g0 = g
-                first = BlockKernel(self.source, self.tau, self.log_a, self.rho)
-                self.f, columns = first.sweep(g)
-                return self.f, columns
-            self._absorb(g)
-        elif max(_gap(g, self.g0), _gap(self.f, self.f0)) > self.limit:
-            self._absorb(g)
-        assert self.kernel is not None
+        # In the first sweep g = 0 may be far below g0 for columns that are no row's best, but
+        # every row keeps its largest entry, so what vanishes there is negligible.
+        if not self.first and max(_gap(g, self.g0), _gap(self.f, self.f0)) > self.limit:
+            self.f0, self.g0 = self.f, g
+            self._exponentiate()
+        self.first = False
         v = (g - self.g0).exp()
         f = torch.empty_like(self.f)
         sums = torch.zeros_like(v)
-        for start in range(0, len(f), self.block_rows):
-            rows = slice(start, start + self.block_rows)
+        for start in range(0, len(f), self.chunk):
+            rows = slice(start, start + self.chunk)
             block = self.kernel[rows]
             row_lse = torch.mv(block, v).log() - self.f0[rows]
-            f[rows] = self.rho * (self.log_a[rows] - row_lse)  # eq. 8
+            f[rows] = self.rho * (self.log_a[rows] - row_lse)  # (f)
             sums += torch.mv(block.T, (f[rows] - self.f0[rows]).exp())
         self.f = f
         return f, sums.log() - self.g0
 
-    def _absorb(self, g: torch.Tensor) -> None:
-        """Make K around the present potentials: K_ij = exp(S_ij / tau + f_i + g_j)."""
-        if self.kernel is None:
-            self.kernel = torch.empty(
-                self.source.shape, dtype=self.source.dtype, device=self.source.device
-            )
+    def _shifts(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Negative maxima of the rows of S / tau, and of the columns of what is left."""
+        rows = torch.empty_like(self.log_a)
+        columns = torch.full((self.source.shape[1],), -math.inf).to(rows)
         for start, stop, block in self.source.blocks():
-            rows = self.kernel[start:stop]
-            torch.div(block, self.tau, out=rows)
-            rows += self.f[start:stop, None]
-            rows += g
-            rows.exp_()
-        self.f0, self.g0 = self.f, g
+            rows[start:stop] = block.amax(1)
+            columns = torch.maximum(columns, (block - rows[start:stop, None]).amax(0))
+        return rows / -self.tau, columns / -self.tau
+
+    def _exponentiate(self) -> None:
+        for start, stop, block in self.source.blocks():
+            for first in range(start, stop, self.chunk):
+                rows = slice(first, min(first + self.chunk, stop))
+                out = self.kernel[rows]
+                torch.div(block[rows.start - start : rows.stop - start], self.tau, out=out)
+                out += self.f0[rows, None]
+                out += self.g0
+                out.exp_()
 
 
 def _gap(x: torch.Tensor, y: torch.Tensor) -> float:
@@ -399,7 +396,8 @@ def _marginal(given: Any, size: int, name: str, source: Similarity) -> torch.Ten
         masses = torch.as_tensor(given, dtype=source.dtype, device=source.device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputTypeError(
-            f"{name} is not a list of numbers", f"{type(given).__name__}: {error}",
+            f"{name} is not a list of numbers",
+            f"{type(given).__name__}: {error}",
             "pass one positive number per item",
         ) from error
     if masses.shape != (size,):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -28,9 +28,10 @@ from emcl_plugin.errors import (
     NotFittedError,
     RepeatedItemsWarning,
 )
-from emcl_plugin.plan import Estimate, available, estimate, format_size
 from emcl_plugin.ncl import NCL, Biases, Progress
+from emcl_plugin.plan import Estimate, available, estimate
 from emcl_plugin.similarity import Dense, Features
+from emcl_plugin.sizes import format_size
 
 FeaturesPair: TypeAlias = "tuple[Array, Array]"
 
@@ -272,7 +273,8 @@ class Reranker:
         return result.scores
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The settings by name, as scikit-learn's clone needs them."""
+        """The settings by name, as scikit-learn's clone needs them (there is nothing deep)."""
+        del deep
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def set_params(self, **params: Any) -> Reranker:
@@ -331,7 +333,10 @@ class Job:
         arrays = _check_inputs(sim, feats)
         self.kind = Kind.of(*arrays) if sim is None else Kind.of(sim)
         self.device = _device(device, self.kind)
-        self.dtype = dtype or compute_dtype(*arrays)
+        self.dtype = compute_dtype(*arrays)
+        if dtype is not None:
+            self.kind = replace(self.kind, dtype=dtype)
+            self.dtype = torch.promote_types(self.dtype, dtype)
         self.memory = available(self.device) // 2 if memory is None else memory
         if self.memory < 1 << 20:
             raise InputValueError(
@@ -362,9 +367,9 @@ class Job:
         """What will be stored and what recomputed."""
         return estimate(
             self.shape,
+            0 if self.features is None or self.sim is not None else self.features[0].shape[1],
             self.dtype,
             self.memory,
-            from_features=self.sim is None,
             ncl=self.ncl is not None and self.ncl.solver in ("auto", "stored"),
         )
 

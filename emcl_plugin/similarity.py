@@ -16,18 +16,20 @@ import torch
 from emcl_plugin.arrays import Array, check_finite, read_rows
 from emcl_plugin.errors import InputValueError
 
-_BLOCK_BYTES = 32 << 20
+_BLOCK_BYTES = 8 << 20
+_BLOCK_ROWS = 128  # below this a matrix product wastes its time on reading the other side
 _DEFAULT_MEMORY = 4 << 30
 
 
 def rows_per_block(columns: int, dtype: torch.dtype, memory: int | None) -> int:
-    """Rows of a block: at most 32 MiB, and at most a sixteenth of the memory budget.
+    """Rows of a block: 8 MiB or 128 rows, and at most a sixteenth of the memory budget.
 
     >>> rows_per_block(1024, torch.float32, memory=1 << 24)
     256
     """
-    budget = min(_BLOCK_BYTES, (_DEFAULT_MEMORY if memory is None else memory) // 16)
-    return max(1, budget // (columns * dtype.itemsize))
+    row = columns * dtype.itemsize
+    budget = (_DEFAULT_MEMORY if memory is None else memory) // 16
+    return max(1, min(max(_BLOCK_BYTES, _BLOCK_ROWS * row), budget) // row)
 
 
 class Similarity(abc.ABC):
@@ -54,7 +56,7 @@ class Similarity(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def T(self) -> Similarity:  # noqa: N802 - the field's and NumPy's name
+    def T(self) -> Similarity:
         """The same scores as (videos, texts): its row blocks are the column blocks of this one."""
 
     def blocks(self) -> Iterator[tuple[int, int, torch.Tensor]]:
@@ -141,7 +143,10 @@ class Features:
         budget = (_DEFAULT_MEMORY if memory is None else memory) // 4
         self._all: torch.Tensor | None = None
         if self.shape[0] * self.shape[1] * dtype.itemsize <= budget:
-            self._all = self._read(0, self.shape[0])
+            vectors = torch.empty(self.shape, dtype=dtype, device=device)
+            for start, stop, block in self.blocks():
+                vectors[start:stop] = block
+            self._all = vectors
 
     @property
     def resident(self) -> bool:
@@ -181,7 +186,7 @@ class Features:
                 'drop that item, or use metric="dot"',
             )
         x = x / largest  # so that no length overflows or vanishes in the square
-        return x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        return torch.nn.functional.normalize(x, dim=1)
 
 
 class FeaturePair(Similarity):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from emcl_plugin.errors import InputFileError
-from emcl_plugin.plan import format_size
+from emcl_plugin.sizes import format_size
 
 
 def check_target(path: Path, size: int, *, force: bool) -> None:

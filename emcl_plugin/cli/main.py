@@ -1,0 +1,111 @@
+"""The `emcl-rerank` command: bare options run the main job, sub-commands do the rest."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from emcl_plugin import __version__
+from emcl_plugin.cli.demo import demo
+from emcl_plugin.cli.options import input_options, method_options, output_options
+from emcl_plugin.cli.rerank import run_rerank
+from emcl_plugin.errors import EmclError
+
+EPILOG = """\b
+Examples:
+  emcl-rerank demo
+  emcl-rerank --text t.npy --video v.npy
+  emcl-rerank --sim sims.npy --output better.npy --json
+  emcl-rerank --text t.npy --video v.npy --sim sims.npy --memory 2G
+
+Every option can also be set by an environment variable: EMCL_RERANK_TEXT for --text and so on.
+Exit status: 0 done, 1 failed, 2 wrong usage.
+"""
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "auto_envvar_prefix": "EMCL_RERANK",
+        "max_content_width": 100,
+    },
+    epilog=EPILOG,
+)
+@input_options
+@method_options
+@output_options
+@click.version_option(__version__, "--version", message="%(prog)s %(version)s")
+@click.pass_context
+def command(context: click.Context, /, **options: Any) -> None:
+    """Better text-video retrieval from the embeddings or scores you already have.
+
+    Give embeddings (--text, --video), a similarity matrix (--sim, texts x videos), or both, as
+    .npy files. The re-scored matrix is written to --output; a summary goes to standard error.
+    No training, no labels, and nothing is applied where it would not help.
+    """
+    if context.invoked_subcommand is None:
+        run_rerank(context, **options)
+        return
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in options
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(
+            f"{', '.join(given)} cannot go with the sub-command {context.invoked_subcommand}"
+        )
+
+
+command.add_command(demo)
+
+
+def main() -> NoReturn:
+    """Run the command line; errors become messages and exit statuses, never tracebacks."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        command.main(prog_name="emcl-rerank", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted; nothing was written")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except EmclError as error:
+        _fail(str(error))
+    except MemoryError:
+        _fail(_THREE.format("the memory ran out", "this input", "give --memory, for example 1G"))
+    except Exception as error:
+        if os.environ.get("EMCL_RERANK_DEBUG"):
+            raise
+        if "out of memory" in str(error).lower():
+            advice = "give --memory, for example 1G, or --device cpu"
+            _fail(_THREE.format("the memory ran out", str(error).splitlines()[0], advice))
+        _fail(
+            _THREE.format(
+                "an error of this program, not of yours",
+                f"{type(error).__name__}: {error}",
+                "please report it; EMCL_RERANK_DEBUG=1 shows where it comes from",
+            )
+        )
+    sys.exit(0)
+
+
+_THREE = "{}\n  received: {}\n  to do:    {}"
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(1)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,146 @@
+"""Options that several commands share, each with a default and an example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EMCL_NAMES = ("auto", "off", "clip2video", "emcl-net", "mmt", "mmt-lsmdc")
+
+_PATH = click.Path(path_type=Path)
+
+
+def _apply(options: list[Callable[[F], F]]) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+input_options = _apply(
+    [
+        click.option(
+            "--text",
+            type=_PATH,
+            metavar="T.npy",
+            help="Text embeddings, texts x dimensions, of any length.",
+        ),
+        click.option(
+            "--video", type=_PATH, metavar="V.npy", help="Video embeddings, videos x dimensions."
+        ),
+        click.option(
+            "--sim",
+            type=_PATH,
+            metavar="S.npy",
+            help="Similarity, texts x videos, at any scale; alone or with embeddings.",
+        ),
+        click.option(
+            "--metric",
+            type=click.Choice(["cosine", "dot"]),
+            default="cosine",
+            show_default=True,
+            help="Similarity of embeddings.",
+        ),
+    ]
+)
+
+method_options = _apply(
+    [
+        click.option(
+            "--emcl",
+            type=click.Choice(EMCL_NAMES),
+            default="auto",
+            show_default=True,
+            help="EMCL: strength chosen without labels, none, or a published setting.",
+        ),
+        click.option(
+            "--emcl-strength",
+            type=float,
+            metavar="S",
+            help="Fix EMCL's strength: -1 removes the leading shared direction, above 0 "
+            "strengthens it. E.g. -0.5. Default: chosen.",
+        ),
+        click.option(
+            "--subspaces",
+            type=click.IntRange(min=1),
+            metavar="K",
+            help="Number of EM bases, e.g. 16. Default: 32, or the published setting's.",
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(min=0),
+            metavar="N",
+            help="Start EM from Gaussian bases of this seed. Default: eigenvectors, no seed.",
+        ),
+        click.option(
+            "--ncl",
+            type=click.Choice(["auto", "off"]),
+            default="auto",
+            show_default=True,
+            help="NCL normalisation, or none.",
+        ),
+        click.option(
+            "--temperature",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="TAU",
+            help="NCL temperature in the units of the scores, e.g. 0.01. Default: 0.15 of "
+            "their standard deviation.",
+        ),
+        click.option(
+            "--rounds",
+            type=click.IntRange(min=1),
+            default=200,
+            show_default=True,
+            help="Most Sinkhorn rounds; it stops when converged.",
+        ),
+        click.option(
+            "--guard/--no-guard",
+            default=True,
+            show_default=True,
+            help="Return the input unchanged where correcting does not raise the agreement.",
+        ),
+    ]
+)
+
+output_options = _apply(
+    [
+        click.option(
+            "--output",
+            "-o",
+            type=_PATH,
+            default=Path("reranked.npy"),
+            show_default=True,
+            metavar="OUT.npy",
+            help="Where the re-scored matrix goes.",
+        ),
+        click.option("--force", is_flag=True, help="Replace an existing output."),
+        click.option(
+            "--device",
+            default="auto",
+            show_default=True,
+            help="auto, cpu, cuda or cuda:1.",
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(["auto", "float16", "float32", "float64"]),
+            default="auto",
+            show_default=True,
+            help="Numbers of the output; float64 also computes in it. auto: as the input.",
+        ),
+        click.option(
+            "--memory",
+            metavar="SIZE",
+            help="Memory to keep within, e.g. 4G. Default: half of what is free.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="A report on standard output."),
+        click.option("--quiet", "-q", is_flag=True, help="No summary, no progress."),
+        click.option("--verbose", "-v", is_flag=True, help="Also what was tried, and the plan."),
+    ]
+)

@@ -1,0 +1,150 @@
+"""What a person sees: the summary, notes, tables and progress bars. All on standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    import torch
+
+    from emcl_plugin.agreement import Hubs
+    from emcl_plugin.metrics import Metrics
+    from emcl_plugin.reranker import Report
+
+
+def summary(report: Report, *, verbose: bool = False) -> str:
+    """The run in a few aligned lines."""
+    n_text, n_video = report.shape
+    lines = [("", f"{n_text} texts x {n_video} videos")]
+    lines.append(
+        ("protocol", f"{report.protocol} (the biases were computed from all the texts at once)")
+    )
+    biases = report.biases
+    if biases is None:
+        lines.append(("NCL", "off"))
+    else:
+        share = biases.temperature / report.score_std
+        lines.append(
+            (
+                "NCL",
+                f"temperature {biases.temperature:.4g} ({share:.3g} standard deviations of the "
+                f"scores), {biases.rounds} rounds, "
+                + ("converged" if biases.converged else f"NOT converged ({biases.error:.2g})"),
+            )
+        )
+    if report.emcl is None:
+        lines.append(("EMCL", "off"))
+    else:
+        lines.append(("EMCL", f"strength {report.emcl.strength:g}: {report.emcl.reason}"))
+        if verbose:
+            lines.append(("", f"{report.emcl.effective_rank:.1f} distinct subspaces"))
+            for strength, agreement in report.emcl.tried:
+                lines.append(("", f"strength {strength:+.2f}: agreement {100 * agreement:.1f} %"))
+    lines.append(("guard", report.guard.reason))
+    if report.guard.applied:
+        lines.append(("hubs", _change(report.hubs_before, report.hubs_after, n_text)))
+    else:
+        lines.append(("hubs", _hubs(report.hubs_before, n_text)))
+    width = max(len(name) for name, _ in lines) + 4
+    return "\n".join(f"  {name:{width}} {text}" for name, text in lines)
+
+
+def _change(before: Hubs, after: Hubs, n_text: int) -> str:
+    return (
+        f"the commonest top result serves {before.largest} -> {after.largest} of {n_text} texts; "
+        f"never a top result: {100 * before.never:.0f} -> {100 * after.never:.0f} % of the videos"
+    )
+
+
+def _hubs(hubs: Hubs, n_text: int) -> str:
+    return (
+        f"the commonest top result serves {hubs.largest} of {n_text} texts; "
+        f"never a top result: {100 * hubs.never:.0f} % of the videos"
+    )
+
+
+def metrics_table(rows: list[tuple[str, str, Metrics]]) -> str:
+    """A table of (direction, method, metrics)."""
+    names = list(rows[0][2].to_dict())
+    lines = [f"  {'':15}{'':14}" + "".join(f"{name:>8}" for name in names)]
+    previous = ""
+    for direction, method, found in rows:
+        values = "".join(f"{value:8.1f}" for value in found.to_dict().values())
+        lines.append(f"  {direction if direction != previous else '':15}{method:14}{values}")
+        previous = direction
+    return "\n".join(lines)
+
+
+@contextmanager
+def warnings_as_notes(*, quiet: bool) -> Iterator[None]:
+    """Show this package's warnings as one-line notes instead of Python's format."""
+    from emcl_plugin.errors import EmclWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", EmclWarning)
+
+        def show(message: Warning | str, *_: Any, **__: Any) -> None:
+            if not quiet:
+                clear = "\r\033[K" if sys.stderr.isatty() else ""  # a bar may be on the line
+                click.echo(f"{clear}Note: {message}", err=True)
+
+        warnings.showwarning = show
+        yield
+
+
+class Progress:
+    """A bar on standard error, once a run takes over a second and if someone is watching."""
+
+    _PATIENCE = 1.0
+    _WIDTH = 30
+
+    def __init__(self, *, enabled: bool) -> None:
+        self.enabled = enabled and sys.stderr.isatty()
+        self._started = time.monotonic()
+        self._shown = False
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._clear()
+
+    def update(self, stage: str, done: int, total: int) -> None:
+        """Draw the state of one stage."""
+        if not self.enabled or time.monotonic() - self._started < self._PATIENCE:
+            return
+        filled = self._WIDTH * done // total
+        bar = "#" * filled + "-" * (self._WIDTH - filled)
+        count = f"round {done}" if stage == "sinkhorn" else f"{100 * done // total} %"
+        click.echo(f"\r\033[K  {stage:10} [{bar}] {count}", nl=False, err=True)
+        self._shown = True
+
+    def rows(
+        self, stage: str, blocks: Iterator[torch.Tensor], total: int
+    ) -> Iterator[torch.Tensor]:
+        """Pass blocks of rows on, counting them."""
+        done = 0
+        for block in blocks:
+            yield block
+            done += len(block)
+            self.update(stage, done, total)
+        self._clear()
+
+    def _clear(self) -> None:
+        if self._shown:
+            click.echo("\r\033[K", nl=False, err=True)
+            self._shown = False

@@ -1,0 +1,79 @@
+"""The demo data and what the main job makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from emcl_plugin.metrics import Metrics, ranks, summarise
+from emcl_plugin.reranker import Report, rescore
+from emcl_plugin.similarity import Dense, FeaturePair, Features
+
+
+@dataclass(frozen=True)
+class DemoData:
+    """English (text) and Spanish ("video") names of the same emoji, embedded in one space.
+
+    Row i of ``text`` belongs to row i of ``video``. The encoder was fitted on the bank's pairs,
+    which are other emoji. Made by ``examples/make_demo_data.py``.
+
+    Attributes
+    ----------
+    text, video : (n, 128) float16
+    text_bank, video_bank : (m, 128) float16
+    text_names, video_names : tuple of str
+    """
+
+    text: np.ndarray[Any, Any]
+    video: np.ndarray[Any, Any]
+    text_bank: np.ndarray[Any, Any]
+    video_bank: np.ndarray[Any, Any]
+    text_names: tuple[str, ...]
+    video_names: tuple[str, ...]
+
+
+def load_demo() -> DemoData:
+    """The embeddings that ship with the package.
+
+    >>> load_demo().text.shape[1]
+    128
+    """
+    path = resources.files("emcl_plugin") / "data" / "demo.npz"
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
+        return DemoData(
+            **{name: data[name] for name in ("text", "video", "text_bank", "video_bank")},
+            text_names=tuple(str(name) for name in data["text_names"]),
+            video_names=tuple(str(name) for name in data["video_names"]),
+        )
+
+
+@dataclass(frozen=True)
+class DemoOutcome:
+    """The report and the metrics: rows of (direction, method, metrics)."""
+
+    report: Report
+    rows: list[tuple[str, str, Metrics]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        metrics = [
+            {"direction": direction, "method": method, **found.to_dict()}
+            for direction, method, found in self.rows
+        ]
+        return {"metrics": metrics, "report": self.report.to_dict()}
+
+
+def run_demo(data: DemoData) -> DemoOutcome:
+    """Cosine before, `rescore` with no option after, in both directions."""
+    result = rescore(None, (data.text, data.video))
+    before = FeaturePair(Features(data.text), Features(data.video))
+    found = {"cosine": ranks(before), "emcl_plugin": ranks(Dense(result.scores))}
+    rows = [
+        (direction, method, summarise(both[side]))
+        for side, direction in enumerate(("text -> video", "video -> text"))
+        for method, both in found.items()
+    ]
+    return DemoOutcome(result, rows)

@@ -1,0 +1,37 @@
+"""Sizes in bytes, as people write them."""
+
+from __future__ import annotations
+
+import re
+
+from emcl_plugin.errors import InputValueError
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def parse_size(text: str) -> int:
+    """Bytes from a size such as ``4G``, ``512M``, ``1.5GiB`` or ``1000000``.
+
+    >>> parse_size("1.5G")
+    1610612736
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    if size < 1 << 20:
+        raise InputValueError(
+            "this is not a memory size of at least 1M", repr(text), "write for example 4G or 800M"
+        )
+    return size
+
+
+def format_size(size: float) -> str:
+    """Bytes for people.
+
+    >>> format_size(5 << 20)
+    '5.0 MiB'
+    """
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

@@ -1,0 +1,235 @@
+"""The main job on the command line, run as a person would: right, wrong, interrupted, full disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from emcl_plugin import rerank
+from emcl_plugin.demo import load_demo
+
+
+def run(*arguments, cwd, check=None, **kwargs):
+    result = subprocess.run(
+        [sys.executable, "-m", "emcl_plugin", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **kwargs,
+    )
+    assert "Traceback" not in result.stderr
+    if check is not None:
+        assert result.returncode == check, result.stderr
+    return result
+
+
+@pytest.fixture
+def folder(tmp_path):
+    data = load_demo()
+    np.save(tmp_path / "t.npy", data.text)
+    np.save(tmp_path / "v.npy", data.video)
+    return tmp_path
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_main_job_with_no_option(folder):
+    result = run("--text", "t.npy", "--video", "v.npy", cwd=folder, check=0)
+    data = load_demo()
+    assert_array_equal(np.load(folder / "reranked.npy"), rerank(None, (data.text, data.video)))
+    assert result.stdout == ""
+    for words in ("transductive", "converged", "guard", "never a top result", "reranked.npy"):
+        assert words in result.stderr
+    assert files(folder) == ["reranked.npy", "t.npy", "v.npy"]
+
+
+def test_json_is_all_of_standard_output(folder):
+    result = run("--text", "t.npy", "--video", "v.npy", "--json", "-q", cwd=folder, check=0)
+    facts = json.loads(result.stdout)
+    assert result.stderr == ""
+    assert facts["protocol"] == "transductive"
+    assert facts["ncl"]["converged"] is True
+    assert facts["output"] == "reranked.npy"
+    assert facts["guard"]["after"] > facts["guard"]["before"]
+
+
+def test_every_option_is_read_from_the_environment(folder):
+    env = {
+        **os.environ,
+        "EMCL_RERANK_TEXT": "t.npy",
+        "EMCL_RERANK_VIDEO": "v.npy",
+        "EMCL_RERANK_OUTPUT": "o.npy",
+        "EMCL_RERANK_DTYPE": "float32",
+    }
+    run(cwd=folder, check=0, env=env)
+    assert np.load(folder / "o.npy").dtype == np.float32
+    run("demo", cwd=folder, check=0, env=env)  # a sub-command does not mind them
+
+
+def test_options_reach_the_method(folder):
+    def report(*options):
+        out = run(
+            "--text", "t.npy", "--video", "v.npy", "--json", "-q", "--force", *options,
+            cwd=folder, check=0,
+        ).stdout  # fmt: skip
+        return json.loads(out)
+
+    assert report("--temperature", "0.05")["ncl"]["temperature"] == 0.05
+    assert report("--emcl", "off")["emcl"] is None
+    assert report("--emcl-strength", "-0.5")["emcl"]["strength"] == -0.5
+    assert report("--emcl", "clip2video", "--ncl", "off", "--no-guard")["ncl"] is None
+    assert report("--emcl", "mmt-lsmdc", "--no-guard")["emcl"]["strength"] > 0
+    assert report("--rounds", "1")["ncl"]["rounds"] == 1
+    assert report("--no-guard")["guard"]["enabled"] is False
+    first = report("--seed", "1", "--subspaces", "8", "--sim", "reranked.npy", "--output", "s.npy")
+    again = report("--seed", "1", "--subspaces", "8", "--sim", "reranked.npy", "--output", "s.npy")
+    first.pop("seconds"), again.pop("seconds")
+    assert first == again
+
+
+def test_similarity_alone(folder):
+    run("--text", "t.npy", "--video", "v.npy", "-o", "a.npy", cwd=folder, check=0)
+    result = run("--sim", "a.npy", "-v", "--memory", "50M", cwd=folder, check=0)
+    assert "EMCL          off" in result.stderr
+    assert "held; about" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        ([], 2, "emcl-rerank demo"),
+        (["--text", "t.npy"], 2, "--text alone"),
+        (["--video", "t.npy"], 2, "--video alone"),
+        (["--tex", "t.npy"], 2, "--text"),
+        (["demoo"], 2, "demo"),
+        (["--sim", "t.npy", "--temperature", "0"], 2, "--temperature"),
+        (["--sim", "t.npy", "--temperature", "-1"], 2, "--temperature"),
+        (["--sim", "t.npy", "--temperature", "nan"], 2, "positive"),
+        (["--sim", "t.npy", "--rounds", "0"], 2, "--rounds"),
+        (["--sim", "t.npy", "--memory", "lots"], 2, "4G"),
+        (["--sim", "t.npy", "--seed", "1"], 2, "no embeddings"),
+        (["--sim", "t.npy", "--ncl", "off", "--temperature", "1"], 2, "--ncl off"),
+        (["--text", "t.npy", "--video", "v.npy", "--emcl", "off", "--seed", "1"], 2, "--emcl off"),
+        (["--text", "t.npy", "--video", "v.npy", "--emcl-strength", "nan"], 2, "finite"),
+        (["--sim", "t.npy", "demo"], 2, "cannot go with the sub-command demo"),
+        (["--sim", "no.npy"], 1, "does not exist"),
+        (["--sim", "."], 1, "cannot be read"),
+        (["--sim", "t.npy", "--output", "v.npy"], 1, "--force"),
+        (["--sim", "t.npy", "--output", "."], 1, "is a folder"),
+        (["--sim", "t.npy", "--output", "no/o.npy"], 1, "create it first"),
+        (["--sim", "t.npy", "--device", "tpu"], 1, "device"),
+        (["--sim", "v.npy", "--text", "t.npy", "--video", "v.npy"], 1, "shapes do not agree"),
+        (["--sim", "int.npy"], 1, "astype"),
+        (["--sim", "nan.npy"], 1, "sim[1, 2] = nan"),
+        (["--sim", "flat.npy"], 1, "two dimensions"),
+        (["--sim", "pickle.npy"], 1, "could run any code"),
+        (["--text", "zero.npy", "--video", "v.npy"], 1, "text[3]"),
+    ],
+)
+def test_wrong_use_is_told_in_words_and_writes_nothing(folder, arguments, status, words):
+    np.save(folder / "int.npy", np.ones((3, 3), int))
+    np.save(folder / "nan.npy", np.where(np.arange(9).reshape(3, 3) == 5, np.nan, 1.0))
+    np.save(folder / "flat.npy", np.ones(3))
+    np.save(folder / "pickle.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.save(folder / "zero.npy", np.where(np.arange(9)[:, None] == 3, 0.0, np.ones((9, 128))))
+    before = files(folder)
+    result = run(*arguments, cwd=folder, check=status)
+    assert words in result.stderr
+    assert result.stdout == ""
+    assert files(folder) == before
+    if status == 1:
+        assert "received:" in result.stderr
+        assert "to do:" in result.stderr
+
+
+@pytest.fixture
+def large(tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "t.npy", rng.standard_normal((6000, 64), "float32"))
+    np.save(tmp_path / "v.npy", rng.standard_normal((6000, 64), "float32"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_leaves_no_file(large, number):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "emcl_plugin", "--text", "t.npy", "--video", "v.npy"],
+        cwd=large,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(4)
+    assert process.poll() is None
+    process.send_signal(number)
+    _, words = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "interrupted; nothing was written" in words
+    assert "Traceback" not in words
+    assert files(large) == ["t.npy", "v.npy"]
+
+
+def test_full_disk_leaves_no_file(folder):
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # noqa: E731
+    result = run("--text", "t.npy", "--video", "v.npy", cwd=folder, check=1, preexec_fn=limit)
+    assert "the disk is full; nothing was written" in result.stderr
+    assert files(folder) == ["t.npy", "v.npy"]
+
+
+def test_peak_memory_stays_within_the_budget_plus_500_mb(tmp_path):
+    """8000 x 8000 float32: one matrix alone would be 256 MB, the budget is 64 MiB."""
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "t.npy", rng.standard_normal((8000, 16), "float32"))
+    np.save(tmp_path / "v.npy", rng.standard_normal((8000, 16), "float32"))
+    script = (
+        "import resource, subprocess, sys\n"
+        "subprocess.run([sys.executable, '-m', 'emcl_plugin', *sys.argv[1:]], check=True)\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", script, "--text", "t.npy", "--video", "v.npy", "--rounds", "2",
+         "--emcl", "off", "--memory", "64M", "-q"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert np.load(tmp_path / "reranked.npy", mmap_mode="r").shape == (8000, 8000)
+    assert int(out) * 1024 < (64 << 20) + 500e6
+
+
+def test_help_is_quick_and_does_not_import_torch():
+    code = (
+        "import sys\n"
+        "import emcl_plugin.cli, emcl_plugin\n"
+        "heavy = {'torch', 'faiss', 'ot', 'matplotlib', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_import_of_the_whole_api_stays_without_optional_packages():
+    code = (
+        "import sys\n"
+        "from emcl_plugin import rerank\n"
+        "heavy = {'faiss', 'ot', 'matplotlib', 'scipy', 'sklearn'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_help_names_every_option_and_examples(tmp_path):
+    words = run("--help", cwd=tmp_path, check=0).stdout
+    for name in ("--text", "--temperature", "--guard / --no-guard", "Examples:", "demo"):
+        assert name in words
+    assert "0.1.0" in run("--version", cwd=tmp_path, check=0).stdout

@@ -1,0 +1,72 @@
+"""On real embeddings (where they are at hand): the gains that the defaults promise."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+
+from emcl_plugin import EmclWarning, rescore
+from emcl_plugin.metrics import ranks, summarise
+from emcl_plugin.similarity import Dense
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def load(name):
+    folder = DATA / name
+    if not folder.is_dir():
+        pytest.skip(f"{name} is not at hand: put it under {DATA.name}/ beside the checkout")
+    truth = folder / "text_to_video.npy"
+    return (
+        np.load(folder / "text.npy"),
+        np.load(folder / "video.npy"),
+        torch.from_numpy(np.load(truth).astype("int64")) if truth.exists() else None,
+    )
+
+
+def mean_r1(scores, truth):
+    found = ranks(Dense(scores), truth)
+    return np.mean([summarise(side).recall[1] for side in found])
+
+
+def cosine(text, video):
+    unit = [
+        x / np.linalg.norm(x, axis=1, keepdims=True)
+        for x in (text.astype("f4"), video.astype("f4"))
+    ]
+    return unit[0] @ unit[1].T
+
+
+@pytest.mark.parametrize(
+    ("name", "floor"),
+    [
+        ("coco_clipB16", 67.5),
+        ("msrvtt_videoclip100", 49.5),
+        ("flickr8k_tinyclip", 63.5),
+        ("flickr8k_en2zh_e5", 42.5),
+    ],
+)
+def test_mean_r1_with_no_option(name, floor):
+    text, video, truth = load(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EmclWarning)
+        assert mean_r1(rescore(None, (text, video)).scores, truth) >= floor
+        assert mean_r1(rescore(cosine(text, video)).scores, truth) >= floor - 1
+
+
+def test_a_set_without_hubs_comes_back_unchanged():
+    text, video, _ = load("flickr8k_miniclip_trained")
+    sim = cosine(text, video)
+    result = rescore(sim)
+    assert_array_equal(result.scores, sim)
+    assert "no hubs to correct" in result.guard.reason
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EmclWarning)
+        from_features = rescore(None, (text, video))
+    assert not from_features.guard.applied
+    assert np.abs(from_features.scores - sim).max() < 1e-6
