@@ -74,7 +74,8 @@ def measure_extra_memory(what: str, rows: int, dimension: int) -> float:
 
     def work(x: torch.Tensor) -> None:
         if what == "loop":
-            plain_loop(x, 32, 10, 0.3)
+            for config in GRID:
+                plain_loop(x, config.subspaces, 10, config.sigma)
             return
         moments = second_moments(Features(x, metric="dot"))
         for config in GRID:
@@ -155,7 +156,7 @@ def subspaces(n: int, dimension: int, repeats: int, device: torch.device) -> dic
         "eight_ratio": eight["ratio"],
         "eight_ratio_to_eight_k32_loops": eight_of_32 / eight["ours_s"],
         "eight_ours_extra_mib": extra_memory("fit", n, dimension),
-        "loop_extra_mib": extra_memory("loop", n, dimension),
+        "eight_theirs_extra_mib": extra_memory("loop", n, dimension),
     }
 
 

@@ -19,6 +19,7 @@ BEFORE, AFTER, INK = "#9aa5b1", "#1f7a5c", "#222222"
 
 
 def main() -> None:
+    """Draw it."""
     mpl.rcParams.update(
         {
             "svg.hashsalt": "emcl_plugin",  # the same file from the same data

@@ -32,6 +32,7 @@ from emcl_plugin.errors import InputValueError
 from emcl_plugin.similarity import Features, LowRank, Similarity
 
 _EPS = 1e-6  # the release's guard against division by zero, part of its result
+_ROWS = 1024  # per product: few enough for the working memory of a matrix product to stay small
 _NORM_FLOOR = 1e-4  # a vector that the map removes almost whole is not blown up beyond this
 
 STRENGTHS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
@@ -195,9 +196,10 @@ def second_moments(*sides: Features, batch: int | None = 128) -> SecondMoments:
     total = torch.zeros(dimension, dtype=torch.float64, device=sides[0].device)
     for side in sides:
         share = 1.0 if batch is None else 1.0 / (side.shape[0] * len(sides))
-        for _, _, x in side.blocks():
-            gram.add_(x.T @ x, alpha=share)
-            total.add_(x.sum(0, dtype=torch.float64), alpha=share)
+        for _, _, block in side.blocks():
+            for x in block.split(_ROWS):
+                gram.add_(x.T @ x, alpha=share)
+                total.add_(x.sum(0, dtype=torch.float64), alpha=share)
     if batch is not None:
         trace = gram.trace()
         gram *= batch / trace

@@ -327,7 +327,7 @@ class StoredKernel:
     after (g) the columns of that kernel sum to b_j and its rows to at least a_i / n_video.
     """
 
-    _CHUNK_BYTES = 1 << 20  # rows that are used twice in a sweep should stay in cache
+    _CHUNK_BYTES = 4 << 20  # rows that are used twice in a sweep should stay in cache
 
     def __init__(self, source: Similarity, tau: float, log_a: torch.Tensor, rho: float) -> None:
         self.source, self.tau, self.log_a, self.rho = source, tau, log_a, rho

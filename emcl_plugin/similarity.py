@@ -143,10 +143,13 @@ class Features:
         budget = (_DEFAULT_MEMORY if memory is None else memory) // 4
         self._all: torch.Tensor | None = None
         if self.shape[0] * self.shape[1] * dtype.itemsize <= budget:
-            vectors = torch.empty(self.shape, dtype=dtype, device=device)
-            for start, stop, block in self.blocks():
-                vectors[start:stop] = block
-            self._all = vectors
+            ready = isinstance(array, torch.Tensor) and metric == "dot"
+            ready = ready and array.dtype == dtype and array.device == self.device
+            own = None if ready else torch.empty(self.shape, dtype=dtype, device=device)
+            for start, stop, block in self.blocks():  # checks every vector, too
+                if own is not None:
+                    own[start:stop] = block
+            self._all = read_rows(array, 0, len(array), dtype, self.device) if own is None else own
 
     @property
     def resident(self) -> bool:
