@@ -40,7 +40,7 @@ def main() -> None:
         drawn = bars.bar(np.arange(2) + 0.38 * offset, values, 0.36, color=colour, label=method)
         bars.bar_label(drawn, fmt="%.1f", padding=2)
     bars.set_xticks(np.arange(2) + 0.19, directions)
-    bars.set_ylim(0, 62)
+    bars.set_ylim(0, 72)
     bars.set_ylabel("R@1 in percent")
     bars.legend(frameon=False, loc="upper center", ncols=2, fontsize=9)
 

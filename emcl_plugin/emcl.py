@@ -197,7 +197,8 @@ def second_moments(*sides: Features, batch: int | None = 128) -> SecondMoments:
     for side in sides:
         share = 1.0 if batch is None else 1.0 / (side.shape[0] * len(sides))
         for _, _, block in side.blocks():
-            for x in block.split(_ROWS):
+            for first in range(0, len(block), _ROWS):
+                x = block[first : first + _ROWS]
                 gram.add_(x.T @ x, alpha=share)
                 total.add_(x.sum(0, dtype=torch.float64), alpha=share)
     if batch is not None:

@@ -113,10 +113,11 @@ def test_the_default_mode_is_em_from_plus_and_minus_the_leading_directions(seed)
     assert_allclose(got, wanted, rtol=0, atol=1e-9 * abs(wanted).max())
 
 
+SHUFFLE = np.random.default_rng(0).permutation
 DISTURBANCES = {
-    "order": lambda t, v, rng: (rng.permutation(t), rng.permutation(v)),
-    "repetition": lambda t, v, rng: (np.repeat(t, 3, axis=0), np.repeat(v, 3, axis=0)),
-    "scale": lambda t, v, rng: (3.7 * t, 3.7 * v),
+    "order": SHUFFLE,
+    "repetition": lambda x: np.repeat(x, 3, axis=0),
+    "scale": lambda x: 3.7 * x,
 }
 
 
@@ -127,7 +128,7 @@ def test_the_map_does_not_depend_on(what, start, dtype, tolerance):
     """Order, number of copies and scale of the items leave the map alone, with either metric."""
     for seed, metric in ((0, "cosine"), (1, "dot")):
         text, video = cone_pair(60, 45, 32, seed)
-        disturbed = DISTURBANCES[what](text, video, np.random.default_rng(seed))
+        disturbed = DISTURBANCES[what](text), DISTURBANCES[what](video)
         config = EMCL(start=start)
         wanted = change(fit(text, video, config, dtype=dtype, metric=metric))
         got = change(fit(*disturbed, config, dtype=dtype, metric=metric))
@@ -179,14 +180,19 @@ def test_distinct_bases_find_more_than_two_subspaces(start):
     assert fit(x[:60], x[60:], EMCL(start=start, **settings)).effective_rank > 3
 
 
-def test_what_is_found_is_an_orthonormal_basis_with_positive_eigenvalues():
-    """Largest first; more bases than there are directions do no harm."""
-    text, video = cone_pair(40, 30, 6, 4)
-    found = fit(text, video, EMCL(subspaces=64))
-    assert_allclose(found.basis.T @ found.basis, np.eye(found.basis.shape[1]), rtol=0, atol=1e-6)
-    values = found.eigenvalues.numpy()
-    assert values.min() > 0
-    assert_array_equal(values, np.sort(values)[::-1])
+@pytest.mark.parametrize("cone", [0.5, 2.0, 5.0])
+@pytest.mark.parametrize("dimension", [6, 24, 64])
+def test_what_is_found_is_an_orthonormal_basis_with_positive_eigenvalues(dimension, cone):
+    """Largest first, to 1e-6; more bases than there are directions do no harm."""
+    text, video = cone_pair(60, 40, dimension, 4, cone=cone)
+    for config in (EMCL(), EMCL(subspaces=64), EMCL(sigma=2.0), EMCL.preset("emcl-net")):
+        found = fit(text, video, config)
+        rank = found.basis.shape[1]
+        assert rank <= min(dimension, config.subspaces)
+        assert_allclose(found.basis.T @ found.basis, np.eye(rank), rtol=0, atol=1e-6)
+        values = found.eigenvalues.numpy()
+        assert values.min() > 0
+        assert_array_equal(values, np.sort(values)[::-1])
 
 
 def test_all_zero_vectors_are_refused_in_words():

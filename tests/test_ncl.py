@@ -174,20 +174,19 @@ def test_stored_and_blocks_are_the_same(shape, temperature_std, dtype, tolerance
 @pytest.mark.parametrize(("dtype", "tolerance"), [(F64, 1e-9), (F32, 3e-4)])
 def test_the_stored_kernel_is_made_anew_where_potentials_move_far(dtype, tolerance):
     """At a small temperature it is exponentiated several times, and still right."""
-    scores = hubby_scores(60, 40, seed=4)
+    scores = hubby_scores(30, 20, seed=3)
     passes = []
-    for temperature_std in (1.0, 1e-3 if dtype == F32 else 1e-4):
+    for temperature_std in (1.0, 1e-3):
         source = CountedPasses(scores, dtype=dtype)
-        config = NCL(temperature_std=temperature_std, solver="stored", rounds=200, tolerance=0.0)
+        config = NCL(temperature_std=temperature_std, solver="stored", rounds=600, tolerance=0.0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             found = fit_biases(source, config)
         passes.append(source.passes)
     assert passes[1] >= passes[0] + 2
-    wanted = fit_rounds(scores, 200, solver="blocks", dtype=dtype, temperature_std=temperature_std)
-    assert_allclose(
-        found.video.double(), wanted.video.double(), rtol=0, atol=tolerance * scores.std()
-    )
+    wanted = fit_rounds(scores, 600, solver="blocks", dtype=dtype, temperature_std=1e-3)
+    atol = tolerance * scores.std()
+    assert_allclose(found.video.double(), wanted.video.double(), rtol=0, atol=atol)
 
 
 # --- convergence -------------------------------------------------------------------------
