@@ -12,13 +12,13 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from emcl_plugin import EMCL, NCL, rescore
-from emcl_plugin.metrics import ranks, summarise
+from emcl_plugin.metrics import evaluate
 from emcl_plugin.similarity import Dense
+from emcl_plugin.truth import GroundTruth
 
-Data = tuple[np.ndarray, np.ndarray, torch.Tensor | None]
+Data = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 EMCL_SETTINGS = {
     "as chosen": EMCL(),
@@ -48,7 +48,7 @@ def load(folder: Path) -> Data:
     return (
         np.load(folder / "text.npy"),
         np.load(folder / "video.npy"),
-        torch.from_numpy(np.load(truth).astype("int64")) if truth.exists() else None,
+        np.load(truth) if truth.exists() else None,
     )
 
 
@@ -58,8 +58,10 @@ def cosine(text: np.ndarray, video: np.ndarray) -> np.ndarray:
     return text @ video.T
 
 
-def mean_r1(scores: np.ndarray, truth: torch.Tensor | None) -> float:
-    return float(np.mean([summarise(r).recall[1] for r in ranks(Dense(scores), truth)]))
+def mean_r1(scores: np.ndarray, truth: np.ndarray | None) -> float:
+    right = None if truth is None else GroundTruth.from_index(truth, scores.shape[1])
+    found = evaluate(Dense(scores), right)
+    return float(np.mean([placement.metric("R@1") for _, placement in found.directions]))
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ def main() -> None:
 
     directions = list(dict.fromkeys(direction for direction, _, _ in rows))
     for offset, (method, colour) in enumerate((("cosine", BEFORE), ("emcl_plugin", AFTER))):
-        values = [m.recall[1] for _, name, m in rows if name == method]
+        values = [found.metric("R@1") for _, name, found in rows if name == method]
         drawn = bars.bar(np.arange(2) + 0.38 * offset, values, 0.36, color=colour, label=method)
         bars.bar_label(drawn, fmt="%.1f", padding=2)
     bars.set_xticks(np.arange(2) + 0.19, directions)

@@ -7,7 +7,7 @@ best match of many texts, few pairs agree; a correction that helps raises the sh
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -25,12 +25,16 @@ class Nearest:
         Score of that best video.
     text_of_video : (n_video,) int
     video_score : (n_video,)
+    mutual : tuple of int, optional
+        Texts and videos that are in a mutual pair, where a text scores several videos equally
+        best and the first of them alone would not tell.
     """
 
     video_of_text: torch.Tensor
     text_score: torch.Tensor
     text_of_video: torch.Tensor
     video_score: torch.Tensor
+    mutual: tuple[int, int] | None = None
 
     def mutual_share(self) -> float:
         """Share of mutual nearest neighbours, in [0, 1], of the smaller side's items.
@@ -38,12 +42,18 @@ class Nearest:
         A score within rounding of the best counts as best, so that copies of an item, and
         the order in which items come, do not matter.
         """
-        eps = torch.finfo(self.text_score.dtype).eps
-        slack = 16 * eps * float(self.text_score.abs().max())
+        smaller = min(len(self.video_of_text), len(self.text_of_video))
+        if self.mutual is not None:
+            return min(self.mutual) / smaller
+        slack = self.slack
         texts = self.video_score[self.video_of_text] <= self.text_score + slack
         videos = self.text_score[self.text_of_video] <= self.video_score + slack
-        smaller = min(len(texts), len(videos))
         return min(int(texts.sum()), int(videos.sum()), smaller) / smaller
+
+    @property
+    def slack(self) -> float:
+        """Rounding of the largest best score."""
+        return 16 * torch.finfo(self.text_score.dtype).eps * float(self.text_score.abs().max())
 
     def hubs(self) -> Hubs:
         """How the texts' best videos spread over the gallery."""
@@ -79,14 +89,19 @@ class NearestAccumulator:
 
     def __init__(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
         n_text, n_video = shape
+        self.tied = False
         self.video_of_text = torch.empty(n_text, dtype=torch.long, device=device)
         self.text_score = torch.empty(n_text, dtype=dtype, device=device)
         self.text_of_video = torch.zeros(n_video, dtype=torch.long, device=device)
         self.video_score = torch.full((n_video,), -math.inf, dtype=dtype, device=device)
 
-    def add(self, start: int, stop: int, block: torch.Tensor) -> None:
+    def add(self, start: int, stop: int, block: torch.Tensor, *, watch_ties: bool = False) -> None:
         """Take in the scores of texts ``start:stop``."""
         best = block.max(dim=1)
+        if watch_ties and not self.tied:
+            slack = 16 * torch.finfo(block.dtype).eps * best.values.abs().max()
+            within = block >= (best.values - slack)[:, None]
+            self.tied = int(within.sum()) > len(block)
         self.text_score[start:stop] = best.values
         self.video_of_text[start:stop] = best.indices
         best = block.max(dim=0)
@@ -100,11 +115,27 @@ class NearestAccumulator:
 
 
 def nearest(source: Similarity) -> Nearest:
-    """Best match of every text and of every video, in one pass."""
+    """Best match of every text and of every video, in one pass (two where bests are tied)."""
     accumulator = NearestAccumulator(source.shape, source.dtype, source.device)
     for start, stop, block in source.blocks():
-        accumulator.add(start, stop, block)
-    return accumulator.result()
+        accumulator.add(start, stop, block, watch_ties=True)
+    return finish(accumulator, source)
+
+
+def finish(accumulator: NearestAccumulator, source: Similarity) -> Nearest:
+    """The result; where a text has several equally best videos, all of them may be mutual."""
+    found = accumulator.result()
+    if not accumulator.tied:
+        return found
+    slack = found.slack
+    texts = 0
+    videos = torch.zeros(source.shape[1], dtype=torch.bool, device=source.device)
+    for start, stop, block in source.blocks():
+        both = block >= found.text_score[start:stop, None] - slack
+        both &= block >= found.video_score - slack
+        texts += int(both.any(1).sum())
+        videos |= both.any(0)
+    return replace(found, mutual=(texts, int(videos.sum())))
 
 
 def mutual_nearest_neighbours(source: Similarity) -> float:

@@ -106,8 +106,9 @@ def read_rows(
     native = np.dtype(str(dtype)[6:])
     rows = np.ascontiguousarray(x[start:stop], dtype=native)
     pages: Any = x.base
-    mapped = isinstance(pages, mmap.mmap)
-    if mapped or not rows.flags.writeable:  # torch warns about read-only memory
+    mapped = isinstance(pages, mmap.mmap) and not x.flags.writeable
+    # torch knows no negative strides, warns about read-only memory, and must not see a page again
+    if mapped or not rows.flags.writeable or min(rows.strides) < 0:
         rows = rows.copy()
     if mapped and hasattr(mmap, "MADV_DONTNEED"):
         pages.madvise(mmap.MADV_DONTNEED)

@@ -10,7 +10,14 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from emcl_plugin.agreement import GuardDecision, Nearest, NearestAccumulator, decide, nearest
+from emcl_plugin.agreement import (
+    GuardDecision,
+    Nearest,
+    NearestAccumulator,
+    decide,
+    finish,
+    nearest,
+)
 from emcl_plugin.arrays import check_finite
 from emcl_plugin.emcl import EMCL, EMCLReport, Reconstruction, fit_subspaces, second_moments
 from emcl_plugin.errors import ScaleWarning
@@ -176,12 +183,13 @@ def _first_pass(
     for start, stop, block in base.blocks():
         check_finite(block, "sim", start)
         spread.add(block)
-        accumulators[0.0].add(start, stop, block)
+        accumulators[0.0].add(start, stop, block, watch_ties=True)
         for strength, candidate in candidates.items():
             accumulators[strength].add(start, stop, candidate.change(block, start, stop))
         if progress is not None:
             progress("agreement", stop, base.shape[0])
     found = {strength: accumulator.result() for strength, accumulator in accumulators.items()}
+    found[0.0] = finish(accumulators[0.0], base)
     return spread.result(), found[0.0], {s: x.mutual_share() for s, x in found.items()}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from emcl_plugin.metrics import Metrics, ranks, summarise
+from emcl_plugin.metrics import DIRECTIONS, MEASURES, Placement, evaluate
 from emcl_plugin.reranker import Report, rescore
 from emcl_plugin.similarity import Dense, FeaturePair, Features
 
@@ -52,15 +52,15 @@ def load_demo() -> DemoData:
 
 @dataclass(frozen=True)
 class DemoOutcome:
-    """The report and the metrics: rows of (direction, method, metrics)."""
+    """The report, and rows of (direction, method, placement)."""
 
     report: Report
-    rows: list[tuple[str, str, Metrics]]
+    rows: list[tuple[str, str, Placement]]
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         metrics = [
-            {"direction": direction, "method": method, **found.to_dict()}
+            {"direction": direction, "method": method, **{m: found.metric(m) for m in MEASURES}}
             for direction, method, found in self.rows
         ]
         return {"metrics": metrics, "report": self.report.to_dict()}
@@ -70,10 +70,10 @@ def run_demo(data: DemoData) -> DemoOutcome:
     """Cosine before, `rescore` with no option after, in both directions."""
     result = rescore(None, (data.text, data.video))
     before = FeaturePair(Features(data.text), Features(data.video))
-    found = {"cosine": ranks(before), "emcl_plugin": ranks(Dense(result.scores))}
+    found = {"cosine": evaluate(before), "emcl_plugin": evaluate(Dense(result.scores))}
     rows = [
-        (direction, method, summarise(both[side]))
-        for side, direction in enumerate(("text -> video", "video -> text"))
-        for method, both in found.items()
+        (direction, method, dict(evaluation.directions)[direction])
+        for direction in DIRECTIONS
+        for method, evaluation in found.items()
     ]
     return DemoOutcome(result, rows)

@@ -201,8 +201,14 @@ def second_moments(*sides: Features, batch: int | None = 128) -> SecondMoments:
                 x = block[first : first + _ROWS]
                 gram.add_(x.T @ x, alpha=share)
                 total.add_(x.sum(0, dtype=torch.float64), alpha=share)
+    trace = gram.trace()
+    if not trace > 0:
+        raise InputValueError(
+            "all features are zero, so there are no subspaces to find",
+            f"{', '.join(str(side.shape) for side in sides)} zeros",
+            "check how the features were made",
+        )
     if batch is not None:
-        trace = gram.trace()
         gram *= batch / trace
         total *= batch / trace.sqrt()
     return SecondMoments(gram, total)
@@ -259,12 +265,11 @@ def fit_subspaces(moments: SecondMoments, config: EMCL) -> Subspaces:
         z = z / (_EPS + z.sum(0))
         norms = (z * (gram @ z)).sum(0).clamp(min=0).sqrt()  # |X z_k|
         products = (gram @ z) / (_EPS + norms)  # X^T M after (M)
-    # W = F F^T with K columns: its eigenvectors from the K x K matrix F^T F
+    # W = F F^T with K columns: its eigenvectors are the left singular vectors of F
     factor = z * (copies / (_EPS + norms)).sqrt()
-    values, vectors = torch.linalg.eigh(factor.T @ factor)
-    keep = values > 1e-14 * values[-1]
-    values, vectors = values[keep].flip(0), vectors[:, keep].flip(1)
-    return Subspaces(basis=(factor @ vectors) / values.sqrt(), eigenvalues=values)
+    basis, roots, _ = torch.linalg.svd(factor, full_matrices=False)
+    keep = roots > 1e-12 * roots[0]
+    return Subspaces(basis=basis[:, keep], eigenvalues=roots[keep].square())
 
 
 def _start(moments: SecondMoments, config: EMCL) -> tuple[torch.Tensor, torch.Tensor]:

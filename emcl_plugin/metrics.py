@@ -1,85 +1,248 @@
-"""Retrieval metrics over a similarity source: R@K, MdR and MnR, streaming, both directions."""
+"""Retrieval metrics over a similarity source: streaming, ties by their average, NaN refused.
+
+One pass finds, for every right pair, how many items score higher and how many the same
+(:func:`place`); every metric is arithmetic on those few numbers.
+
+Measures, by the names used everywhere (Python, JSON, command line):
+
+======== ===========================================================================
+``R@K``  share of queries with a right item among the first K, in percent
+``MdR``  median rank of the best right item
+``MnR``  mean rank of the best right item
+``MRR``  mean of 1 / rank of the best right item
+``mAP``  mean average precision; ``mAP@K`` counts right items among the first K
+``nDCG`` discounted gain, log2 discount, linear gain; ``nDCG@K``
+``GM``   geometric mean of R@1, R@5 and R@10
+======== ===========================================================================
+"""
 
 from __future__ import annotations
 
-import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 
+from emcl_plugin.arrays import check_finite
+from emcl_plugin.errors import InputValueError
 from emcl_plugin.similarity import Similarity
+from emcl_plugin.truth import Floats, GroundTruth, Ints
 
-CUTOFFS = (1, 5, 10)
+MEASURES = ("R@1", "R@5", "R@10", "MdR", "MnR")
+DIRECTIONS = ("text -> video", "video -> text")
+
+_SORT_FROM = 6  # with so many right items per query, sorting a row is cheaper than comparing
+_PER_QUERY = re.compile(r"(R|mAP|nDCG)@([1-9]\d*)|MRR|mAP|nDCG|MnR|MdR")
+
+
+def is_measure(name: str) -> bool:
+    """Whether this is the name of a measure.
+
+    >>> is_measure("R@10"), is_measure("R@0"), is_measure("recall")
+    (True, False, False)
+    """
+    return name == "GM" or _PER_QUERY.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)
-class Metrics:
-    """Metrics of one direction.
+class Placement:
+    """Where the right items of every query stand.
 
     Attributes
     ----------
-    recall : dict of int to float
-        R@K in percent: share of queries whose (best) right item has rank K or better.
-    median_rank, mean_rank : float
-        MdR and MnR; ranks count from 1.
+    truth : GroundTruth
+        The right pairs; the arrays below run along them.
+    above : (n_pairs,) int
+        Items that score higher than the right one.
+    level : (n_pairs,) int
+        Items that score the same, the right one included.
     """
 
-    recall: dict[int, float]
-    median_rank: float
-    mean_rank: float
+    truth: GroundTruth
+    above: Ints
+    level: Ints
 
-    def to_dict(self) -> dict[str, float]:
-        """By the field's names: ``R@1``, ..., ``MdR``, ``MnR``."""
-        recall = {f"R@{k}": value for k, value in self.recall.items()}
-        return {**recall, "MdR": self.median_rank, "MnR": self.mean_rank}
+    @property
+    def queries(self) -> Ints:
+        """Indices of the queries that have a right item; the others are left out."""
+        return np.unique(self.truth.query)
+
+    def ranks(self) -> Floats:
+        """Rank of the best right item of each of :attr:`queries`, from 1.
+
+        Wrong items of the same score count half each (the average rank of ties); other right
+        items of that score do not count against it.
+        """
+        starts = self._starts()
+        best = np.minimum.reduceat(self.above, starts)
+        is_best = self.above == np.repeat(best, self._counts())
+        right = np.add.reduceat(is_best.astype(np.int64), starts)
+        level = np.maximum.reduceat(np.where(is_best, self.level, 0), starts)
+        return np.asarray(1 + best + (level - right) / 2, dtype=np.float64)
+
+    def values(self, measure: str) -> Floats:
+        """The measure of each of :attr:`queries`; its mean (median for MdR) is the metric."""
+        match = _PER_QUERY.fullmatch(measure)
+        if match is None:
+            raise InputValueError(
+                "this measure is not known", repr(measure), "R@K, MdR, MnR, MRR, mAP, nDCG, GM"
+            )
+        cut = int(match[2]) if match[2] else self.truth.shape[1]
+        if measure.startswith("R@"):
+            return np.where(self.ranks() <= cut, 100.0, 0.0)
+        if measure == "MRR":
+            return 1 / self.ranks()
+        if measure.startswith("mAP"):
+            return self._average_precision(cut)
+        if measure.startswith("nDCG"):
+            return self._ndcg(cut)
+        return self.ranks()
+
+    def metric(self, measure: str) -> float:
+        """One number."""
+        if measure == "GM":
+            return float(np.prod([self.metric(f"R@{k}") for k in (1, 5, 10)]) ** (1 / 3))
+        values = self.values(measure)
+        if len(values) == 0:
+            raise InputValueError(
+                "no query has a right item", "an empty ground truth", "check the ids or the mask"
+            )
+        return float(np.median(values) if measure == "MdR" else values.mean())
+
+    def _average_precision(self, cut: int) -> Floats:
+        """Precision at the end of each right item's ties, summed over recall (scikit-learn's)."""
+        reached = self.above + self.level
+        order = np.lexsort((reached, self.truth.query))
+        starts, counts = self._starts(), self._counts()
+        position = np.arange(len(order)) - np.repeat(starts, counts)
+        # right items of the same ties share the precision at their end
+        ends = np.append(np.diff(reached[order]) != 0, True)
+        ends |= np.append(np.diff(self.truth.query[order]) != 0, True)
+        last = np.flatnonzero(ends)[np.searchsorted(np.flatnonzero(ends), np.arange(len(order)))]
+        precision = (position[last] + 1) / reached[order]
+        precision = np.where(reached[order] <= cut, precision, 0.0)
+        return np.add.reduceat(precision, starts) / counts
+
+    def _ndcg(self, cut: int) -> Floats:
+        """Gain over the best possible gain, both with the ties' average discount."""
+        n = self.truth.shape[1]
+        discount = 1 / np.log2(np.arange(n) + 2)
+        discount[cut:] = 0
+        total = np.concatenate([[0.0], np.cumsum(discount)])
+        average = (total[self.above + self.level] - total[self.above]) / self.level
+        starts, counts = self._starts(), self._counts()
+        gain = np.add.reduceat(self.truth.grade * average, starts)
+        order = np.lexsort((-self.truth.grade, self.truth.query))
+        position = np.arange(len(order)) - np.repeat(starts, counts)
+        ideal = np.add.reduceat(self.truth.grade[order] * discount[position], starts)
+        return np.asarray(gain / ideal)
+
+    def _starts(self) -> Ints:
+        return np.flatnonzero(np.diff(self.truth.query, prepend=-1))
+
+    def _counts(self) -> Ints:
+        return np.diff(np.append(self._starts(), len(self.truth.query)))
 
 
-def ranks(
-    source: Similarity, text_to_video: torch.Tensor | None = None
+def place(source: Similarity, truth: GroundTruth) -> Placement:
+    """Where every right pair stands, in one streaming pass; NaN and infinity are refused.
+
+    >>> from emcl_plugin.similarity import Dense
+    >>> scores = Dense(torch.tensor([[0.9, 0.1], [0.8, 0.2]]))
+    >>> place(scores, GroundTruth.diagonal((2, 2))).ranks().tolist()
+    [1.0, 2.0]
+    """
+    if source.shape != truth.shape:
+        raise InputValueError(
+            "scores and ground truth are of different sizes",
+            f"scores {source.shape}, ground truth {truth.shape}",
+            "one row per text, one column per video",
+        )
+    above = np.empty(len(truth.query), dtype=np.int64)
+    level = np.empty_like(above)
+    bounds = np.searchsorted(truth.query, np.arange(source.shape[0] + 1))
+    for start, stop, block in source.blocks():
+        check_finite(block, "sim", start)
+        pairs = slice(bounds[start], bounds[stop])
+        if pairs.start == pairs.stop:
+            continue
+        rows = torch.from_numpy(truth.query[pairs] - start).to(block.device)
+        columns = torch.from_numpy(truth.item[pairs]).to(block.device)
+        higher, same = _count(block, rows, columns, np.diff(bounds[start : stop + 1]))
+        above[pairs], level[pairs] = higher.cpu().numpy(), same.cpu().numpy()
+    return Placement(truth, above, level)
+
+
+def _count(
+    block: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, per_row: Ints
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rank of the right video for every text, and of the best right text for every video.
+    """How many scores of a pair's row are higher than the pair's, and how many the same."""
+    score = block[rows, columns]
+    if per_row.max() >= _SORT_FROM:
+        ordered = block.sort(dim=1).values
+        n = block.shape[1]
+        higher, same = torch.empty_like(rows), torch.empty_like(rows)
+        ends = np.cumsum(per_row)
+        for row, end in enumerate(ends):
+            pairs = slice(end - per_row[row], end)
+            values = score[pairs].contiguous()
+            right = torch.searchsorted(ordered[row], values, right=True)
+            higher[pairs] = n - right
+            same[pairs] = right - torch.searchsorted(ordered[row], values)
+        return higher, same
+    higher, same = torch.empty_like(rows), torch.empty_like(rows)
+    slot = torch.arange(len(rows), device=rows.device)
+    slot = slot - torch.searchsorted(rows, rows)  # 0 for the first right item of a row, 1, ...
+    for k in range(int(per_row.max())):
+        chosen = slot == k
+        own = block if bool((per_row > k).all()) else block[rows[chosen]]
+        value = score[chosen, None]
+        higher[chosen] = (own > value).sum(1)
+        same[chosen] = (own == value).sum(1)
+    return higher, same
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Both directions of one set of scores.
+
+    Attributes
+    ----------
+    text_to_video, video_to_text : Placement
+        Queries are texts, and videos (a video's rank is its best caption's).
+    """
+
+    text_to_video: Placement
+    video_to_text: Placement
+
+    @property
+    def directions(self) -> tuple[tuple[str, Placement], ...]:
+        """The two with their names."""
+        return tuple(zip(DIRECTIONS, (self.text_to_video, self.video_to_text), strict=True))
+
+    def to_dict(self, measures: Sequence[str] = MEASURES) -> dict[str, dict[str, Any]]:
+        """Metrics by direction, with the number of queries evaluated and left out."""
+        return {
+            name: {
+                **{measure: placement.metric(measure) for measure in measures},
+                "queries": len(placement.queries),
+                "left_out": placement.truth.shape[0] - len(placement.queries),
+            }
+            for name, placement in self.directions
+        }
+
+
+def evaluate(source: Similarity, truth: GroundTruth | None = None) -> Evaluation:
+    """Place the right items of both directions.
 
     Parameters
     ----------
     source : Similarity, (n_text, n_video)
-    text_to_video : (n_text,) int, optional
-        The video that each text describes. Default: text i describes video i.
-
-    Returns
-    -------
-    (n_text,), (n_video,) float64
-        From 1. Wrong items with the right one's score count half each (average rank of ties).
-        A video that no text describes gets NaN.
+    truth : GroundTruth, optional
+        Default: text i belongs to video i.
     """
-    n_text, n_video = source.shape
-    truth = torch.arange(n_text) if text_to_video is None else text_to_video
-    truth = truth.to(source.device)
-    own = torch.empty(n_text, dtype=source.dtype, device=source.device)
-    text_ranks = torch.empty(n_text, dtype=torch.float64, device=source.device)
-    for start, stop, block in source.blocks():
-        score = block.gather(1, truth[start:stop, None])
-        own[start:stop] = score[:, 0]
-        ahead, level = (block > score).sum(1), (block == score).sum(1)
-        text_ranks[start:stop] = 1 + ahead + (level - 1) / 2
-    best = torch.full((n_video,), -math.inf, dtype=source.dtype, device=source.device)
-    best = best.scatter_reduce(0, truth, own, "amax")
-    ahead = torch.zeros(n_video, dtype=torch.long, device=source.device)
-    level = torch.zeros_like(ahead)
-    for _, _, block in source.blocks():
-        ahead += (block > best).sum(0)
-        level += (block == best).sum(0)
-    right = torch.zeros_like(ahead).scatter_add(0, truth, (own == best[truth]).long())
-    video_ranks = 1 + ahead + (level - right) / 2
-    described = torch.isfinite(best)
-    return text_ranks, torch.where(described, video_ranks.double(), math.nan)
-
-
-def summarise(found: torch.Tensor) -> Metrics:
-    """R@1, R@5, R@10, MdR and MnR of ranks; NaN ranks (no right item) are left out.
-
-    >>> summarise(torch.tensor([1.0, 2.0, 9.0])).to_dict()["MdR"]
-    2.0
-    """
-    found = found[~found.isnan()]
-    recall = {k: 100 * float((found <= k).double().mean()) for k in CUTOFFS}
-    return Metrics(recall, float(found.quantile(0.5)), float(found.mean()))
+    truth = GroundTruth.diagonal(source.shape) if truth is None else truth
+    return Evaluation(place(source, truth), place(source.T, truth.T))

@@ -320,65 +320,75 @@ class BlockKernel:
 class StoredKernel:
     """Matrix-vector sweeps over a stored K_ij = exp(S_ij / tau + f0_i + g0_j).
 
-    f0 and g0 shift the exponent so that nothing overflows and no row or column vanishes. At
-    first they are the negative row maxima, then column maxima: the largest entry of every row
-    and of every column is 1. Whenever a potential has moved so far from them that the product
-    of two factors could leave the range of the dtype, the present potentials take their place;
-    after (g) the columns of that kernel sum to b_j and its rows to at least a_i / n_video.
+    The shifts f0 and g0 make the largest entry of every row and of every column 1 for the
+    potentials at hand, so that nothing overflows. A sweep whose sums come too close to the
+    smallest numbers of the dtype to be trusted is done again around the present potentials
+    (absorption), and if that does not help either, as with extreme temperatures and rho < 1,
+    in the log domain.
     """
 
-    _CHUNK_BYTES = 4 << 20  # rows that are used twice in a sweep should stay in cache
+    _CHUNK_BYTES = 8 << 20  # rows that are used twice in a sweep should stay in cache
 
     def __init__(self, source: Similarity, tau: float, log_a: torch.Tensor, rho: float) -> None:
         self.source, self.tau, self.log_a, self.rho = source, tau, log_a, rho
-        self.limit = 0.3 * math.log(torch.finfo(source.dtype).max)  # 27 or 213
+        self.floor = torch.finfo(source.dtype).tiny ** (2 / 3)
         self.chunk = max(16, self._CHUNK_BYTES // (source.shape[1] * source.dtype.itemsize))
-        self.f0, self.g0 = self._shifts()
-        self.f, self.first = self.f0, True
         self.kernel = torch.empty(source.shape, dtype=source.dtype, device=source.device)
-        self._exponentiate()
+        self._absorb(torch.zeros(source.shape[1]).to(log_a))
 
     def sweep(self, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        # In the first sweep g = 0 may be far below g0 for columns that are no row's best, but
-        # every row keeps its largest entry, so what vanishes there is negligible.
-        if not self.first and max(_gap(g, self.g0), _gap(self.f, self.f0)) > self.limit:
-            self.f0, self.g0 = self.f, g
-            self._exponentiate()
-        self.first = False
-        v = (g - self.g0).exp()
-        f = torch.empty_like(self.f)
-        sums = torch.zeros_like(v)
+        found = self._attempt(g)
+        if found is None:
+            self._absorb(g)
+            found = self._attempt(g)
+        if found is None:
+            found = BlockKernel(self.source, self.tau, self.log_a, self.rho).sweep(g)
+        return found
+
+    def _attempt(self, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """f and the columns' log-sum-exp, or None where they cannot be trusted."""
+        v = g - self.g0
+        v_level = v.max()
+        v = (v - v_level).exp()
+        f = torch.empty_like(self.log_a)
+        columns = torch.zeros_like(v)
+        lowest = torch.ones_like(v_level)
+        u_level = lowest
         for start in range(0, len(f), self.chunk):
             rows = slice(start, start + self.chunk)
             block = self.kernel[rows]
-            row_lse = torch.mv(block, v).log() - self.f0[rows]
+            sums = torch.mv(block, v)
+            lowest = torch.minimum(lowest, sums.min())
+            row_lse = sums.log() + v_level - self.f0[rows]
             f[rows] = self.rho * (self.log_a[rows] - row_lse)  # (f)
-            sums += torch.mv(block.T, (f[rows] - self.f0[rows]).exp())
-        self.f = f
-        return f, sums.log() - self.g0
+            u = f[rows] - self.f0[rows]
+            if start == 0:
+                u_level = u.max()  # near enough to the other rows' for exp not to overflow
+            columns += torch.mv(block.T, (u - u_level).exp())
+        lowest = torch.minimum(lowest, columns.min())
+        if not bool((lowest > self.floor) & torch.isfinite(columns.sum())):
+            return None
+        return f, columns.log() + u_level - self.g0
 
-    def _shifts(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Negative maxima of the rows of S / tau, and of the columns of what is left."""
-        rows = torch.empty_like(self.log_a)
-        columns = torch.full((self.source.shape[1],), -math.inf).to(rows)
+    def _absorb(self, g: torch.Tensor) -> None:
+        """Make K around g: shifts from the maxima of S / tau + g, then one exponential."""
+        n_text, n_video = self.source.shape
+        rows = torch.empty(n_text).to(g)
+        columns = torch.full((n_video,), -math.inf).to(g)
         for start, stop, block in self.source.blocks():
-            rows[start:stop] = block.amax(1)
-            columns = torch.maximum(columns, (block - rows[start:stop, None]).amax(0))
-        return rows / -self.tau, columns / -self.tau
-
-    def _exponentiate(self) -> None:
+            scaled = block / self.tau
+            scaled += g
+            rows[start:stop] = scaled.amax(1)
+            columns = torch.maximum(columns, (scaled - rows[start:stop, None]).amax(0))
+        self.f0, self.g0 = -rows, g - columns
         for start, stop, block in self.source.blocks():
             for first in range(start, stop, self.chunk):
-                rows = slice(first, min(first + self.chunk, stop))
-                out = self.kernel[rows]
-                torch.div(block[rows.start - start : rows.stop - start], self.tau, out=out)
-                out += self.f0[rows, None]
+                part = slice(first, min(first + self.chunk, stop))
+                out = self.kernel[part]
+                torch.div(block[part.start - start : part.stop - start], self.tau, out=out)
+                out += self.f0[part, None]
                 out += self.g0
                 out.exp_()
-
-
-def _gap(x: torch.Tensor, y: torch.Tensor) -> float:
-    return float((x - y).abs().max())
 
 
 def _log_marginals(config: NCL, source: Similarity) -> tuple[torch.Tensor, torch.Tensor]:
@@ -432,10 +442,10 @@ def _pot(
             -source.dense(),
             reg=tau,
             numItermax=config.rounds,
-            stopThr=1e-12 if config.tolerance == 0 else config.tolerance / source.shape[1],
+            stopThr=config.tolerance * float(log_b.min().exp() / total),  # of the rarest column
             log=True,
         )
     plan = plan * total
     error = float((plan.sum(0) / log_b.exp() - 1).abs().max())
     f = log["log_u"] + total.log()
-    return Potentials(f, log["log_v"], int(log["niter"]), error, error <= config.tolerance)
+    return Potentials(f, log["log_v"], int(log["niter"]) + 1, error, error <= config.tolerance)

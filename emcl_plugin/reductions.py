@@ -104,4 +104,5 @@ def slope(y: Similarity, x: Similarity) -> float:
         n += count
         y_mean += dy * count / n
         x_mean += dx * count / n
-    return covariance / variance if variance > 0 else 0.0
+    constant = variance <= n * (1e-6 * x_mean) ** 2  # but for rounding
+    return 0.0 if constant else covariance / variance

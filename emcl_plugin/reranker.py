@@ -30,7 +30,7 @@ from emcl_plugin.errors import (
 )
 from emcl_plugin.ncl import NCL, Biases, Progress
 from emcl_plugin.plan import Estimate, available, estimate
-from emcl_plugin.similarity import Dense, Features
+from emcl_plugin.similarity import Dense, FeaturePair, Features, Similarity
 from emcl_plugin.sizes import format_size
 
 FeaturesPair: TypeAlias = "tuple[Array, Array]"
@@ -373,6 +373,13 @@ class Job:
             ncl=self.ncl is not None and self.ncl.solver in ("auto", "stored"),
         )
 
+    def source(self) -> Similarity:
+        """The scores that came in, or the features' similarity."""
+        if self.sim is not None:
+            return self.sim
+        assert self.features is not None
+        return FeaturePair(*self.features, memory=self.memory)
+
     def require_dense(self) -> None:
         """Raise where the whole result does not fit into the memory."""
         need = self.shape[0] * self.shape[1] * self.kind.dtype.itemsize
@@ -388,26 +395,36 @@ class Job:
 
     def run(self, progress: Progress | None = None) -> tuple[Report, Iterator[torch.Tensor]]:
         """The report, and the re-scored rows in order, in the dtype and kind that came in."""
-        with torch.no_grad():
-            found = correct(
-                self.sim,
-                self.features,
-                emcl=self.emcl,
-                ncl=self.ncl,
-                guard=self.guard,
-                memory=self.memory,
-                plan=self.plan,
-                progress=progress,
-            )
+        found = self.correct(progress)
+        return self.report(found), self.blocks(found)
+
+    @torch.no_grad()
+    def correct(
+        self, progress: Progress | None = None, *, emcl: bool = True, ncl: bool = True
+    ) -> Correction:
+        """Run this job; ``emcl=False`` or ``ncl=False`` leaves that part out (for ablations)."""
         for count, side in zip(self.repeated, ("texts", "videos"), strict=True):
             if count:
                 warnings.warn(
                     f"{count} of the {side} are exact copies of others; each copy counts as an "
                     "item of its own",
                     RepeatedItemsWarning,
-                    stacklevel=3,
+                    stacklevel=4,
                 )
-        report = Report(
+        return correct(
+            self.sim,
+            self.features,
+            emcl=self.emcl if emcl else None,
+            ncl=self.ncl if ncl else None,
+            guard=self.guard,
+            memory=self.memory,
+            plan=self.plan,
+            progress=progress,
+        )
+
+    def report(self, found: Correction) -> Report:
+        """Everything about a correction but the scores."""
+        return Report(
             shape=self.shape,
             protocol="transductive",
             score_std=found.score_std,
@@ -419,7 +436,6 @@ class Job:
             repeated_texts=self.repeated[0],
             repeated_videos=self.repeated[1],
         )
-        return report, self._blocks(found)
 
     def collect(self, blocks: Iterator[torch.Tensor]) -> Array:
         """All blocks in one array of the kind that came in."""
@@ -431,7 +447,8 @@ class Job:
         return out.numpy() if self.kind.numpy else out
 
     @torch.no_grad()
-    def _blocks(self, found: Correction) -> Iterator[torch.Tensor]:
+    def blocks(self, found: Correction) -> Iterator[torch.Tensor]:
+        """The re-scored rows in order, in the dtype and kind that came in."""
         for _, _, block in found.source.blocks():
             yield self.kind.narrow(block)
 

@@ -166,6 +166,16 @@ class Features:
             stop = min(start + self.block_rows, self.shape[0])
             yield start, stop, self.rows(start, stop)
 
+    def take(self, indices: torch.Tensor) -> torch.Tensor:
+        """The vectors of these items, in this order."""
+        if self._all is not None:
+            return self._all[indices]
+        out = torch.empty(len(indices), self.shape[1], dtype=self.dtype, device=self.device)
+        for start, stop, block in self.blocks():
+            here = (indices >= start) & (indices < stop)
+            out[here] = block[indices[here] - start]
+        return out
+
     def project(self, basis: torch.Tensor) -> torch.Tensor:
         """Coordinates of all items along the columns of ``basis``, (n, r)."""
         basis = basis.to(device=self.device, dtype=self.dtype)

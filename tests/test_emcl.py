@@ -143,6 +143,17 @@ def test_the_map_does_not_depend_on_the_block_size(memory):
     assert_allclose(change(fit(text, video, EMCL(), memory=memory)), wanted, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("subspaces", [5, 32])
+def test_the_map_follows_the_order_of_the_dimensions(subspaces):
+    """Permuted dimensions permute it, also for an odd K, where an eigenvector's sign matters."""
+    for seed in range(5):
+        text, video = cone_pair(60, 45, 32, seed)
+        order = np.random.default_rng(seed).permutation(32)
+        wanted = change(fit(text, video, EMCL(subspaces=subspaces)))[order][:, order]
+        got = change(fit(text[:, order], video[:, order], EMCL(subspaces=subspaces)))
+        assert_allclose(got, wanted, rtol=0, atol=1e-10)
+
+
 def test_both_sides_weigh_one_half():
     """Tripling the texts alone changes nothing; without a batch (as released) it does."""
     text, video = cone_pair(40, 40, 24, 3)

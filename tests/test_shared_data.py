@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.testing import assert_array_equal
 
 from emcl_plugin import EmclWarning, rescore
-from emcl_plugin.metrics import ranks, summarise
+from emcl_plugin.metrics import evaluate
 from emcl_plugin.similarity import Dense
+from emcl_plugin.truth import GroundTruth
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -25,13 +25,13 @@ def load(name):
     return (
         np.load(folder / "text.npy"),
         np.load(folder / "video.npy"),
-        torch.from_numpy(np.load(truth).astype("int64")) if truth.exists() else None,
+        np.load(truth) if truth.exists() else None,
     )
 
 
 def mean_r1(scores, truth):
-    found = ranks(Dense(scores), truth)
-    return np.mean([summarise(side).recall[1] for side in found])
+    right = None if truth is None else GroundTruth.from_index(truth, scores.shape[1])
+    return np.mean([p.metric("R@1") for _, p in evaluate(Dense(scores), right).directions])
 
 
 def cosine(text, video):

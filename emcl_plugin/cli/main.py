@@ -10,8 +10,18 @@ from typing import Any, NoReturn
 import click
 
 from emcl_plugin import __version__
+from emcl_plugin.cli.compare import compare_command
 from emcl_plugin.cli.demo import demo
-from emcl_plugin.cli.options import input_options, method_options, output_options
+from emcl_plugin.cli.eval import evaluate_command
+from emcl_plugin.cli.options import (
+    device_options,
+    input_options,
+    measure_options,
+    method_options,
+    output_options,
+    report_options,
+    truth_options,
+)
 from emcl_plugin.cli.rerank import run_rerank
 from emcl_plugin.errors import EmclError
 
@@ -20,6 +30,7 @@ Examples:
   emcl-rerank demo
   emcl-rerank --text t.npy --video v.npy
   emcl-rerank --sim sims.npy --output better.npy --json
+  emcl-rerank --text t.npy --video v.npy --gt diagonal --report out.html
   emcl-rerank --text t.npy --video v.npy --sim sims.npy --memory 2G
 
 Every option can also be set by an environment variable: EMCL_RERANK_TEXT for --text and so on.
@@ -38,6 +49,10 @@ Exit status: 0 done, 1 failed, 2 wrong usage.
 )
 @input_options
 @method_options
+@truth_options
+@measure_options
+@report_options
+@device_options
 @output_options
 @click.version_option(__version__, "--version", message="%(prog)s %(version)s")
 @click.pass_context
@@ -62,7 +77,8 @@ def command(context: click.Context, /, **options: Any) -> None:
         )
 
 
-command.add_command(demo)
+for sub_command in (demo, evaluate_command, compare_command):
+    command.add_command(sub_command)
 
 
 def main() -> NoReturn:

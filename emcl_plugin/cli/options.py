@@ -51,6 +51,87 @@ input_options = _apply(
     ]
 )
 
+truth_options = _apply(
+    [
+        click.option(
+            "--gt",
+            type=_PATH,
+            metavar="FILE",
+            help="Ground truth: .npy of every text's video or of pairs, .csv, .tsv, .jsonl or "
+            ".parquet with columns text and video, or TREC .qrels. E.g. --gt gt.npy. "
+            "'diagonal': row i belongs to row i.",
+        ),
+        click.option(
+            "--text-ids",
+            type=_PATH,
+            metavar="FILE",
+            help="Ids of the texts, one per line, where the ground truth names ids.",
+        ),
+        click.option(
+            "--video-ids", type=_PATH, metavar="FILE", help="Ids of the videos, one per line."
+        ),
+        click.option(
+            "--query-mask",
+            type=_PATH,
+            metavar="M.npy",
+            help="One number per text; texts with 0 are not evaluated.",
+        ),
+    ]
+)
+
+measure_options = _apply(
+    [
+        click.option(
+            "--measures",
+            default="R@1,R@5,R@10,MdR,MnR",
+            show_default=True,
+            help="Comma-separated: R@K, MdR, MnR, MRR, mAP, mAP@K, nDCG, nDCG@K, GM.",
+        ),
+    ]
+)
+
+report_options = _apply(
+    [
+        click.option(
+            "--report",
+            type=_PATH,
+            metavar="OUT.html",
+            help="One self-contained page that explains the result (needs --gt).",
+        ),
+        click.option(
+            "--plots", type=_PATH, metavar="FOLDER", help="Its figures as PNG, SVG and PDF."
+        ),
+        click.option(
+            "--text-names", type=_PATH, metavar="FILE", help="Captions for the page, one per line."
+        ),
+        click.option("--video-names", type=_PATH, metavar="FILE", help="Titles, one per line."),
+        click.option(
+            "--video-links",
+            type=_PATH,
+            metavar="FILE",
+            help="Addresses of thumbnails or videos, one per line.",
+        ),
+        click.option(
+            "--check-leak",
+            is_flag=True,
+            help="Shuffle all items, run again, and tell whether any best match changes.",
+        ),
+    ]
+)
+
+device_options = _apply(
+    [
+        click.option(
+            "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1."
+        ),
+        click.option(
+            "--memory",
+            metavar="SIZE",
+            help="Memory to keep within, e.g. 4G. Default: half of what is free.",
+        ),
+    ]
+)
+
 method_options = _apply(
     [
         click.option(
@@ -122,22 +203,11 @@ output_options = _apply(
         ),
         click.option("--force", is_flag=True, help="Replace an existing output."),
         click.option(
-            "--device",
-            default="auto",
-            show_default=True,
-            help="auto, cpu, cuda or cuda:1.",
-        ),
-        click.option(
             "--dtype",
             type=click.Choice(["auto", "float16", "float32", "float64"]),
             default="auto",
             show_default=True,
             help="Numbers of the output; float64 also computes in it. auto: as the input.",
-        ),
-        click.option(
-            "--memory",
-            metavar="SIZE",
-            help="Memory to keep within, e.g. 4G. Default: half of what is free.",
         ),
         click.option("--json", "as_json", is_flag=True, help="A report on standard output."),
         click.option("--quiet", "-q", is_flag=True, help="No summary, no progress."),

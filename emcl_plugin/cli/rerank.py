@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emcl_plugin.errors import EmclError, InputValueError
-from emcl_plugin.sizes import parse_size
+from emcl_plugin.cli.inputs import (
+    check_names,
+    read_ground_truth,
+    read_inputs,
+    read_measures,
+    read_names,
+    read_size,
+)
+from emcl_plugin.errors import InputValueError
 
 if TYPE_CHECKING:
     from emcl_plugin.emcl import EMCL
@@ -33,70 +40,130 @@ def run_rerank(
     as_json: bool,
     quiet: bool,
     verbose: bool,
+    measures: str,
+    gt: Path | None,
+    text_ids: Path | None,
+    video_ids: Path | None,
+    query_mask: Path | None,
+    report: Path | None,
+    plots: Path | None,
+    text_names: Path | None,
+    video_names: Path | None,
+    video_links: Path | None,
+    check_leak: bool,
     **method: Any,
 ) -> None:
-    """Re-score files and write the matrix."""
-    if text is None and video is None and sim is None:
+    """Re-score files, write the matrix, and with ground truth measure what it gained."""
+    check_names(context, text, video, sim)
+    budget = read_size(context, memory)
+    names = read_measures(context, measures)
+    if gt is None and (report is not None or plots is not None):
         raise click.UsageError(
-            "there is nothing to re-score: give --text and --video, or --sim, or try "
-            "'emcl-rerank demo'",
+            "--report and --plots need the ground truth: --gt FILE, or --gt diagonal where row i "
+            "belongs to row i",
             context,
         )
-    if (text is None) != (video is None):
-        lone = "--text" if video is None else "--video"
-        raise click.UsageError(f"{lone} alone is one side only: give both, or --sim", context)
-    try:
-        budget = None if memory is None else parse_size(memory)
-    except EmclError as error:
-        raise click.UsageError(str(error), context) from None
     started = time.perf_counter()
 
     import torch
 
-    from emcl_plugin.cli.show import Progress, summary, warnings_as_notes
+    from emcl_plugin.cli.show import Progress, gains, metrics_table, summary, warnings_as_notes
     from emcl_plugin.io.atomic import check_target
-    from emcl_plugin.io.npy import npy_size, read_npy, write_npy
+    from emcl_plugin.io.npy import npy_size, write_npy
     from emcl_plugin.reranker import Job
+    from emcl_plugin.study import order_leaks, study
 
     emcl, ncl = settings(context, features=text is not None, **method)
-    feats = None
-    if text is not None and video is not None:
-        feats = (read_npy(text), read_npy(video))
-    wanted = None if dtype == "auto" else getattr(torch, dtype)
+    given = read_inputs(text, video, sim)
+    how: dict[str, Any] = {
+        "emcl": emcl,
+        "ncl": ncl,
+        "guard": method["guard"],
+        "metric": metric,
+        "device": device,
+        "dtype": None if dtype == "auto" else getattr(torch, dtype),
+        "memory": budget,
+    }
     with warnings_as_notes(quiet=quiet):
-        job = Job(
-            None if sim is None else read_npy(sim),
-            feats,
-            emcl=emcl,
-            ncl=ncl,
-            guard=method["guard"],
-            metric=metric,
-            device=device,
-            dtype=wanted,
-            memory=budget,
-        )
-        size = npy_size(job.shape, job.kind.dtype.itemsize)
-        check_target(output, size, force=force)
+        job = Job(given.sim, given.feats, **how)
+        truth = None
+        if gt is not None:
+            truth = read_ground_truth(job.shape, gt, text_ids, video_ids, query_mask)
+        called = read_names(job.shape, text_names, video_names, video_links)
+        check_target(output, npy_size(job.shape, job.kind.dtype.itemsize), force=force)
+        if report is not None:
+            check_target(report, 0, force=force)
         plan = job.plan
         if not quiet and (verbose or plan.is_long):
             click.echo(f"{plan}; about {plan.seconds(job.device, job.dtype):.0f} s", err=True)
         with Progress(enabled=not quiet) as progress:
-            report, blocks = job.run(progress.update)
+            found = job.correct(progress.update)
+            facts = job.report(found)
+            rows = progress.rows("writing", job.blocks(found), job.shape[0])
             write_npy(
                 output,
                 job.shape,
                 job.kind.numpy_dtype,
-                (block.cpu().numpy() for block in progress.rows("writing", blocks, job.shape[0])),
+                (block.float().cpu().numpy() if block.dtype == torch.bfloat16
+                 else block.cpu().numpy() for block in rows),
+                force=force,
+            )  # fmt: skip
+            measured = None
+            if truth is not None:
+                measured = study(job, found, truth, names=called, progress=progress.update)
+            leak = order_leaks(given.sim, given.feats, **how) if check_leak else None
+        if measured is not None and report is not None:
+            from emcl_plugin.report.page import write_report
+
+            write_report(
+                report,
+                measured,
+                settings=_settings_shown(context),
+                features=job.features,
                 force=force,
             )
+        if measured is not None and plots is not None:
+            from emcl_plugin.report.plots import write_plots
+
+            write_plots(plots, measured, features=job.features, force=force)
     seconds = time.perf_counter() - started
     if not quiet:
-        click.echo(summary(report, verbose=verbose), err=True)
+        click.echo(summary(facts, verbose=verbose), err=True)
+        if leak is not None:
+            click.echo(f"  order        {_leak(leak)}", err=True)
         shape = f"{job.shape[0]} x {job.shape[1]} {job.kind.numpy_dtype}"
         click.echo(f"  written      {output} ({shape}), {seconds:.1f} s in all", err=True)
+        for path in filter(None, (report, plots)):
+            click.echo(f"               {path}", err=True)
+        if measured is not None:
+            table = [
+                (direction, row.name, dict(row.evaluation.directions)[direction])
+                for direction in measured.gains()
+                for row in measured.rows
+            ]
+            click.echo(f"\n{metrics_table(table, names)}\n\n{gains(measured)}", err=True)
     if as_json:
-        facts = {**report.to_dict(), "output": str(output), "seconds": round(seconds, 3)}
-        click.echo(json.dumps(facts, indent=2))
+        out = {**facts.to_dict(), "output": str(output), "seconds": round(seconds, 3)}
+        if measured is not None:
+            out["measured"] = measured.to_dict(names)
+        if leak is not None:
+            out["order_leak"] = leak
+        click.echo(json.dumps(out, indent=2))
+
+
+def _leak(leak: float) -> str:
+    if leak == 0:
+        return "shuffling all items changes no best match"
+    return f"shuffling all items changes {100 * leak:.2f} % of the best matches (exact ties?)"
+
+
+def _settings_shown(context: click.Context) -> dict[str, object]:
+    """The options as given, for the page."""
+    return {
+        f"--{name.replace('_', '-')}": value
+        for name, value in context.params.items()
+        if value is not None and value is not False
+    }
 
 
 def settings(

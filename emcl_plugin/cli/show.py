@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     import torch
 
     from emcl_plugin.agreement import Hubs
-    from emcl_plugin.metrics import Metrics
+    from emcl_plugin.metrics import Placement
     from emcl_plugin.reranker import Report
+    from emcl_plugin.study import Study
 
 
 def summary(report: Report, *, verbose: bool = False) -> str:
@@ -37,6 +38,7 @@ def summary(report: Report, *, verbose: bool = False) -> str:
                 "NCL",
                 f"temperature {biases.temperature:.4g} ({share:.3g} standard deviations of the "
                 f"scores), {biases.rounds} rounds, "
+                + ("" if report.guard.applied else "tried, ")
                 + ("converged" if biases.converged else f"NOT converged ({biases.error:.2g})"),
             )
         )
@@ -71,16 +73,46 @@ def _hubs(hubs: Hubs, n_text: int) -> str:
     )
 
 
-def metrics_table(rows: list[tuple[str, str, Metrics]]) -> str:
-    """A table of (direction, method, metrics)."""
-    names = list(rows[0][2].to_dict())
-    lines = [f"  {'':15}{'':14}" + "".join(f"{name:>8}" for name in names)]
+def metrics_table(
+    rows: list[tuple[str, str, Placement]], measures: Sequence[str] | None = None
+) -> str:
+    """A table of (direction, method, placement)."""
+    from emcl_plugin.metrics import MEASURES
+
+    measures = MEASURES if measures is None else measures
+    width = max(len(method) for _, method, _ in rows) + 3
+    lines = [" " * (17 + width) + "".join(f"{name:>9}" for name in measures)]
     previous = ""
     for direction, method, found in rows:
-        values = "".join(f"{value:8.1f}" for value in found.to_dict().values())
-        lines.append(f"  {direction if direction != previous else '':15}{method:14}{values}")
+        values = "".join(_number(found.metric(name), name) for name in measures)
+        lines.append(f"  {direction if direction != previous else '':15}{method:{width}}{values}")
         previous = direction
     return "\n".join(lines)
+
+
+def gains(study: Study) -> str:
+    """R@1 after against before, with interval and test, a line per direction."""
+    lines = []
+    for direction, gain in study.gains().items():
+        words = "significant" if gain.significant else "could be chance"
+        if not gain.changed:
+            lines.append(f"  {direction}  R@1 +0.0: no query changed")
+            continue
+        if gain.too_small:
+            words = (
+                f"too few queries to tell: a gain of {gain.detectable:.1f} or more would show "
+                f"with {gain.queries}"
+            )
+        lines.append(
+            f"  {direction}  R@1 {gain.gain:+.1f}, 95 % interval {gain.low:+.1f} to "
+            f"{gain.high:+.1f}, p = {gain.p_value:.2g}: {words}"
+        )
+    return "\n".join(lines)
+
+
+def _number(value: float, measure: str) -> str:
+    """Percentages and ranks with one digit, measures between 0 and 1 with three."""
+    return f"{value:9.3f}" if measure.startswith(("MRR", "mAP", "nDCG")) else f"{value:9.1f}"
 
 
 @contextmanager
@@ -92,8 +124,11 @@ def warnings_as_notes(*, quiet: bool) -> Iterator[None]:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", EmclWarning)
 
+        shown = set()
+
         def show(message: Warning | str, *_: Any, **__: Any) -> None:
-            if not quiet:
+            if not quiet and str(message) not in shown:
+                shown.add(str(message))
                 clear = "\r\033[K" if sys.stderr.isatty() else ""  # a bar may be on the line
                 click.echo(f"{clear}Note: {message}", err=True)
 

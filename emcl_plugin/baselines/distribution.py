@@ -1,0 +1,56 @@
+"""DN: test-time distribution normalization of the features."""
+
+from __future__ import annotations
+
+from emcl_plugin.baselines.problem import FEATURES, Direction, Method
+from emcl_plugin.baselines.vectors import Changed, mean
+from emcl_plugin.similarity import FeaturePair, Features, Similarity
+
+
+def distribution_normalization(direction: Direction, *, weight: float = 0.25) -> Similarity:
+    """``<q - weight mean(q), v - weight mean(v)>``: inner products after a partial centring.
+
+    Each side's mean is its bank's where there is one, else that of the side itself. For the
+    ranking of the gallery this is one number per item, ``- weight <mean(q), v_j>``: an item
+    that is like the mean query is pushed down.
+
+    Needs features. Serves from an index (changed vectors). Published setting: lambda 0.25 to 0.5
+    for unit vectors (0.25 here).
+
+    Its trap: the vectors are *not* brought back to unit length; with that it is another method.
+
+    Parameters
+    ----------
+    direction : Direction
+        With features.
+    weight : float, default 0.25
+        lambda; 0 changes nothing.
+
+    References
+    ----------
+    Zhou et al., Test-Time Distribution Normalization for Contrastively Learned Vision-language
+    Models, NeurIPS 2023, arXiv 2302.11084.
+    """
+    queries, gallery = direction.sides
+
+    def shifted(side: Features, bank: Features | None) -> Changed:
+        shift = weight * mean(bank or side)
+        return Changed(side, lambda x, _: x - shift)
+
+    return FeaturePair(
+        shifted(queries, direction.query_bank),
+        shifted(gallery, direction.gallery_bank),
+        memory=direction.memory,
+    )
+
+
+METHOD = Method(
+    name="dn",
+    title="test-time distribution normalization",
+    paper="Zhou, Ren, Li, Zabih, Lim: Test-Time Distribution Normalization for Contrastively "
+    "Learned Vision-language Models, NeurIPS 2023, arXiv 2302.11084",
+    needs=(FEATURES,),
+    bank=True,
+    serves=True,
+    correct=distribution_normalization,
+)

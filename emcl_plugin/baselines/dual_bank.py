@@ -1,0 +1,146 @@
+"""DualIS and DualDIS: inverted softmax by a query bank and by a gallery bank (DBNorm)."""
+
+from __future__ import annotations
+
+import torch
+
+from emcl_plugin.baselines.dynamic_inverted_softmax import activated
+from emcl_plugin.baselines.problem import (
+    GALLERY_BANK,
+    QUERY_BANK,
+    Direction,
+    Method,
+    add_to_columns,
+    check_positive,
+)
+from emcl_plugin.reductions import logsumexp
+from emcl_plugin.similarity import LowRank, Similarity
+
+PAPER = (
+    "Wang, Jian, Xue: Balance Act: Mitigating Hubness in Cross-Modal Retrieval with Query and "
+    "Gallery Banks, EMNLP 2023, arXiv 2310.11612"
+)
+
+
+def dual_is(
+    direction: Direction,
+    *,
+    query_temperature: float = 0.0199,
+    gallery_temperature: float = 0.03,
+) -> Similarity:
+    """The product of two inverted softmaxes, one over a query bank, one over a gallery bank.
+
+    With Q the bank queries x gallery scores, G the gallery bank x gallery inner products and
+    ``1 / tau = 1 / tau_q + 1 / tau_g``, the logarithm of the product, times tau:
+
+        S_ij - tau (log sum_i exp(Q_ij / tau_q) + log sum_i exp(G_ij / tau_g))
+
+    so that the result is in units of S.
+
+    Needs both banks. Serves from an index (one more dimension). Published settings, for cosines
+    times 100: temperature 1.99 for the query bank. For the gallery bank the released default is
+    an inverse temperature of 3, which for cosines is a temperature of 0.0033; there the items'
+    likeness among themselves outweighs the scores, so 3 is taken as the temperature (0.03).
+
+    Its trap: the released function normalises the gallery bank's matrix in place of the test
+    scores, which it never reads.
+
+    Parameters
+    ----------
+    direction : Direction
+        With both banks.
+    query_temperature, gallery_temperature : float
+        tau_q and tau_g, in the units of the scores.
+
+    References
+    ----------
+    Wang et al., Balance Act: Mitigating Hubness in Cross-Modal Retrieval with Query and Gallery
+    Banks, EMNLP 2023, arXiv 2310.11612.
+    """
+    check_positive(query_temperature=query_temperature, gallery_temperature=gallery_temperature)
+    queries, items = _normalisers(direction, query_temperature, gallery_temperature)
+    tau = _joint(query_temperature, gallery_temperature)
+    return add_to_columns(direction.scores, -tau * (queries + items))
+
+
+def dual_dis(
+    direction: Direction,
+    *,
+    query_temperature: float = 0.0199,
+    gallery_temperature: float = 0.03,
+    k: int = 1,
+) -> Similarity:
+    """DualIS with each of its two factors only where its bank is activated.
+
+    A query is activated for a bank if its best gallery item is among the k best of some row of
+    that bank. In the notation of :func:`dual_is`, row i of the result is
+
+        S_ij - tau   (log sum exp(Q_ij / tau_q) + log sum exp(G_ij / tau_g))   for both,
+        S_ij - tau_q  log sum exp(Q_ij / tau_q)                                for the query bank,
+        S_ij - tau_g  log sum exp(G_ij / tau_g)                                for the gallery bank,
+        S_ij                                                                   for none.
+
+    Needs both banks. Does not serve from an index. Published settings: as :func:`dual_is`, k = 1.
+
+    Its trap: multiplying a normalised factor by a raw score, as released, mixes their scales;
+    here every row is in units of S. **Rank rows only**, rows of different kinds stand side by
+    side.
+
+    Parameters
+    ----------
+    direction : Direction
+        With both banks.
+    query_temperature, gallery_temperature : float
+        tau_q and tau_g, in the units of the scores.
+    k : int, default 1
+        Items per row of a bank that make up its activation set.
+
+    References
+    ----------
+    Wang et al., Balance Act: Mitigating Hubness in Cross-Modal Retrieval with Query and Gallery
+    Banks, EMNLP 2023, arXiv 2310.11612.
+    """
+    check_positive(
+        query_temperature=query_temperature, gallery_temperature=gallery_temperature, k=k
+    )
+    scores = direction.scores
+    biases = _normalisers(direction, query_temperature, gallery_temperature)
+    by_query = activated(scores, direction.query_probe(), k)
+    by_item = activated(scores, direction.gallery_probe(), k)
+    tau = _joint(query_temperature, gallery_temperature)
+    weights = scores.rows(0, 1).new_zeros(scores.shape[0], 2)
+    weights[by_query, 0] = query_temperature
+    weights[by_item, 1] = gallery_temperature
+    weights[by_query & by_item] = tau
+    return LowRank(scores, -weights, torch.stack(biases, dim=1))
+
+
+def _normalisers(
+    direction: Direction, query_temperature: float, gallery_temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    queries = logsumexp(direction.query_probe(), query_temperature)[1]
+    return queries, logsumexp(direction.gallery_probe(), gallery_temperature)[1]
+
+
+def _joint(query_temperature: float, gallery_temperature: float) -> float:
+    return 1 / (1 / query_temperature + 1 / gallery_temperature)
+
+
+DUAL_IS = Method(
+    name="dual-is",
+    title="dual inverted softmax (DBNorm)",
+    paper=PAPER,
+    needs=(QUERY_BANK, GALLERY_BANK),
+    bank=True,
+    serves=True,
+    correct=dual_is,
+)
+DUAL_DIS = Method(
+    name="dual-dis",
+    title="dual dynamic inverted softmax (DBNorm)",
+    paper=PAPER,
+    needs=(QUERY_BANK, GALLERY_BANK),
+    bank=True,
+    serves=False,
+    correct=dual_dis,
+)

@@ -1,0 +1,75 @@
+"""DSL: dual softmax, as used at test time."""
+
+from __future__ import annotations
+
+import torch
+
+from emcl_plugin.baselines.problem import Direction, Method, check_positive
+from emcl_plugin.reductions import logsumexp
+from emcl_plugin.similarity import Similarity
+
+
+def dual_softmax(direction: Direction, *, scale: float = 100.0) -> Similarity:
+    """``S_ij exp(scale S_ij) / sum_i exp(scale S_ij)``: scores times a softmax over the queries.
+
+    Needs all test queries at once; a bank cannot take their place. Does not serve from an index.
+    Published setting: scale 100, for cosines (for other scores it is in 1 / their units).
+
+    Its traps: a query that occurs n times shares its items' probability n ways, so repeated
+    queries push each other's right answers down; a small weight *raises* a negative score, so
+    scores should be positive where it matters (the published form does nothing about it, and
+    neither does this one); and weights below the smallest float become exact ties at 0.
+
+    Parameters
+    ----------
+    direction : Direction
+    scale : float, default 100
+        Inverse temperature.
+
+    References
+    ----------
+    Cheng et al., Improving Video-Text Retrieval by Multi-Stream Corpus Alignment and Dual Softmax
+    Loss, 2021, arXiv 2109.04290.
+
+    Examples
+    --------
+    >>> from emcl_plugin.similarity import Dense
+    >>> direction = Direction(Dense(torch.tensor([[0.9, 0.5], [0.8, 0.7]])))
+    >>> dual_softmax(direction).dense().argmax(1).tolist()
+    [0, 1]
+    """
+    check_positive(scale=scale)
+    columns = logsumexp(direction.scores, 1 / scale)[1]
+    rows = columns.new_zeros(direction.scores.shape[0])
+    return SoftmaxWeighted(direction.scores, scale, rows, columns)
+
+
+class SoftmaxWeighted(Similarity):
+    """``S_ij exp(scale S_ij - row_i - column_j)``: scores weighted by their own exponentials."""
+
+    def __init__(
+        self, base: Similarity, scale: float, row: torch.Tensor, column: torch.Tensor
+    ) -> None:
+        self.base, self.scale, self.row, self.column = base, scale, row, column
+        self.shape, self.dtype, self.device = base.shape, base.dtype, base.device
+        self.block_rows = base.block_rows
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        block = self.base.rows(start, stop)
+        return block * (block * self.scale - self.row[start:stop, None] - self.column).exp_()
+
+    @property
+    def T(self) -> SoftmaxWeighted:
+        return SoftmaxWeighted(self.base.T, self.scale, self.column, self.row)
+
+
+METHOD = Method(
+    name="dsl",
+    title="dual softmax",
+    paper="Cheng, Lin, Wu, Yang, Shen: Improving Video-Text Retrieval by Multi-Stream Corpus "
+    "Alignment and Dual Softmax Loss, 2021, arXiv 2109.04290",
+    needs=(),
+    bank=False,
+    serves=False,
+    correct=dual_softmax,
+)

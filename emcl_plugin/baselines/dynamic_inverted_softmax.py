@@ -1,0 +1,72 @@
+"""DIS: dynamic inverted softmax (QB-Norm)."""
+
+from __future__ import annotations
+
+import torch
+
+from emcl_plugin.baselines.problem import (
+    QUERY_BANK,
+    Direction,
+    Method,
+    check_positive,
+    column_softmax,
+)
+from emcl_plugin.reductions import topk
+from emcl_plugin.similarity import LowRank, Similarity
+
+
+def dynamic_inverted_softmax(
+    direction: Direction, *, temperature: float = 0.05, k: int = 1
+) -> Similarity:
+    """Inverted softmax for those queries only whose best item is a bank query's best, too.
+
+    With A the items that are among the k best of any bank query, row i of the result is
+    ``S_ij - tau log sum_i exp(B_ij / tau)`` where ``argmax_j S_ij`` is in A and ``S_ij``
+    elsewhere. A bank from another domain retrieves few of the items, and then does no harm.
+
+    Needs a query bank: with the test queries as the bank every query would be normalised, which
+    is the inverted softmax. Does not serve from an index, because what is added depends on the
+    query's best item. Published settings: tau 0.05 (for cosines), k = 1.
+
+    Its traps: the released script overwrites the scores that it is given; and rows of both kinds
+    stand side by side, so **the result must be ranked by rows only**, never by columns. Correct
+    the opposite direction (``direction.T``) on its own.
+
+    Parameters
+    ----------
+    direction : Direction
+        With a query bank.
+    temperature : float, default 0.05
+        tau, in the units of the scores.
+    k : int, default 1
+        Items per bank query that make up the activation set A.
+
+    References
+    ----------
+    Bogolin et al., Cross Modal Retrieval with Querybank Normalisation, CVPR 2022,
+    arXiv 2112.12777.
+    """
+    check_positive(temperature=temperature, k=k)
+    bank = direction.query_probe()
+    active = activated(direction.scores, bank, k).to(direction.scores.dtype)
+    bias = column_softmax(bank, temperature)
+    return LowRank(direction.scores, -active[:, None], bias[:, None])
+
+
+def activated(scores: Similarity, bank: Similarity, k: int) -> torch.Tensor:
+    """Queries whose best item is among the ``k`` best of some row of ``bank``, (n_query,) bool."""
+    retrieved = torch.zeros(scores.shape[1], dtype=torch.bool, device=scores.device)
+    retrieved[topk(bank, k)[1].flatten()] = True
+    return retrieved[topk(scores, 1)[1][:, 0]]
+
+
+METHOD = Method(
+    name="dis",
+    title="dynamic inverted softmax (QB-Norm)",
+    paper="Bogolin, Croitoru, Jin, Liu, Albanie: Cross Modal Retrieval with Querybank "
+    "Normalisation, CVPR 2022, arXiv 2112.12777",
+    needs=(QUERY_BANK,),
+    bank=True,
+    serves=False,
+    correct=dynamic_inverted_softmax,
+)

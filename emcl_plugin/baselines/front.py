@@ -1,0 +1,150 @@
+"""Baselines on arrays: `correct`, the counterpart of `emcl_plugin.rerank`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+
+from emcl_plugin.arrays import Array, check_finite, check_matrix
+from emcl_plugin.baselines.problem import FEATURES, Direction, Method
+from emcl_plugin.baselines.registry import METHODS
+from emcl_plugin.errors import InputValueError
+from emcl_plugin.reranker import FeaturesPair, Job
+from emcl_plugin.similarity import FeaturePair, Features
+
+
+def correct(
+    name: str,
+    sim: Array | None = None,
+    feats: FeaturesPair | None = None,
+    *,
+    query_bank: Array | None = None,
+    gallery_bank: Array | None = None,
+    metric: str = "cosine",
+    device: str | torch.device | None = None,
+    memory: int | None = None,
+    **settings: Any,
+) -> Array:
+    """Text-to-video scores corrected by one of :data:`METHODS`.
+
+    Parameters
+    ----------
+    name : str
+        A key of :data:`METHODS`, such as "csls".
+    sim : (n_text, n_video) array or tensor, optional
+        Similarity, larger is better. Published settings are for cosines in [-1, 1]: divide
+        scores that carry a logit scale by it first.
+    feats : (text, video), optional
+        Embeddings of shape (n_text, dimension) and (n_video, dimension). Give either this or
+        ``sim`` to a method that uses features or a bank.
+    query_bank : (n, dimension) array or tensor, optional
+        Other texts. A method that can use them does so in place of the test texts.
+    gallery_bank : (n, dimension) array or tensor, optional
+        Other videos.
+    metric : {"cosine", "dot"}, default "cosine"
+        Similarity of features.
+    device, memory
+        As in :func:`emcl_plugin.rerank`.
+    **settings
+        The method's own, by name, such as ``k=10``.
+
+    Returns
+    -------
+    (n_text, n_video) array or tensor
+        Of the library, dtype and device that came in. Rank its rows. For video -> text call
+        it with the sides, and the banks, exchanged.
+
+    Raises
+    ------
+    InputValueError
+        No such method or setting; something that the method needs is missing; a similarity and
+        features together where the method could heed only one of them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> sim = np.array([[0.9, 0.5, 0.1], [0.8, 0.7, 0.1], [0.8, 0.2, 0.6]], np.float32)
+    >>> correct("is", sim, temperature=0.1).argmax(1)
+    array([0, 1, 2])
+    """
+    method = _find(name)
+    _check_settings(method, settings)
+    job = Job(sim, feats, emcl=None, ncl=None, metric=metric, device=device, memory=memory)
+    job.require_dense()
+    with torch.no_grad():
+        direction = _direction(method, job, query_bank, gallery_bank)
+        missing = method.missing(direction)
+        if missing:
+            raise InputValueError(
+                f"{name} needs {' and '.join(missing)}",
+                _given(sim=sim, feats=feats, query_bank=query_bank, gallery_bank=gallery_bank),
+                "pass them, or take one of "
+                + ", ".join(m.name for m in METHODS.values() if not m.missing(direction)),
+            )
+        corrected = method.correct(direction, **settings)
+        return job.collect(job.kind.narrow(block) for _, _, block in corrected.blocks())
+
+
+def _find(name: str) -> Method:
+    if name not in METHODS:
+        raise InputValueError("no method has this name", repr(name), ", ".join(METHODS))
+    return METHODS[name]
+
+
+def _check_settings(method: Method, settings: dict[str, Any]) -> None:
+    known = list(inspect.signature(method.correct).parameters)[1:]
+    for name in settings:
+        if name not in known:
+            raise InputValueError(
+                f"{method.name} has no such setting",
+                repr(name),
+                f"one of {', '.join(known)}" if known else "it has none",
+            )
+
+
+def _direction(
+    method: Method, job: Job, query_bank: Array | None, gallery_bank: Array | None
+) -> Direction:
+    text, video = job.features or (None, None)
+    banks: list[Features | None] = []
+    for bank, name in ((query_bank, "query_bank"), (gallery_bank, "gallery_bank")):
+        if bank is None:
+            banks.append(None)
+            continue
+        vectors = check_matrix(bank, name)
+        if text is None:
+            raise InputValueError(
+                f"{name} holds embeddings and has nothing to be compared with",
+                f"sim, {name} {tuple(vectors.shape)}, no feats",
+                "pass feats=(text, video) in place of sim",
+            )
+        banks.append(
+            Features(
+                vectors,
+                name=name,
+                metric=text.metric,
+                dtype=job.dtype,
+                device=job.device,
+                memory=job.memory,
+            )
+        )
+    if job.sim is None:
+        assert text is not None
+        assert video is not None
+        scores = FeaturePair(text, video, memory=job.memory)
+        return Direction(scores, text, video, *banks)
+    if text is not None and (FEATURES in method.needs or banks != [None, None]):
+        raise InputValueError(
+            f"{method.name} works on the features' own similarity and would not heed sim",
+            "sim and feats",
+            "pass feats alone",
+        )
+    for start, _, block in job.sim.blocks():
+        check_finite(block, "sim", start)
+    return Direction(job.sim, text, video, *banks)
+
+
+def _given(**inputs: object) -> str:
+    return ", ".join(name for name, value in inputs.items() if value is not None)

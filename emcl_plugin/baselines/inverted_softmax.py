@@ -1,0 +1,58 @@
+"""IS: inverted softmax."""
+
+from __future__ import annotations
+
+from emcl_plugin.baselines.problem import (
+    Direction,
+    Method,
+    add_to_columns,
+    check_positive,
+    column_softmax,
+)
+from emcl_plugin.similarity import Similarity
+
+
+def inverted_softmax(direction: Direction, *, temperature: float = 0.05) -> Similarity:
+    """``S_ij - tau log sum_i exp(B_ij / tau)``: a softmax over the queries, in units of S.
+
+    The probability of query i given item j, ``exp(S_ij / tau) / sum_i exp(B_ij / tau)``, ranks
+    the gallery; its logarithm times tau is returned. B are the bank's scores, or S itself.
+
+    Needs the test queries, or a query bank in their place. Serves from an index (one more
+    dimension). Published setting: tau 0.05 (an inverse temperature of 20) for cosines.
+
+    Its trap: ``exp(S / tau)`` overflows float32 for small tau; here it stays in the log domain.
+
+    Parameters
+    ----------
+    direction : Direction
+    temperature : float, default 0.05
+        tau, in the units of the scores.
+
+    References
+    ----------
+    Smith et al., Offline bilingual word vectors, orthogonal transformations and the inverted
+    softmax, ICLR 2017, arXiv 1702.03859.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from emcl_plugin.similarity import Dense
+    >>> direction = Direction(Dense(torch.tensor([[0.9, 0.5], [0.8, 0.7]])))
+    >>> inverted_softmax(direction).dense().argmax(1).tolist()
+    [0, 1]
+    """
+    check_positive(temperature=temperature)
+    return add_to_columns(direction.scores, -column_softmax(direction.probe(), temperature))
+
+
+METHOD = Method(
+    name="is",
+    title="inverted softmax",
+    paper="Smith, Turban, Hamblin, Hammerla: Offline bilingual word vectors, orthogonal "
+    "transformations and the inverted softmax, ICLR 2017, arXiv 1702.03859",
+    needs=(),
+    bank=True,
+    serves=True,
+    correct=inverted_softmax,
+)

@@ -1,0 +1,63 @@
+"""NNN: nearest-neighbour normalization."""
+
+from __future__ import annotations
+
+import math
+
+from emcl_plugin.baselines.problem import (
+    Direction,
+    Method,
+    add_to_columns,
+    check_positive,
+    column_mean,
+)
+from emcl_plugin.errors import InputValueError
+from emcl_plugin.similarity import Similarity
+
+
+def nnn(direction: Direction, *, k: int = 128, alpha: float = 0.75) -> Similarity:
+    """``S_ij - alpha r_j``, with r_j the mean of the k largest bank scores of gallery item j.
+
+    Published with a bank of reference queries; without one the test queries take its place.
+    Serves from an index (one more dimension). Published settings: k = 128, alpha = 0.75, which
+    need no scale.
+
+    Its trap: on a bank of fewer than k queries ``topk`` fails; here k is then the whole bank,
+    and r_j the mean over it.
+
+    Parameters
+    ----------
+    direction : Direction
+    k : int, default 128
+        At most the number of queries (or bank queries).
+    alpha : float, default 0.75
+        Weight; 1/2 at the same k is the ranking of CSLS.
+
+    References
+    ----------
+    Chowdhury et al., Nearest Neighbor Normalization Improves Multimodal Retrieval, EMNLP 2024,
+    arXiv 2410.24114.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from emcl_plugin.similarity import Dense
+    >>> nnn(Direction(Dense(torch.tensor([[0.9, 0.5], [0.8, 0.7]])))).dense().argmax(1).tolist()
+    [0, 1]
+    """
+    check_positive(k=k)
+    if not (alpha >= 0 and math.isfinite(alpha)):
+        raise InputValueError("alpha must not be negative", f"alpha={alpha}", "leave it out")
+    return add_to_columns(direction.scores, -alpha * column_mean(direction.probe(), k))
+
+
+METHOD = Method(
+    name="nnn",
+    title="nearest-neighbour normalization",
+    paper="Chowdhury, Wang, Shenoy, Kiela, Schwettmann, Thrush: Nearest Neighbor Normalization "
+    "Improves Multimodal Retrieval, EMNLP 2024, arXiv 2410.24114",
+    needs=(),
+    bank=True,
+    serves=True,
+    correct=nnn,
+)

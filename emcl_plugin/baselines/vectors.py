@@ -1,0 +1,66 @@
+"""Changed feature vectors: what the methods that work on features share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from emcl_plugin.errors import InputValueError
+from emcl_plugin.similarity import Features
+
+Change = Callable[[torch.Tensor, int], torch.Tensor]
+
+
+class Changed(Features):
+    """Features after a change that is computed block by block.
+
+    Held in memory where the vectors they come from are, and computed anew at every read
+    otherwise. The vectors are used as they are (``metric`` is "dot").
+
+    Parameters
+    ----------
+    base : Features
+    change : callable
+        From a block of vectors and the index of its first item to new vectors.
+    """
+
+    def __init__(self, base: Features, change: Change) -> None:
+        self.base = base
+        self.change = change
+        self.name, self.metric = base.name, "dot"
+        self.dtype, self.device = base.dtype, base.device
+        self.shape, self.block_rows = base.shape, base.block_rows
+        self._all = None
+        if base.resident:
+            self._all = torch.cat([block for _, _, block in self.blocks()])
+
+    def _read(self, start: int, stop: int) -> torch.Tensor:
+        return self.change(self.base.rows(start, stop), start)
+
+
+def mean(features: Features) -> torch.Tensor:
+    """Mean vector, (dimension,), summed in float64."""
+    total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
+    for _, _, block in features.blocks():
+        total += block.sum(0, dtype=torch.float64)
+    return (total / features.shape[0]).to(features.dtype)
+
+
+def to_unit(x: torch.Tensor, like: Features) -> torch.Tensor:
+    """Rows at unit length where ``like`` is compared by cosine; unchanged for "dot".
+
+    A vector of which nothing is left stays zero.
+    """
+    return torch.nn.functional.normalize(x, dim=1) if like.metric == "cosine" else x
+
+
+def check_rank(name: str, value: int, features: Features) -> int:
+    """``value`` where it is a number of directions that the features have, else raise."""
+    if not 1 <= value <= features.shape[1]:
+        raise InputValueError(
+            f"{name} must be between 1 and the features' dimension",
+            f"{name}={value}, dimension {features.shape[1]}",
+            "leave it out",
+        )
+    return value

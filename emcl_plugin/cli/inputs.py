@@ -1,0 +1,130 @@
+"""Reading what the options name: arrays, ground truth, sizes; contradictions are wrong usage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from emcl_plugin.errors import EmclError
+from emcl_plugin.sizes import parse_size
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from emcl_plugin.study import Names
+    from emcl_plugin.truth import GroundTruth
+
+    Matrix = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Scores, features or both, as they are in the files."""
+
+    sim: Matrix | None
+    feats: tuple[Matrix, Matrix] | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(texts, videos)."""
+        if self.sim is not None:
+            return int(self.sim.shape[0]), int(self.sim.shape[-1])
+        assert self.feats is not None
+        return int(self.feats[0].shape[0]), int(self.feats[1].shape[0])
+
+
+def check_names(
+    context: click.Context, text: Path | None, video: Path | None, sim: Path | None
+) -> None:
+    """Either both sides, or a similarity, or all three."""
+    if text is None and video is None and sim is None:
+        raise click.UsageError(
+            "there is nothing to work on: give --text and --video, or --sim, or try "
+            "'emcl-rerank demo'",
+            context,
+        )
+    if (text is None) != (video is None):
+        lone = "--text" if video is None else "--video"
+        raise click.UsageError(f"{lone} alone is one side only: give both, or --sim", context)
+
+
+def read_inputs(text: Path | None, video: Path | None, sim: Path | None) -> Inputs:
+    """Open the files, memory-mapped."""
+    from emcl_plugin.io.npy import read_npy
+
+    feats = None
+    if text is not None and video is not None:
+        feats = (read_npy(text), read_npy(video))
+    return Inputs(None if sim is None else read_npy(sim), feats)
+
+
+def read_ground_truth(
+    shape: tuple[int, int],
+    gt: Path | None,
+    text_ids: Path | None,
+    video_ids: Path | None,
+    query_mask: Path | None,
+) -> GroundTruth:
+    """The right pairs; without a file, row i belongs to row i."""
+    from emcl_plugin.io.truth import read_lines, read_mask, read_truth
+    from emcl_plugin.truth import GroundTruth
+
+    ids = [
+        None if path is None else read_lines(path, count, what)
+        for path, count, what in zip(
+            (text_ids, video_ids), shape, ("text ids", "video ids"), strict=True
+        )
+    ]
+    if gt is None or str(gt) == "diagonal":
+        truth = GroundTruth.diagonal(shape)
+    else:
+        truth = read_truth(gt, shape, *ids)
+    if query_mask is not None:
+        truth = truth.keep_queries(read_mask(query_mask, shape[0]))
+    return truth
+
+
+def read_names(
+    shape: tuple[int, int],
+    text_names: Path | None,
+    video_names: Path | None,
+    video_links: Path | None,
+) -> Names:
+    """What people call the items."""
+    from emcl_plugin.io.truth import read_lines
+    from emcl_plugin.study import Names
+
+    def lines(path: Path | None, count: int, what: str) -> list[str]:
+        return [] if path is None else read_lines(path, count, what)
+
+    return Names(
+        lines(text_names, shape[0], "text names"),
+        lines(video_names, shape[1], "video names"),
+        lines(video_links, shape[1], "video links"),
+    )
+
+
+def read_size(context: click.Context, memory: str | None) -> int | None:
+    """Bytes of --memory."""
+    try:
+        return None if memory is None else parse_size(memory)
+    except EmclError as error:
+        raise click.UsageError(str(error), context) from None
+
+
+def read_measures(context: click.Context, text: str) -> list[str]:
+    """The names in a comma-separated list."""
+    from emcl_plugin.metrics import is_measure
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    wrong = [name for name in names if not is_measure(name)]
+    if wrong or not names:
+        raise click.UsageError(
+            f"--measures: {', '.join(wrong) or 'nothing'} is not known; "
+            "R@K, MdR, MnR, MRR, mAP, mAP@K, nDCG, nDCG@K or GM, with a comma between",
+            context,
+        )
+    return names

@@ -1,0 +1,208 @@
+"""Every method on the same data: ours, its parts, and the peers, with what each needs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from emcl_plugin.arrays import Array
+from emcl_plugin.baselines import METHODS, Direction
+from emcl_plugin.errors import InputValueError
+from emcl_plugin.hubness import Hubness, hubness
+from emcl_plugin.metrics import Evaluation, evaluate, place
+from emcl_plugin.ncl import Progress
+from emcl_plugin.plan import kernel_fits
+from emcl_plugin.reranker import FeaturesPair, Job
+from emcl_plugin.significance import Comparison
+from emcl_plugin.significance import compare as compare_queries
+from emcl_plugin.similarity import Dense, FeaturePair, Features, Similarity
+from emcl_plugin.truth import GroundTruth
+
+OURS = "emcl_plugin"
+INPUT = "input"
+ABLATION = {
+    INPUT: (False, False),
+    "+EMCL": (True, False),
+    "+NCL": (False, True),
+    OURS: (True, True),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method's results.
+
+    Attributes
+    ----------
+    name, title : str
+    protocol : str
+        "none" (scores as they came), "transductive" or "bank".
+    serves : bool
+        Whether it can be exported to an inner-product index.
+    seconds : float
+        Correction and evaluation of both directions.
+    evaluation : Evaluation
+    hubness : Hubness
+        Of the videos for the texts.
+    note : str
+    """
+
+    name: str
+    title: str
+    protocol: str
+    serves: bool
+    seconds: float
+    evaluation: Evaluation
+    hubness: Hubness
+    note: str = ""
+
+    def mean(self, measure: str) -> float:
+        """A metric's mean over both directions."""
+        return float(np.mean([p.metric(measure) for _, p in self.evaluation.directions]))
+
+    def gain_over(self, other: Row, measure: str = "R@1") -> tuple[Comparison, Comparison]:
+        """The paired difference to another method, text -> video and video -> text."""
+        pairs = zip(self.evaluation.directions, other.evaluation.directions, strict=True)
+        first, second = (
+            compare_queries(b.values(measure), a.values(measure)) for (_, a), (_, b) in pairs
+        )
+        return first, second
+
+    def to_dict(self, measures: Sequence[str]) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "protocol": self.protocol,
+            "serves": self.serves,
+            "seconds": round(self.seconds, 3),
+            "metrics": self.evaluation.to_dict(measures),
+            "mean": {measure: self.mean(measure) for measure in measures},
+            "hubness": self.hubness.to_dict(),
+            "note": self.note,
+        }
+
+
+def compare(
+    sim: Array | None = None,
+    feats: FeaturesPair | None = None,
+    *,
+    truth: GroundTruth | None = None,
+    text_bank: Array | None = None,
+    video_bank: Array | None = None,
+    methods: Iterable[str] | None = None,
+    metric: str = "cosine",
+    device: str | None = None,
+    memory: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[list[Row], dict[str, str]]:
+    """Run methods on the same data.
+
+    Parameters
+    ----------
+    sim, feats, metric, device, memory, progress
+        As in :func:`emcl_plugin.rerank`.
+    truth : GroundTruth, optional
+        Default: text i belongs to video i.
+    text_bank, video_bank : (n, dimension), optional
+        Other texts and videos, for the methods that use query or gallery banks. Methods that
+        can take a query bank use it; without one they use the test queries themselves.
+    methods : iterable of str, optional
+        Names; default all that the input allows: "input", "+EMCL", "+NCL", "emcl_plugin" and
+        the names in :data:`emcl_plugin.baselines.METHODS`.
+
+    Returns
+    -------
+    rows : list of Row
+        In the order of the names.
+    skipped : dict of str to str
+        Methods that could not run, and what they lack.
+    """
+    job = Job(sim, feats, metric=metric, device=device, memory=memory)
+    known = [*ABLATION, *METHODS]
+    chosen = known if methods is None else list(methods)
+    for name in chosen:
+        if name not in known:
+            raise InputValueError("no method has this name", repr(name), ", ".join(known))
+    truth = GroundTruth.diagonal(job.shape) if truth is None else truth
+    forward, backward = _directions(job, text_bank, video_bank)
+    rows: list[Row] = []
+    skipped: dict[str, str] = {}
+    for done, name in enumerate(chosen):
+        started = time.perf_counter()
+        if name in ABLATION:
+            if name == "+EMCL" and job.features is None:
+                skipped[name] = "needs features"
+                continue
+            source, note = _ours(job, forward.scores, *ABLATION[name])
+            evaluation = evaluate(source, truth)
+            protocol, serves, title = "transductive", True, name
+            if name == INPUT:
+                protocol, title = "none", "the scores as they are"
+        else:
+            method = METHODS[name]
+            lacking = [*method.missing(forward), *method.missing(backward)]
+            if lacking:
+                skipped[name] = f"needs {', '.join(dict.fromkeys(lacking))}"
+                continue
+            source = method.correct(forward)
+            other = method.correct(backward)
+            evaluation = Evaluation(place(source, truth), place(other, truth.T))
+            protocol = forward.protocol if method.bank else "transductive"
+            title, serves, note = method.title, method.serves, ""
+        seconds = time.perf_counter() - started
+        rows.append(Row(name, title, protocol, serves, seconds, evaluation, hubness(source), note))
+        if progress is not None:
+            progress("methods", done + 1, len(chosen))
+    return rows, skipped
+
+
+def _directions(
+    job: Job, text_bank: Array | None, video_bank: Array | None
+) -> tuple[Direction, Direction]:
+    text, video = job.features or (None, None)
+    banks: list[Features | None] = []
+    for bank, name in ((text_bank, "text bank"), (video_bank, "video bank")):
+        if bank is None or text is None:
+            banks.append(None)
+            continue
+        if bank.shape[1] != text.shape[1]:
+            raise InputValueError(
+                f"the {name} has another dimension than the features",
+                f"{tuple(bank.shape)} against {text.shape}",
+                "embed it with the same model",
+            )
+        banks.append(
+            Features(
+                bank,
+                name=name,
+                metric=text.metric,
+                dtype=job.dtype,
+                device=job.device,
+                memory=job.memory,
+            )
+        )
+    scores: Similarity
+    if job.sim is not None:
+        scores = job.sim
+    else:
+        assert text is not None
+        assert video is not None
+        scores = FeaturePair(text, video, memory=job.memory)
+        if kernel_fits(scores.shape, job.dtype, job.memory // 2):
+            scores = Dense(scores.dense(), dtype=job.dtype, device=job.device, memory=job.memory)
+    return (
+        Direction(scores, text, video, banks[0], banks[1]),
+        Direction(scores.T, video, text, banks[1], banks[0]),
+    )
+
+
+def _ours(job: Job, scores: Similarity, emcl: bool, ncl: bool) -> tuple[Similarity, str]:
+    if not emcl and not ncl:
+        return scores, ""
+    found = job.correct(emcl=emcl, ncl=ncl)
+    return found.source, "" if found.guard.applied else "left as it was by the guard"

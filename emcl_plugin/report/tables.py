@@ -1,0 +1,153 @@
+"""The table of methods as text, Markdown, LaTeX, CSV or JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from emcl_plugin.compare import Row
+from emcl_plugin.errors import InputValueError
+
+FORMATS = ("text", "markdown", "latex", "csv", "json")
+
+_SMALLER_IS_BETTER = ("MdR", "MnR")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Methods by metrics, ready to print.
+
+    Attributes
+    ----------
+    header : list of str
+    body : list of list of str
+    best : set of (row, column)
+        Cells that no other method betters.
+    """
+
+    header: list[str]
+    body: list[list[str]]
+    best: set[tuple[int, int]]
+
+
+def sort_rows(rows: Sequence[Row], by: str) -> list[Row]:
+    """Best first by a metric's mean over both directions; "none" keeps the order."""
+    if by == "none":
+        return list(rows)
+    return sorted(rows, key=lambda row: row.mean(by), reverse=by not in _SMALLER_IS_BETTER)
+
+
+def build(rows: Sequence[Row], measures: Sequence[str]) -> Table:
+    """Lay rows out: metrics of both directions, mean R@1, hubness, seconds, protocol, servable.
+
+    The letters behind a mean name the methods that it beats significantly (p < 0.05) in R@1 in
+    at least one direction without losing significantly in the other.
+    """
+    letters = dict(zip((row.name for row in rows), string.ascii_lowercase, strict=False))
+    header = ["", "method"]
+    header += [f"{arrow} {m}" for arrow in ("t>v", "v>t") for m in measures]
+    header += ["mean R@1", "beats", "skew", "seconds", "protocol", "serves"]
+    body, values = [], []
+    for row in rows:
+        numbers = [p.metric(m) for _, p in row.evaluation.directions for m in measures]
+        numbers.append(row.mean("R@1"))
+        values.append(numbers)
+        beaten = "".join(letters.get(o.name, "?") for o in rows if o is not row and _beats(row, o))
+        body.append(
+            [
+                letters.get(row.name, "?"),
+                row.name,
+                *(f"{x:.1f}" for x in numbers),
+                beaten,
+                f"{row.hubness.skewness:.1f}",
+                f"{row.seconds:.2f}",
+                row.protocol,
+                "yes" if row.serves else "no",
+            ]
+        )
+    best: set[tuple[int, int]] = set()
+    for column, measure in enumerate([*measures, *measures, "R@1"]):
+        cells = [round(numbers[column], 1) for numbers in values]
+        top = min(cells) if measure in _SMALLER_IS_BETTER else max(cells)
+        best |= {(i, column + 2) for i, cell in enumerate(cells) if cell == top}
+    return Table(header, body, best)
+
+
+def _beats(row: Row, other: Row) -> bool:
+    gains = row.gain_over(other)
+    won = any(g.significant and g.gain > 0 for g in gains)
+    return won and not any(g.significant and g.gain < 0 for g in gains)
+
+
+def render(rows: Sequence[Row], measures: Sequence[str], form: str) -> str:
+    """The table in one of :data:`FORMATS`."""
+    if form == "json":
+        return json.dumps([row.to_dict(measures) for row in rows], indent=2)
+    table = build(rows, measures)
+    if form == "csv":
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["letter", *table.header[1:]])
+        writer.writerows(table.body)
+        return out.getvalue().rstrip("\n")
+    makers = {"text": _text, "markdown": _markdown, "latex": _latex}
+    if form not in makers:
+        raise InputValueError("this format is not known", repr(form), ", ".join(FORMATS))
+    return makers[form](table)
+
+
+def _text(table: Table) -> str:
+    """Aligned columns; the best cell of a column has a star."""
+    metrics = range(2, len(table.header) - 5)
+    cells = [
+        [
+            f"{cell}{'*' if (i, j) in table.best else ' '}" if j in metrics else cell
+            for j, cell in enumerate(row)
+        ]
+        for i, row in enumerate(table.body)
+    ]
+    lines = [table.header, *cells]
+    widths = [max(len(line[j]) for line in lines) for j in range(len(table.header))]
+    left = {1, len(widths) - 5, len(widths) - 2}
+
+    def line(row: list[str]) -> str:
+        parts = (
+            cell.ljust(width) if j in left else cell.rjust(width)
+            for j, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        return "  ".join(parts).rstrip()
+
+    return "\n".join(line(row) for row in lines)
+
+
+def _markdown(table: Table) -> str:
+    def cell(i: int, j: int, text: str) -> str:
+        return f"**{text}**" if (i, j) in table.best else text
+
+    rows = [table.header, ["---"] * len(table.header)]
+    rows += [[cell(i, j, c) for j, c in enumerate(row)] for i, row in enumerate(table.body)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+_LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
+
+
+def _latex(table: Table) -> str:
+    def clean(text: str) -> str:
+        text = "".join(_LATEX.get(c, c) for c in text)
+        return text.replace("t>v", r"t$\to$v").replace("v>t", r"v$\to$t")
+
+    def cell(i: int, j: int, text: str) -> str:
+        return rf"\textbf{{{text}}}" if (i, j) in table.best else clean(text)
+
+    lines = [rf"\begin{{tabular}}{{ll{'r' * (len(table.header) - 4)}ll}}", r"\toprule"]
+    lines.append(" & ".join(map(clean, table.header)) + r" \\")
+    lines.append(r"\midrule")
+    for i, row in enumerate(table.body):
+        lines.append(" & ".join(cell(i, j, c) for j, c in enumerate(row)) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    return "\n".join(lines)

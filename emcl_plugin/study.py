@@ -1,0 +1,187 @@
+"""A run with ground truth: before, after and the ablation, measured; what the report shows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from emcl_plugin.arrays import Array
+from emcl_plugin.compare import INPUT, OURS, Row
+from emcl_plugin.correct import Correction
+from emcl_plugin.hubness import Hubness, ModalityGap, hubness, modality_gap
+from emcl_plugin.metrics import DIRECTIONS, MEASURES, evaluate
+from emcl_plugin.ncl import Progress
+from emcl_plugin.reranker import Job, Report
+from emcl_plugin.similarity import Similarity
+from emcl_plugin.truth import GroundTruth
+
+
+@dataclass(frozen=True)
+class Names:
+    """What people call the items; empty where not known.
+
+    Attributes
+    ----------
+    text, video : sequence of str
+        Captions, and titles or file names.
+    video_links : sequence of str
+        Address of a thumbnail or a video for each video.
+    """
+
+    text: Sequence[str] = field(default_factory=tuple)
+    video: Sequence[str] = field(default_factory=tuple)
+    video_links: Sequence[str] = field(default_factory=tuple)
+
+    def of_text(self, index: int) -> str:
+        """The caption, or "text 7"."""
+        return self.text[index] if self.text else f"text {index}"
+
+    def of_video(self, index: int) -> str:
+        """The title, or "video 7"."""
+        return self.video[index] if self.video else f"video {index}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything about a run with known right answers.
+
+    Attributes
+    ----------
+    report : Report
+        What the correction did.
+    rows : list of Row
+        The ablation: "input", "+EMCL" (with features), "+NCL", "emcl_plugin".
+    before, after : Similarity
+        (texts, videos).
+    hubness : dict of str to (Hubness, Hubness)
+        Before and after, by direction: of the videos, and of the texts.
+    gap : ModalityGap or None
+        Of the features as they came.
+    truth : GroundTruth
+    names : Names
+    """
+
+    report: Report
+    rows: list[Row]
+    before: Similarity
+    after: Similarity
+    hubness: dict[str, tuple[Hubness, Hubness]]
+    gap: ModalityGap | None
+    truth: GroundTruth
+    names: Names
+
+    def row(self, name: str) -> Row:
+        """A row of the ablation by its name."""
+        return next(row for row in self.rows if row.name == name)
+
+    def gains(self, measure: str = "R@1") -> dict[str, Any]:
+        """After against before, by direction, with interval and test."""
+        found = self.row(OURS).gain_over(self.row(INPUT), measure)
+        return dict(zip(DIRECTIONS, found, strict=True))
+
+    def to_dict(self, measures: Sequence[str] = MEASURES) -> dict[str, Any]:
+        """For JSON."""
+        gap = None
+        if self.gap is not None:
+            pairs = None if math.isnan(self.gap.pairs) else self.gap.pairs
+            gap = {"means": self.gap.means, "pairs": pairs}
+        return {
+            "ablation": [row.to_dict(measures) for row in self.rows],
+            "gain": {d: {"measure": "R@1", **g.to_dict()} for d, g in self.gains().items()},
+            "hubness": {
+                d: {"before": before.to_dict(), "after": after.to_dict()}
+                for d, (before, after) in self.hubness.items()
+            },
+            "modality_gap": gap,
+        }
+
+
+def study(
+    job: Job,
+    found: Correction,
+    truth: GroundTruth,
+    *,
+    names: Names | None = None,
+    progress: Progress | None = None,
+) -> Study:
+    """Measure a correction and its parts against the ground truth.
+
+    Parameters
+    ----------
+    job : Job
+    found : Correction
+        What the job gave.
+    truth : GroundTruth
+    names : Names, optional
+    progress : callable, optional
+    """
+    before, after = job.source(), found.source
+    parts = [
+        (INPUT, False, False),
+        ("+EMCL", True, False),
+        ("+NCL", False, True),
+        (OURS, True, True),
+    ]
+    kept = [
+        part
+        for part in parts
+        if part[0] in (INPUT, OURS)
+        or (part[0] == "+EMCL" and job.emcl is not None and job.features is not None)
+        or (part[0] == "+NCL" and job.ncl is not None)
+    ]
+    rows = []
+    for done, (name, emcl, ncl) in enumerate(kept):
+        started = time.perf_counter()
+        source, guarded = before, False
+        if name == OURS:
+            source, guarded = after, not found.guard.applied
+        elif emcl or ncl:
+            part = job.correct(emcl=emcl, ncl=ncl)
+            source, guarded = part.source, not part.guard.applied
+        evaluation = evaluate(source, truth)
+        rows.append(
+            Row(
+                name=name,
+                title=name,
+                protocol="none" if name == INPUT else "transductive",
+                serves=True,
+                seconds=time.perf_counter() - started,
+                evaluation=evaluation,
+                hubness=hubness(source),
+                note="left as it was by the guard" if guarded else "",
+            )
+        )
+        if progress is not None:
+            progress("measuring", done + 1, len(kept))
+    spread = {
+        DIRECTIONS[0]: (rows[0].hubness, rows[-1].hubness),
+        DIRECTIONS[1]: (hubness(before.T), hubness(after.T)),
+    }
+    gap = None
+    if job.features is not None:
+        gap = modality_gap(*job.features, (truth.query, truth.item))
+    return Study(job.report(found), rows, before, after, spread, gap, truth, names or Names())
+
+
+def order_leaks(sim: Array | None, feats: tuple[Array, Array] | None, **settings: Any) -> float:
+    """Share of texts and videos whose best match changes when all items are shuffled.
+
+    0 unless the order of the items leaks into the result; exact ties may be broken either way.
+    """
+    rng = np.random.default_rng(0)
+    job = Job(sim, feats, **settings)
+    order = [rng.permutation(n) for n in job.shape]
+    mixed_sim = None if sim is None else sim[order[0]][:, order[1]]
+    mixed_feats = None if feats is None else (feats[0][order[0]], feats[1][order[1]])
+    plain = job.correct().after
+    mixed = Job(mixed_sim, mixed_feats, **settings).correct().after
+    rows, columns = (torch.from_numpy(x).to(job.device) for x in order)
+    texts = columns[mixed.video_of_text] != plain.video_of_text[rows]
+    videos = rows[mixed.text_of_video] != plain.text_of_video[columns]
+    return float((texts.sum() + videos.sum()) / (len(texts) + len(videos)))
