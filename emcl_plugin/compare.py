@@ -106,6 +106,8 @@ def compare(
     ----------
     sim, feats, metric, device, memory, progress
         As in :func:`emcl_plugin.rerank`.
+        With ``sim``, the peers that need features or a bank are left out: theirs would be
+        corrections of the features' similarity, not of ``sim``.
     truth : GroundTruth, optional
         Default: text i belongs to video i.
     text_bank, video_bank : (n, dimension), optional
@@ -164,7 +166,8 @@ def compare(
 def _directions(
     job: Job, text_bank: Array | None, video_bank: Array | None
 ) -> tuple[Direction, Direction]:
-    text, video = job.features or (None, None)
+    # the peers' corrections of features and banks would be those of another similarity than sim
+    text, video = (job.features or (None, None)) if job.sim is None else (None, None)
     banks: list[Features | None] = []
     for bank, name in ((text_bank, "text bank"), (video_bank, "video bank")):
         if bank is None or text is None:

@@ -83,8 +83,12 @@ def logsumexp(source: Similarity, temperature: float) -> tuple[torch.Tensor, tor
 
 def topk(source: Similarity, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The ``k`` best videos of every text: scores and indices, each (n_text, k), best first."""
-    found = [torch.topk(block, min(k, source.shape[1]), dim=1) for _, _, block in source.blocks()]
-    return torch.cat([x.values for x in found]), torch.cat([x.indices for x in found])
+    k = min(k, source.shape[1])
+    scores = torch.empty(source.shape[0], k, dtype=source.dtype, device=source.device)
+    indices = torch.empty(source.shape[0], k, dtype=torch.long, device=source.device)
+    for start, stop, block in source.blocks():
+        scores[start:stop], indices[start:stop] = torch.topk(block, k, dim=1)
+    return scores, indices
 
 
 def slope(y: Similarity, x: Similarity) -> float:

@@ -11,7 +11,6 @@ from emcl_plugin.baselines.problem import (
     check_positive,
     column_softmax,
 )
-from emcl_plugin.reductions import topk
 from emcl_plugin.similarity import LowRank, Similarity
 
 
@@ -56,8 +55,12 @@ def dynamic_inverted_softmax(
 def activated(scores: Similarity, bank: Similarity, k: int) -> torch.Tensor:
     """Queries whose best item is among the ``k`` best of some row of ``bank``, (n_query,) bool."""
     retrieved = torch.zeros(scores.shape[1], dtype=torch.bool, device=scores.device)
-    retrieved[topk(bank, k)[1].flatten()] = True
-    return retrieved[topk(scores, 1)[1][:, 0]]
+    for _, _, block in bank.blocks():
+        retrieved[torch.topk(block, min(k, bank.shape[1]), dim=1).indices.flatten()] = True
+    active = torch.empty(scores.shape[0], dtype=torch.bool, device=scores.device)
+    for start, stop, block in scores.blocks():
+        active[start:stop] = retrieved[block.argmax(1)]
+    return active
 
 
 METHOD = Method(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.reductions import logsumexp, topk
+from emcl_plugin.reductions import logsumexp
 from emcl_plugin.similarity import Biased, FeaturePair, Features, Similarity
 
 FEATURES, QUERY_BANK, GALLERY_BANK = "features", "query bank", "gallery bank"
@@ -174,7 +174,10 @@ class Method:
 
 def column_mean(source: Similarity, k: int) -> torch.Tensor:
     """Mean of the ``k`` largest scores of every column (of all, where there are fewer)."""
-    return topk(source.T, k)[0].mean(1)
+    out = torch.empty(source.shape[1], dtype=source.dtype, device=source.device)
+    for start, stop, block in source.T.blocks():
+        out[start:stop] = torch.topk(block, min(k, source.shape[0]), dim=1).values.mean(1)
+    return out
 
 
 def column_softmax(source: Similarity, temperature: float) -> torch.Tensor:
