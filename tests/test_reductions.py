@@ -92,9 +92,14 @@ def test_slope_is_that_of_a_regression(offset, memory, dtype, tolerance):
     assert_allclose(found, wanted, rtol=tolerance * (100 if offset else 1))
 
 
-def test_slope_on_a_constant_is_zero():
-    """There is no line through one point."""
-    assert slope(Dense(scores()), Dense(np.full((31, 23), 0.1))) == 0
+@PRECISIONS
+def test_slope_on_a_constant_is_zero(dtype, tolerance):
+    """There is no line through one point; through points of a very narrow cone there is."""
+    y, x = scores(), scores(mean=0.9994, std=1e-4, seed=1)
+    for constant in (0.0, 0.1, -1 / 3, 1e4):
+        assert slope(Dense(y, dtype=dtype), Dense(np.full(x.shape, constant), dtype=dtype)) == 0
+    found = slope(Dense(3 * x + 0.1, dtype=dtype), Dense(x, dtype=dtype))
+    assert_allclose(found, 3, rtol=1e3 * tolerance)
 
 
 @MEMORIES
