@@ -220,7 +220,8 @@ def fit_biases(
             "check how the features or scores were made",
         )
     tau = config.resolve_temperature(spread)
-    if not 1e-5 <= tau / spread <= 100:
+    absolute = config.temperature is not None or config.logit_scale is not None
+    if absolute and not 0.02 <= tau / spread <= 100:
         warnings.warn(
             f"the temperature {tau:.4g} is {tau / spread:.3g} standard deviations of the scores "
             f"({spread:.4g}); are the scores scaled by a logit scale? Leave the temperature out "

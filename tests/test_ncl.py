@@ -189,6 +189,7 @@ def test_the_stored_kernel_is_made_anew_where_potentials_move_far(dtype, toleran
     assert_allclose(found.video.double(), wanted.video.double(), rtol=0, atol=atol)
 
 
+@pytest.mark.filterwarnings("ignore::emcl_plugin.errors.ScaleWarning")
 @pytest.mark.parametrize(("tau", "rho"), [(0.15, 1.0), (0.001, 1.0), (0.15, 0.5), (0.001, 0.5)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(F64, 1e-9), (F32, 1e-3)])
 def test_the_stored_kernel_may_be_read_in_small_chunks(monkeypatch, dtype, tolerance, tau, rho):
