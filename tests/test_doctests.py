@@ -1,0 +1,29 @@
+"""Every example in a docstring of the installed package runs as shown."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import emcl_plugin
+
+MODULES = [
+    module.name
+    for module in pkgutil.walk_packages(emcl_plugin.__path__, "emcl_plugin.")
+    if not module.name.endswith("__main__")
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name):
+    found = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert found.failed == 0
+
+
+def test_there_are_examples_to_run():
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    count = sum(len(finder.find(importlib.import_module(name))) for name in MODULES)
+    assert count >= 30
