@@ -14,7 +14,7 @@ from emcl_plugin.baselines.problem import (
     add_to_columns,
     check_positive,
 )
-from emcl_plugin.errors import ConvergenceWarning
+from emcl_plugin.errors import EmclWarning
 from emcl_plugin.ncl import NCL, fit_biases
 from emcl_plugin.similarity import Similarity
 
@@ -102,7 +102,7 @@ def _column_bias(
     check_positive(temperature=temperature)
     config = NCL(temperature=temperature, rounds=rounds, tolerance=0.0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the number of rounds is the setting
+        warnings.simplefilter("ignore", EmclWarning)  # rounds and temperature are the setting
         return fit_biases(source, config, memory=memory).video
 
 
