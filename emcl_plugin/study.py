@@ -169,19 +169,36 @@ def study(
     return Study(job.report(found), rows, before, after, spread, gap, truth, names or Names())
 
 
-def order_leaks(sim: Array | None, feats: tuple[Array, Array] | None, **settings: Any) -> float:
-    """Share of texts and videos whose best match changes when all items are shuffled.
+def order_leaks(
+    sim: Array | None,
+    feats: tuple[Array, Array] | None,
+    truth: GroundTruth | None = None,
+    **settings: Any,
+) -> float:
+    """Share of queries, of both directions, whose rank changes when all items are shuffled.
 
-    0 unless the order of the items leaks into the result; exact ties may be broken either way.
+    0 unless the order of the items leaks into the result; ranks within rounding of each other
+    may swap. Without ground truth, best matches are compared instead of ranks.
     """
     rng = np.random.default_rng(0)
     job = Job(sim, feats, **settings)
     order = [rng.permutation(n) for n in job.shape]
     mixed_sim = None if sim is None else sim[order[0]][:, order[1]]
     mixed_feats = None if feats is None else (feats[0][order[0]], feats[1][order[1]])
-    plain = job.correct().after
-    mixed = Job(mixed_sim, mixed_feats, **settings).correct().after
-    rows, columns = (torch.from_numpy(x).to(job.device) for x in order)
-    texts = columns[mixed.video_of_text] != plain.video_of_text[rows]
-    videos = rows[mixed.text_of_video] != plain.text_of_video[columns]
-    return float((texts.sum() + videos.sum()) / (len(texts) + len(videos)))
+    plain = job.correct()
+    mixed = Job(mixed_sim, mixed_feats, **settings).correct()
+    if truth is None:
+        rows, columns = (torch.from_numpy(x).to(job.device) for x in order)
+        texts = columns[mixed.after.video_of_text] != plain.after.video_of_text[rows]
+        videos = rows[mixed.after.text_of_video] != plain.after.text_of_video[columns]
+        return float((texts.sum() + videos.sum()) / (len(texts) + len(videos)))
+    new = [np.argsort(x) for x in order]  # where each item went
+    pairs = np.stack([new[0][truth.query], new[1][truth.item]], axis=1)
+    moved = evaluate(mixed.source, GroundTruth.from_pairs(pairs, truth.shape, truth.grade))
+    still = evaluate(plain.source, truth)
+    changed = total = 0
+    for (_, a), (_, b), place in zip(still.directions, moved.directions, new, strict=True):
+        there = np.argsort(np.argsort(place[a.queries]))  # b's queries are sorted by new place
+        changed += int((a.ranks() != b.ranks()[there]).sum())
+        total += len(there)
+    return changed / total

@@ -111,7 +111,7 @@ def run_rerank(
             measured = None
             if truth is not None:
                 measured = study(job, found, truth, names=called, progress=progress.update)
-            leak = order_leaks(given.sim, given.feats, **how) if check_leak else None
+            leak = order_leaks(given.sim, given.feats, truth, **how) if check_leak else None
         if measured is not None and report is not None:
             from emcl_plugin.report.page import write_report
 
@@ -153,8 +153,8 @@ def run_rerank(
 
 def _leak(leak: float) -> str:
     if leak == 0:
-        return "shuffling all items changes no best match"
-    return f"shuffling all items changes {100 * leak:.2f} % of the best matches (exact ties?)"
+        return "shuffling all items changes no rank"
+    return f"shuffling all items changes the rank of {100 * leak:.2f} % of the queries (ties?)"
 
 
 def _settings_shown(context: click.Context) -> dict[str, object]:

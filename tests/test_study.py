@@ -1,0 +1,79 @@
+"""A measured run: the ablation, the gain, and the check that order does not leak."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from emcl_plugin.agreement import nearest
+from emcl_plugin.correct import correct
+from emcl_plugin.demo import load_demo
+from emcl_plugin.reranker import Job
+from emcl_plugin.similarity import Dense
+from emcl_plugin.study import order_leaks, study
+from emcl_plugin.truth import GroundTruth
+
+DEMO = load_demo()
+
+
+def measured(**settings):
+    job = Job(None, (DEMO.text, DEMO.video), **settings)
+    return study(job, job.correct(), GroundTruth.diagonal(job.shape))
+
+
+def test_the_ablation_has_every_part_in_order():
+    found = measured()
+    assert [row.name for row in found.rows] == ["input", "+EMCL", "+NCL", "emcl_plugin"]
+    assert [row.protocol for row in found.rows] == ["none"] + ["transductive"] * 3
+    gain = found.gains()["text -> video"]
+    mine, theirs = (found.row(n).evaluation.text_to_video for n in ("emcl_plugin", "input"))
+    assert gain.gain == pytest.approx(mine.metric("R@1") - theirs.metric("R@1"))
+    assert gain.significant
+
+
+def test_parts_that_are_off_are_not_in_it():
+    assert [row.name for row in measured(emcl=None).rows] == ["input", "+NCL", "emcl_plugin"]
+    assert [row.name for row in measured(ncl=None).rows] == ["input", "+EMCL", "emcl_plugin"]
+    sim = DEMO.text.astype("f4") @ DEMO.video.astype("f4").T
+    job = Job(sim, None)
+    rows = study(job, job.correct(), GroundTruth.diagonal(job.shape)).rows
+    assert [row.name for row in rows] == ["input", "+NCL", "emcl_plugin"]
+
+
+def test_normalisation_error_and_hubs_fall():
+    for before, after in measured().hubness.values():
+        assert after.normalization_error < 0.5 * before.normalization_error
+
+
+@pytest.mark.parametrize("with_truth", [True, False])
+def test_order_does_not_leak(with_truth):
+    sides = DEMO.text.astype("f8"), DEMO.video.astype("f8")
+    truth = GroundTruth.diagonal((len(sides[0]), len(sides[1]))) if with_truth else None
+    assert order_leaks(None, sides, truth) == 0
+
+
+@pytest.mark.parametrize("with_truth", [True, False])
+def test_a_leak_of_the_order_is_found(monkeypatch, with_truth):
+    """A method that favours the item at the same place must be caught."""
+
+    def leaky(sim, features, **settings):
+        found = correct(sim, features, **settings)
+        scores = found.source.dense() + 10 * torch.eye(*sim.shape)
+        return replace(found, source=Dense(scores), after=nearest(Dense(scores)))
+
+    monkeypatch.setattr("emcl_plugin.reranker.correct", leaky)
+    sim = np.random.default_rng(0).random((40, 40), "float32")
+    truth = GroundTruth.from_index(np.roll(np.arange(40), 1), 40) if with_truth else None
+    assert order_leaks(sim, None, truth) > 0.3
+
+
+def test_many_captions_and_order():
+    index = np.repeat(np.arange(20), 3)
+    rng = np.random.default_rng(1)
+    video = rng.standard_normal((20, 8))
+    text = video[index] + rng.standard_normal((60, 8))
+    truth = GroundTruth.from_index(index, 20)
+    assert order_leaks(None, (text, video), truth) == 0
