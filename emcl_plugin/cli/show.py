@@ -37,7 +37,7 @@ def summary(report: Report, *, verbose: bool = False) -> str:
             (
                 "NCL",
                 f"temperature {biases.temperature:.4g} ({share:.3g} standard deviations of the "
-                f"scores), {biases.rounds} rounds, "
+                f"scores), {biases.rounds} round{'s' if biases.rounds != 1 else ''}, "
                 + ("" if report.guard.applied else "tried, ")
                 + ("converged" if biases.converged else f"NOT converged ({biases.error:.2g})"),
             )
