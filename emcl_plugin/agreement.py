@@ -26,8 +26,8 @@ class Nearest:
     text_of_video : (n_video,) int
     video_score : (n_video,)
     mutual : tuple of int, optional
-        Texts and videos that are in a mutual pair, where a text scores several videos equally
-        best and the first of them alone would not tell.
+        Texts and videos that are in a mutual pair, where an item has several equally best
+        matches and the first of them alone would not tell.
     """
 
     video_of_text: torch.Tensor
@@ -97,17 +97,22 @@ class NearestAccumulator:
 
     def add(self, start: int, stop: int, block: torch.Tensor, *, watch_ties: bool = False) -> None:
         """Take in the scores of texts ``start:stop``."""
-        best = block.max(dim=1)
+        rows, columns = block.max(dim=1), block.max(dim=0)
         if watch_ties and not self.tied:
-            slack = 16 * torch.finfo(block.dtype).eps * best.values.abs().max()
-            within = block >= (best.values - slack)[:, None]
-            self.tied = int(within.sum()) > len(block)
-        self.text_score[start:stop] = best.values
-        self.video_of_text[start:stop] = best.indices
-        best = block.max(dim=0)
-        better = best.values > self.video_score
-        self.video_score = torch.where(better, best.values, self.video_score)
-        self.text_of_video = torch.where(better, best.indices + start, self.text_of_video)
+            slack = 16 * torch.finfo(block.dtype).eps * rows.values.abs().max()
+            best_of_rows = block >= (rows.values - slack)[:, None]
+            best_of_columns = block >= columns.values - slack
+            seen_before = (columns.values - self.video_score).abs() <= slack
+            self.tied = (
+                int(best_of_rows.sum()) > block.shape[0]
+                or int(best_of_columns.sum()) > block.shape[1]
+                or bool(seen_before.any())
+            )
+        self.text_score[start:stop] = rows.values
+        self.video_of_text[start:stop] = rows.indices
+        better = columns.values > self.video_score
+        self.video_score = torch.where(better, columns.values, self.video_score)
+        self.text_of_video = torch.where(better, columns.indices + start, self.text_of_video)
 
     def result(self) -> Nearest:
         """The best matches of all blocks so far."""
@@ -123,7 +128,7 @@ def nearest(source: Similarity) -> Nearest:
 
 
 def finish(accumulator: NearestAccumulator, source: Similarity) -> Nearest:
-    """The result; where a text has several equally best videos, all of them may be mutual."""
+    """The result; where an item has several equally best matches, each may be mutual."""
     found = accumulator.result()
     if not accumulator.tied:
         return found

@@ -95,9 +95,9 @@ class EMCL:
 
     def __post_init__(self) -> None:
         for name, low in (("subspaces", 1), ("rounds", 1)):
-            if getattr(self, name) < low:
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < low:
                 raise InputValueError(
-                    f"EMCL's {name} must be at least {low}",
+                    f"EMCL's {name} must be at least {low}, and whole",
                     f"{name}={getattr(self, name)}",
                     f"leave it out for {getattr(EMCL, name)}",
                 )
@@ -132,9 +132,9 @@ class EMCL:
             raise InputValueError(
                 "EMCL's batch must be at least 1", f"batch={self.batch}", "leave it out for 128"
             )
-        if 0.0 not in self.strengths:
+        if 0.0 not in self.strengths or not all(map(math.isfinite, self.strengths)):
             raise InputValueError(
-                "EMCL's strengths must contain 0, so that doing nothing can win",
+                "EMCL's strengths must contain 0, so that doing nothing can win, and be finite",
                 f"strengths={self.strengths}",
                 "add 0, or fix one with strength=",
             )

@@ -101,9 +101,11 @@ class NCL:
                 f"temperature={self.temperature}, logit_scale={self.logit_scale}",
                 "keep one (temperature = 1 / logit_scale)",
             )
-        if self.rounds < 1:
+        if not isinstance(self.rounds, int) or self.rounds < 1:
             raise InputValueError(
-                "NCL needs at least one round", f"rounds={self.rounds}", "leave it out for 200"
+                "NCL needs at least one round, and a whole number of them",
+                f"rounds={self.rounds}",
+                "leave it out for 200",
             )
         if not self.tolerance >= 0:
             raise InputValueError(

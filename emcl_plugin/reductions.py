@@ -33,9 +33,11 @@ class MomentsAccumulator:
 
     def add(self, block: torch.Tensor) -> None:
         """Take in one block of scores."""
+        low, high = (float(x) for x in torch.aminmax(block))
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        if not 1e-12 < max(-low, high) < 1e12:  # squares would leave float32
+            block = block.double()
         variance, mean = (float(x) for x in torch.var_mean(block, correction=0))
-        low, high = torch.aminmax(block)
-        self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
         n, delta = block.numel(), mean - self.mean
         total = self.count + n
         self.squares += variance * n + delta * delta * self.count * n / total

@@ -364,6 +364,14 @@ def test_the_default_temperature_follows_the_scale(shape, seed, solver, scale, o
         assert_array_equal(*ranked)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
+def test_scores_of_any_magnitude_are_normalised(scale):
+    """float32 squares of them vanish or overflow; biases still follow the scale, to 1e-4."""
+    scores = hubby_scores(20, 30, seed=0, mean=0.0, std=1.0)
+    found = fit((scale * scores).astype("f4"), dtype=F32)
+    assert_allclose(found.video.double() / scale, fit(scores).video, rtol=0, atol=1e-4)
+
+
 @given(shapes, seeds, solvers, st.integers(1, 40))
 def test_biases_do_not_depend_on_the_block_size(shape, seed, solver, rows):
     """Blocks of any number of rows, to 1e-12."""
