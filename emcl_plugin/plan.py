@@ -78,7 +78,7 @@ class Estimate:
         rounds = 40
         products = 1 if self.store_scores else 4 + (0 if self.store_kernel else rounds)
         exponentials = 3 + (0 if self.store_kernel else 2 * rounds)
-        passes = 40 + (2 * rounds if self.store_kernel else 6 * rounds)
+        passes = 200 + (2 * rounds if self.store_kernel else 6 * rounds)
         costs = _calibrate(max(1, self.dimension), device, dtype)
         counts = (products if self.dimension else 0, exponentials, passes)
         return entries * sum(n * cost for n, cost in zip(counts, costs, strict=True))

@@ -89,6 +89,10 @@ def run_rerank(
         truth = None
         if gt is not None:
             truth = read_ground_truth(job.shape, gt, text_ids, video_ids, query_mask)
+        if report is not None or plots is not None:
+            from emcl_plugin.report.plots import require
+
+            require()
         called = read_names(job.shape, text_names, video_names, video_links)
         check_target(output, npy_size(job.shape, job.kind.dtype.itemsize), force=force)
         if report is not None:

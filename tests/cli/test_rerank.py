@@ -107,6 +107,21 @@ def test_similarity_alone(folder):
     assert "held; about" in result.stderr
 
 
+def test_with_ground_truth_it_measures_and_explains(folder):
+    data = load_demo()
+    (folder / "names.txt").write_text("\n".join(data.text_names), "utf-8")
+    result = run(
+        "--text", "t.npy", "--video", "v.npy", "--gt", "diagonal", "--report", "page.html",
+        "--plots", "figures", "--text-names", "names.txt", "--check-leak", cwd=folder, check=0,
+    )  # fmt: skip
+    for words in ("+NCL", "R@10", "95 % interval", "significant", "changes no rank", "page.html"):
+        assert words in result.stderr
+    page = (folder / "page.html").read_text("utf-8")
+    assert data.text_names[0] in page or any(name in page for name in data.text_names)
+    assert "<script" not in page
+    assert {path.suffix for path in (folder / "figures").iterdir()} == {".png", ".svg", ".pdf"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
@@ -124,6 +139,11 @@ def test_similarity_alone(folder):
         (["--sim", "t.npy", "--ncl", "off", "--temperature", "1"], 2, "--ncl off"),
         (["--text", "t.npy", "--video", "v.npy", "--emcl", "off", "--seed", "1"], 2, "--emcl off"),
         (["--text", "t.npy", "--video", "v.npy", "--emcl-strength", "nan"], 2, "finite"),
+        (["--sim", "t.npy", "--report", "r.html"], 2, "--gt"),
+        (["--sim", "t.npy", "--measures", "P@3"], 2, "P@3"),
+        (["--sim", "t.npy", "--gt", "diagonal"], 1, "which text belongs to which video"),
+        (["--sim", "t.npy", "--gt", "gt.xml"], 1, "not known"),
+        (["--text", "t.npy", "--video", "v.npy", "--video-names", "no.txt"], 1, "cannot be read"),
         (["--sim", "t.npy", "demo"], 2, "cannot go with the sub-command demo"),
         (["--sim", "no.npy"], 1, "does not exist"),
         (["--sim", "."], 1, "cannot be read"),

@@ -442,6 +442,7 @@ def test_a_missing_package_is_named(small, tmp_path, monkeypatch):
 def test_names_are_one_short_line():
     assert clean("a\n\tb\x00c\u202ed") == "a b c d"
     assert len(clean("word " * 1000)) <= 240
+    assert len(clean("word " * 1000, None)) == 4999
     assert clean("\U0001f469\u200d\U0001f680") == "\U0001f469\u200d\U0001f680"
 
 
