@@ -95,6 +95,7 @@ def compare(
     text_bank: Array | None = None,
     video_bank: Array | None = None,
     methods: Iterable[str] | None = None,
+    several: str = "best",
     metric: str = "cosine",
     device: str | None = None,
     memory: int | None = None,
@@ -116,6 +117,9 @@ def compare(
     methods : iterable of str, optional
         Names; default all that the input allows: "input", "+EMCL", "+NCL", "emcl_plugin" and
         the names in :data:`emcl_plugin.baselines.METHODS`.
+
+    several : {"best", "mean", "worst"}
+        The rank of a query with several right items.
 
     Returns
     -------
@@ -141,7 +145,7 @@ def compare(
                 skipped[name] = "needs features"
                 continue
             source, note = _ours(job, forward.scores, *ABLATION[name])
-            evaluation = evaluate(source, truth)
+            evaluation = evaluate(source, truth, several)
             protocol, serves, title = "transductive", True, name
             if name == INPUT:
                 protocol, title = "none", "the scores as they are"
@@ -153,7 +157,7 @@ def compare(
                 continue
             source = method.correct(forward)
             other = method.correct(backward)
-            evaluation = Evaluation(place(source, truth), place(other, truth.T))
+            evaluation = Evaluation(place(source, truth, several), place(other, truth.T, several))
             protocol = forward.protocol if method.bank else "transductive"
             title, serves, note = method.title, method.serves, ""
         seconds = time.perf_counter() - started

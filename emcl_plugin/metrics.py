@@ -7,9 +7,9 @@ Measures, by the names used everywhere (Python, JSON, command line):
 
 ======== ===========================================================================
 ``R@K``  share of queries with a right item among the first K, in percent
-``MdR``  median rank of the best right item
-``MnR``  mean rank of the best right item
-``MRR``  mean of 1 / rank of the best right item
+``MdR``  median rank of the right item (of several the best, unless told otherwise)
+``MnR``  mean rank of the right item
+``MRR``  mean of 1 / rank of the right item
 ``mAP``  mean average precision; ``mAP@K`` counts right items among the first K
 ``nDCG`` discounted gain, log2 discount, linear gain; ``nDCG@K``
 ``GM``   geometric mean of R@1, R@5 and R@10
@@ -32,6 +32,7 @@ from emcl_plugin.similarity import Similarity
 from emcl_plugin.truth import Floats, GroundTruth, Ints
 
 MEASURES = ("R@1", "R@5", "R@10", "MdR", "MnR")
+SEVERAL = ("best", "mean", "worst")
 DIRECTIONS = ("text -> video", "video -> text")
 
 _SORT_FROM = 6  # with so many right items per query, sorting a row is cheaper than comparing
@@ -59,11 +60,15 @@ class Placement:
         Items that score higher than the right one.
     level : (n_pairs,) int
         Items that score the same, the right one included.
+    several : {"best", "mean", "worst"}
+        The rank of a query with several right items, as a video with several captions: its best
+        one's (the field's usual protocol), the mean of all, or the worst one's.
     """
 
     truth: GroundTruth
     above: Ints
     level: Ints
+    several: str = "best"
 
     @property
     def queries(self) -> Ints:
@@ -71,17 +76,25 @@ class Placement:
         return np.unique(self.truth.query)
 
     def ranks(self) -> Floats:
-        """Rank of the best right item of each of :attr:`queries`, from 1.
+        """Rank of the right item of each of :attr:`queries`, from 1.
 
         Wrong items of the same score count half each (the average rank of ties); other right
-        items of that score do not count against it.
+        items do not count against one another. Where a query has several right items,
+        :attr:`several` says which of their ranks, or their mean, is the query's.
         """
-        starts = self._starts()
-        best = np.minimum.reduceat(self.above, starts)
-        is_best = self.above == np.repeat(best, self._counts())
-        right = np.add.reduceat(is_best.astype(np.int64), starts)
-        level = np.maximum.reduceat(np.where(is_best, self.level, 0), starts)
-        return np.asarray(1 + best + (level - right) / 2, dtype=np.float64)
+        query, starts, counts = self.truth.query, self._starts(), self._counts()
+        order = np.lexsort((self.above, query))
+        group = np.append(True, (np.diff(query[order]) != 0) | (np.diff(self.above[order]) != 0))
+        first = np.flatnonzero(group)[np.cumsum(group) - 1]  # of the right items of one score
+        size = np.diff(np.append(np.flatnonzero(group), len(order)))[np.cumsum(group) - 1]
+        better = first - np.repeat(starts, counts)  # right items that score higher
+        wrong_above = self.above[order] - better
+        wrong_level = self.level[order] - size
+        ranks = 1 + wrong_above + wrong_level / 2
+        if self.several == "mean":
+            return np.asarray(np.add.reduceat(ranks, starts) / counts)
+        reduce = np.minimum if self.several == "best" else np.maximum
+        return np.asarray(reduce.reduceat(ranks, starts))
 
     def values(self, measure: str) -> Floats:
         """The measure of each of :attr:`queries`; its mean (median for MdR) is the metric."""
@@ -147,7 +160,7 @@ class Placement:
         return np.diff(np.append(self._starts(), len(self.truth.query)))
 
 
-def place(source: Similarity, truth: GroundTruth) -> Placement:
+def place(source: Similarity, truth: GroundTruth, several: str = "best") -> Placement:
     """Where every right pair stands, in one streaming pass; NaN and infinity are refused.
 
     >>> from emcl_plugin.similarity import Dense
@@ -155,6 +168,10 @@ def place(source: Similarity, truth: GroundTruth) -> Placement:
     >>> place(scores, GroundTruth.diagonal((2, 2))).ranks().tolist()
     [1.0, 2.0]
     """
+    if several not in SEVERAL:
+        raise InputValueError(
+            "this way with several right items is not known", repr(several), ", ".join(SEVERAL)
+        )
     if source.shape != truth.shape:
         raise InputValueError(
             "scores and ground truth are of different sizes",
@@ -173,7 +190,7 @@ def place(source: Similarity, truth: GroundTruth) -> Placement:
         columns = torch.from_numpy(truth.item[pairs]).to(block.device)
         higher, same = _count(block, rows, columns, np.diff(bounds[start : stop + 1]))
         above[pairs], level[pairs] = higher.cpu().numpy(), same.cpu().numpy()
-    return Placement(truth, above, level)
+    return Placement(truth, above, level, several)
 
 
 def _count(
@@ -212,7 +229,7 @@ class Evaluation:
     Attributes
     ----------
     text_to_video, video_to_text : Placement
-        Queries are texts, and videos (a video's rank is its best caption's).
+        Queries are texts, and videos.
     """
 
     text_to_video: Placement
@@ -235,7 +252,9 @@ class Evaluation:
         }
 
 
-def evaluate(source: Similarity, truth: GroundTruth | None = None) -> Evaluation:
+def evaluate(
+    source: Similarity, truth: GroundTruth | None = None, several: str = "best"
+) -> Evaluation:
     """Place the right items of both directions.
 
     Parameters
@@ -243,6 +262,8 @@ def evaluate(source: Similarity, truth: GroundTruth | None = None) -> Evaluation
     source : Similarity, (n_text, n_video)
     truth : GroundTruth, optional
         Default: text i belongs to video i.
+    several : {"best", "mean", "worst"}
+        The rank of a query with several right items: see :class:`Placement`.
     """
     truth = GroundTruth.diagonal(source.shape) if truth is None else truth
-    return Evaluation(place(source, truth), place(source.T, truth.T))
+    return Evaluation(place(source, truth, several), place(source.T, truth.T, several))

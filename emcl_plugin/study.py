@@ -107,6 +107,7 @@ def study(
     found: Correction,
     truth: GroundTruth,
     *,
+    several: str = "best",
     names: Names | None = None,
     progress: Progress | None = None,
 ) -> Study:
@@ -118,6 +119,8 @@ def study(
     found : Correction
         What the job gave.
     truth : GroundTruth
+    several : {"best", "mean", "worst"}
+        The rank of a query with several right items.
     names : Names, optional
     progress : callable, optional
     """
@@ -144,7 +147,7 @@ def study(
         elif emcl or ncl:
             part = job.correct(emcl=emcl, ncl=ncl)
             source, guarded = part.source, not part.guard.applied
-        evaluation = evaluate(source, truth)
+        evaluation = evaluate(source, truth, several)
         rows.append(
             Row(
                 name=name,

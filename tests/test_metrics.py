@@ -109,6 +109,21 @@ def test_medians_means_and_the_geometric_mean():
     assert_allclose(found.metric("GM"), (100 / 3 * 100 * 100) ** (1 / 3))
 
 
+@given(seeds, st.booleans(), st.sampled_from(["best", "mean", "worst"]))
+def test_several_right_items_by_their_best_mean_or_worst(seed, tied, several):
+    """Each right item ranked among the wrong ones alone, by SciPy."""
+    shape = (6, 30)
+    x = tied_scores(shape, seed) if tied else np.random.default_rng(seed).standard_normal(shape)
+    truth, relevance = random_truth(shape, seed)
+    found = place(dense(x), truth, several)
+    wanted = []
+    for i in found.queries:
+        wrong = x[i][relevance[i] == 0]
+        ranks = [rankdata(-np.append(wrong, x[i, j]))[-1] for j in np.flatnonzero(relevance[i])]
+        wanted.append({"best": min, "mean": np.mean, "worst": max}[several](ranks))
+    assert_allclose(found.ranks(), wanted)
+
+
 def test_a_constant_matrix_earns_an_average_rank():
     """Giving every pair the same score must not look perfect."""
     found = evaluate(dense(np.zeros((5, 5))))
@@ -176,6 +191,7 @@ def test_unknown_measures_are_refused(name):
         (lambda: GroundTruth.from_pairs([[0, 1], [0, 1]], (2, 3)), InputValueError, "twice"),
         (lambda: GroundTruth.diagonal((3, 3)).keep_queries([1]), InputValueError, "mask"),
         (lambda: place(dense(np.eye(3)), GroundTruth.diagonal((4, 4))), InputValueError, "sizes"),
+        (lambda: evaluate(dense(np.eye(3)), None, "last"), InputValueError, "best, mean, worst"),
     ],
 )
 def test_bad_ground_truth_is_refused(make, kind, words):

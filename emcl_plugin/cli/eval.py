@@ -37,6 +37,7 @@ def evaluate_command(
     sim: Path | None,
     metric: str,
     measures: str,
+    several: str,
     device: str,
     memory: str | None,
     as_json: bool,
@@ -62,7 +63,7 @@ def evaluate_command(
         job = Job(given.sim, feats, metric=metric, device=device, memory=budget)
         right = read_ground_truth(job.shape, **truth)
         source = job.source()
-        found = evaluate(source, right)
+        found = evaluate(source, right, several)
         hubs = (hubness(source), hubness(source.T))
     if as_json:
         facts = found.to_dict(names)

@@ -87,6 +87,13 @@ measure_options = _apply(
             show_default=True,
             help="Comma-separated: R@K, MdR, MnR, MRR, mAP, mAP@K, nDCG, nDCG@K, GM.",
         ),
+        click.option(
+            "--several",
+            type=click.Choice(["best", "mean", "worst"]),
+            default="best",
+            show_default=True,
+            help="Rank of a query with several right items, such as a video with many captions.",
+        ),
     ]
 )
 

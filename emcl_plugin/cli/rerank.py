@@ -41,6 +41,7 @@ def run_rerank(
     quiet: bool,
     verbose: bool,
     measures: str,
+    several: str,
     gt: Path | None,
     text_ids: Path | None,
     video_ids: Path | None,
@@ -114,7 +115,9 @@ def run_rerank(
             )  # fmt: skip
             measured = None
             if truth is not None:
-                measured = study(job, found, truth, names=called, progress=progress.update)
+                measured = study(
+                    job, found, truth, several=several, names=called, progress=progress.update
+                )
             leak = order_leaks(given.sim, given.feats, truth, **how) if check_leak else None
         if measured is not None and report is not None:
             from emcl_plugin.report.page import write_report
