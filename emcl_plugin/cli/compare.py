@@ -20,6 +20,7 @@ _PATH = click.Path(path_type=Path)
 
 
 @click.command(
+    "compare",
     epilog="\b\nExamples:\n  emcl-rerank compare --demo\n"
     "  emcl-rerank compare --text t.npy --video v.npy --format markdown\n"
     "  emcl-rerank compare --sim sims.npy --gt gt.npy --methods input,csls,emcl_plugin",

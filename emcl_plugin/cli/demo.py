@@ -9,8 +9,9 @@ import click
 
 
 @click.command(
+    "demo",
     epilog="\b\nExamples:\n  emcl-rerank demo\n  emcl-rerank demo --json\n  "
-    "emcl-rerank demo --save demo"
+    "emcl-rerank demo --save demo",
 )
 @click.option("--json", "as_json", is_flag=True, help="Metrics and report as JSON.")
 @click.option(
