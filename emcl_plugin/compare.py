@@ -172,27 +172,9 @@ def _directions(
 ) -> tuple[Direction, Direction]:
     # the peers' corrections of features and banks would be those of another similarity than sim
     text, video = (job.features or (None, None)) if job.sim is None else (None, None)
-    banks: list[Features | None] = []
-    for bank, name in ((text_bank, "text bank"), (video_bank, "video bank")):
-        if bank is None or text is None:
-            banks.append(None)
-            continue
-        if bank.shape[1] != text.shape[1]:
-            raise InputValueError(
-                f"the {name} has another dimension than the features",
-                f"{tuple(bank.shape)} against {text.shape}",
-                "embed it with the same model",
-            )
-        banks.append(
-            Features(
-                bank,
-                name=name,
-                metric=text.metric,
-                dtype=job.dtype,
-                device=job.device,
-                memory=job.memory,
-            )
-        )
+    banks: tuple[Features | None, Features | None] = (None, None)
+    if text is not None:
+        banks = job.bank(text_bank, "text_bank"), job.bank(video_bank, "video_bank")
     scores: Similarity
     if job.sim is not None:
         scores = job.sim

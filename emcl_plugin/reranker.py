@@ -380,6 +380,33 @@ class Job:
         assert self.features is not None
         return FeaturePair(*self.features, memory=self.memory)
 
+    def bank(self, array: Array | None, name: str) -> Features | None:
+        """Other items' embeddings, checked against this job's features and read like them."""
+        if array is None:
+            return None
+        vectors = check_matrix(array, name)
+        if self.features is None:
+            raise InputValueError(
+                f"{name} holds embeddings and has nothing to be compared with",
+                f"sim, {name} {tuple(vectors.shape)}, no feats",
+                "pass feats=(text, video) in place of sim",
+            )
+        own = self.features[0]
+        if vectors.shape[1] != own.shape[1]:
+            raise InputValueError(
+                f"{name} has another dimension than the features",
+                f"{tuple(vectors.shape)} against {own.shape}",
+                "embed it with the same model",
+            )
+        return Features(
+            vectors,
+            name=name,
+            metric=own.metric,
+            dtype=self.dtype,
+            device=self.device,
+            memory=self.memory,
+        )
+
     def require_dense(self) -> None:
         """Raise where the whole result does not fit into the memory."""
         need = self.shape[0] * self.shape[1] * self.kind.dtype.itemsize

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from emcl_plugin.arrays import Array, check_finite, check_matrix
+from emcl_plugin.arrays import Array, check_finite
 from emcl_plugin.baselines.problem import FEATURES, Direction, Method
 from emcl_plugin.baselines.registry import METHODS
 from emcl_plugin.errors import InputValueError
 from emcl_plugin.reranker import FeaturesPair, Job
-from emcl_plugin.similarity import FeaturePair, Features
+from emcl_plugin.similarity import FeaturePair
 
 
 def correct(
@@ -108,34 +108,13 @@ def _direction(
     method: Method, job: Job, query_bank: Array | None, gallery_bank: Array | None
 ) -> Direction:
     text, video = job.features or (None, None)
-    banks: list[Features | None] = []
-    for bank, name in ((query_bank, "query_bank"), (gallery_bank, "gallery_bank")):
-        if bank is None:
-            banks.append(None)
-            continue
-        vectors = check_matrix(bank, name)
-        if text is None:
-            raise InputValueError(
-                f"{name} holds embeddings and has nothing to be compared with",
-                f"sim, {name} {tuple(vectors.shape)}, no feats",
-                "pass feats=(text, video) in place of sim",
-            )
-        banks.append(
-            Features(
-                vectors,
-                name=name,
-                metric=text.metric,
-                dtype=job.dtype,
-                device=job.device,
-                memory=job.memory,
-            )
-        )
+    banks = job.bank(query_bank, "query_bank"), job.bank(gallery_bank, "gallery_bank")
     if job.sim is None:
         assert text is not None
         assert video is not None
         scores = FeaturePair(text, video, memory=job.memory)
         return Direction(scores, text, video, *banks)
-    if text is not None and (FEATURES in method.needs or banks != [None, None]):
+    if text is not None and (FEATURES in method.needs or banks != (None, None)):
         raise InputValueError(
             f"{method.name} works on the features' own similarity and would not heed sim",
             "sim and feats",
