@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from emcl_plugin.emcl import EMCL
     from emcl_plugin.errors import EmclError, EmclWarning
+    from emcl_plugin.job import Report
     from emcl_plugin.ncl import NCL
-    from emcl_plugin.reranker import Report, Reranker, RerankResult, rerank, rescore
+    from emcl_plugin.reranker import Reranker, RerankResult, rerank, rescore
 
 __version__ = "0.1.0"
 
@@ -19,7 +20,7 @@ _HOMES = {
     "NCL": "ncl",
     "EmclError": "errors",
     "EmclWarning": "errors",
-    "Report": "reranker",
+    "Report": "job",
     "RerankResult": "reranker",
     "Reranker": "reranker",
     "rerank": "reranker",

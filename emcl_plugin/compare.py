@@ -13,10 +13,10 @@ from emcl_plugin.arrays import Array
 from emcl_plugin.baselines import METHODS, Direction
 from emcl_plugin.errors import InputValueError
 from emcl_plugin.hubness import Hubness, hubness
+from emcl_plugin.job import FeaturesPair, Job
 from emcl_plugin.metrics import Evaluation, evaluate, place
 from emcl_plugin.ncl import Progress
 from emcl_plugin.plan import kernel_fits
-from emcl_plugin.reranker import FeaturesPair, Job
 from emcl_plugin.significance import Comparison
 from emcl_plugin.significance import compare as compare_queries
 from emcl_plugin.similarity import Dense, FeaturePair, Features, Similarity

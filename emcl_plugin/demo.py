@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from emcl_plugin.job import Report
 from emcl_plugin.metrics import DIRECTIONS, MEASURES, Placement, evaluate
-from emcl_plugin.reranker import Report, rescore
+from emcl_plugin.reranker import rescore
 from emcl_plugin.similarity import Dense, FeaturePair, Features
 
 

@@ -3,107 +3,21 @@
 from __future__ import annotations
 
 import inspect
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 
-from emcl_plugin.agreement import GuardDecision, Hubs
 from emcl_plugin.arrays import (
     Array,
-    Kind,
-    check_matrix,
-    compute_dtype,
-    describe,
 )
-from emcl_plugin.correct import Correction, correct
-from emcl_plugin.emcl import EMCL, EMCLReport
+from emcl_plugin.emcl import EMCL
 from emcl_plugin.errors import (
-    InputTypeError,
     InputValueError,
-    MemoryBudgetError,
     NotFittedError,
-    RepeatedItemsWarning,
 )
-from emcl_plugin.ncl import NCL, Biases, Progress
-from emcl_plugin.plan import Estimate, available, estimate
-from emcl_plugin.similarity import Dense, FeaturePair, Features, Similarity
-from emcl_plugin.sizes import format_size
-
-FeaturesPair: TypeAlias = "tuple[Array, Array]"
-
-CITATIONS = (
-    "EMCL: Jin et al., Expectation-Maximization Contrastive Learning for Compact "
-    "Video-and-Language Representations, NeurIPS 2022, arXiv 2211.11427",
-    "NCL: Park et al., Normalized Contrastive Learning for Text-Video Retrieval, "
-    "EMNLP 2022, arXiv 2212.11790",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """Everything about a correction but the scores.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        (texts, videos).
-    protocol : str
-        "transductive": the biases were computed from the very texts that are scored, all at
-        once. Say so where you publish the numbers.
-    score_std : float
-        Standard deviation of the input scores.
-    emcl : EMCLReport or None
-        Strength, effective rank, candidates tried and why. None where EMCL was off or there
-        were no features.
-    biases : Biases or None
-        Text and video biases, temperature, rounds, error, converged. None where NCL was off.
-    guard : GuardDecision
-        Whether the correction was let through. If not, the scores are the input's.
-    hubs_before, hubs_after : Hubs
-        How the texts' best videos spread over the gallery.
-    repeated_texts, repeated_videos : int
-        Items that are exact copies of an earlier one of their side (0 where only a similarity
-        was given).
-    citations : tuple of str
-        What to cite.
-    """
-
-    shape: tuple[int, int]
-    protocol: str
-    score_std: float
-    emcl: EMCLReport | None
-    biases: Biases | None
-    guard: GuardDecision
-    hubs_before: Hubs
-    hubs_after: Hubs
-    repeated_texts: int
-    repeated_videos: int
-    citations: tuple[str, ...] = CITATIONS
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the biases themselves, for JSON."""
-        biases = self.biases
-        return {
-            "texts": self.shape[0],
-            "videos": self.shape[1],
-            "protocol": self.protocol,
-            "score_std": self.score_std,
-            "emcl": None if self.emcl is None else self.emcl.to_dict(),
-            "ncl": None
-            if biases is None
-            else {
-                name: getattr(biases, name)
-                for name in ("temperature", "rounds", "error", "converged", "solver")
-            },
-            "guard": dict(vars(self.guard)),
-            "hubs": {"before": dict(vars(self.hubs_before)), "after": dict(vars(self.hubs_after))},
-            "repeated": {"texts": self.repeated_texts, "videos": self.repeated_videos},
-            "citations": list(self.citations),
-        }
+from emcl_plugin.job import FeaturesPair, Job, Report
+from emcl_plugin.ncl import NCL, Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +93,7 @@ def rerank(
 
     Examples
     --------
+    >>> import numpy as np
     >>> sim = np.array([[0.9, 0.5, 0.1], [0.8, 0.7, 0.1], [0.8, 0.2, 0.6]], np.float32)
     >>> sim.argmax(1)
     array([0, 0, 0])
@@ -214,6 +129,7 @@ def rescore(
 
     Examples
     --------
+    >>> import numpy as np
     >>> sim = np.array([[0.9, 0.5, 0.1], [0.8, 0.7, 0.1], [0.8, 0.2, 0.6]], np.float32)
     >>> result = rescore(sim)
     >>> result.protocol, result.guard.applied, result.hubs_before.largest
@@ -242,6 +158,7 @@ class Reranker:
 
     Examples
     --------
+    >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> video = rng.standard_normal((20, 8))
     >>> text = video + rng.standard_normal((20, 8))
@@ -303,259 +220,3 @@ class Reranker:
             if value is not defaults[name].default
         )
         return f"Reranker({', '.join(changed)})"
-
-
-class Job:
-    """One correction: checked inputs, a plan, and the scores as row blocks.
-
-    `rescore` collects the blocks into an array; the command line writes them to a file, so
-    that a result larger than the memory never exists as a whole.
-    """
-
-    def __init__(
-        self,
-        sim: Array | None,
-        feats: FeaturesPair | None,
-        *,
-        emcl: EMCL | str | None = "auto",
-        ncl: NCL | str | None = "auto",
-        guard: bool = True,
-        metric: str = "cosine",
-        device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
-        memory: int | None = None,
-    ) -> None:
-        self.emcl = _settings(emcl, EMCL, "emcl")
-        self.ncl = _settings(ncl, NCL, "ncl")
-        self.guard = guard
-        if metric not in ("cosine", "dot"):
-            raise InputValueError("the metric is not known", repr(metric), '"cosine" or "dot"')
-        arrays = _check_inputs(sim, feats)
-        self.kind = Kind.of(*arrays) if sim is None else Kind.of(sim)
-        self.device = _device(device, self.kind)
-        self.dtype = compute_dtype(*arrays)
-        if dtype is not None:
-            self.kind = replace(self.kind, dtype=dtype)
-            self.dtype = torch.promote_types(self.dtype, dtype)
-        self.memory = available(self.device) // 2 if memory is None else memory
-        if self.memory < 1 << 20:
-            raise InputValueError(
-                "the memory budget is too small", format_size(self.memory), "give at least 1 MiB"
-            )
-        common: dict[str, Any] = {
-            "dtype": self.dtype,
-            "device": self.device,
-            "memory": self.memory,
-        }
-        self.sim = None if sim is None else Dense(sim, **common)
-        self.features: tuple[Features, Features] | None = None
-        self.repeated = (0, 0)
-        if feats is not None:
-            self.features = (
-                Features(feats[0], name="text", metric=metric, **common),
-                Features(feats[1], name="video", metric=metric, **common),
-            )
-            self.repeated = repeated(self.features[0]), repeated(self.features[1])
-        if self.sim is not None:
-            self.shape = self.sim.shape
-        else:
-            assert feats is not None
-            self.shape = (int(feats[0].shape[0]), int(feats[1].shape[0]))
-
-    @property
-    def plan(self) -> Estimate:
-        """What will be stored and what recomputed."""
-        return estimate(
-            self.shape,
-            0 if self.features is None or self.sim is not None else self.features[0].shape[1],
-            self.dtype,
-            self.memory,
-            ncl=self.ncl is not None and self.ncl.solver in ("auto", "stored"),
-        )
-
-    def source(self) -> Similarity:
-        """The scores that came in, or the features' similarity."""
-        if self.sim is not None:
-            return self.sim
-        assert self.features is not None
-        return FeaturePair(*self.features, memory=self.memory)
-
-    def bank(self, array: Array | None, name: str) -> Features | None:
-        """Other items' embeddings, checked against this job's features and read like them."""
-        if array is None:
-            return None
-        vectors = check_matrix(array, name)
-        if self.features is None:
-            raise InputValueError(
-                f"{name} holds embeddings and has nothing to be compared with",
-                f"sim, {name} {tuple(vectors.shape)}, no feats",
-                "pass feats=(text, video) in place of sim",
-            )
-        own = self.features[0]
-        if vectors.shape[1] != own.shape[1]:
-            raise InputValueError(
-                f"{name} has another dimension than the features",
-                f"{tuple(vectors.shape)} against {own.shape}",
-                "embed it with the same model",
-            )
-        return Features(
-            vectors,
-            name=name,
-            metric=own.metric,
-            dtype=self.dtype,
-            device=self.device,
-            memory=self.memory,
-        )
-
-    def require_dense(self) -> None:
-        """Raise where the whole result does not fit into the memory."""
-        need = self.shape[0] * self.shape[1] * self.kind.dtype.itemsize
-        free = available(self.kind.device)
-        if need > free:
-            raise MemoryBudgetError(
-                "the re-scored matrix does not fit into the memory",
-                f"{self.shape[0]} x {self.shape[1]} scores, {format_size(need)}; "
-                f"{format_size(free)} are free",
-                "use the command line, which writes it to a memory-mapped file block by block: "
-                "emcl-rerank --text T.npy --video V.npy --output OUT.npy",
-            )
-
-    def run(self, progress: Progress | None = None) -> tuple[Report, Iterator[torch.Tensor]]:
-        """The report, and the re-scored rows in order, in the dtype and kind that came in."""
-        found = self.correct(progress)
-        return self.report(found), self.blocks(found)
-
-    @torch.no_grad()
-    def correct(
-        self, progress: Progress | None = None, *, emcl: bool = True, ncl: bool = True
-    ) -> Correction:
-        """Run this job; ``emcl=False`` or ``ncl=False`` leaves that part out (for ablations)."""
-        for count, side in zip(self.repeated, ("texts", "videos"), strict=True):
-            if count:
-                warnings.warn(
-                    f"{count} of the {side} are exact copies of others; each copy counts as an "
-                    "item of its own",
-                    RepeatedItemsWarning,
-                    stacklevel=4,
-                )
-        return correct(
-            self.sim,
-            self.features,
-            emcl=self.emcl if emcl else None,
-            ncl=self.ncl if ncl else None,
-            guard=self.guard,
-            memory=self.memory,
-            plan=self.plan,
-            progress=progress,
-        )
-
-    def report(self, found: Correction) -> Report:
-        """Everything about a correction but the scores."""
-        return Report(
-            shape=self.shape,
-            protocol="transductive",
-            score_std=found.score_std,
-            emcl=found.emcl,
-            biases=found.biases,
-            guard=found.guard,
-            hubs_before=found.before.hubs(),
-            hubs_after=found.after.hubs(),
-            repeated_texts=self.repeated[0],
-            repeated_videos=self.repeated[1],
-        )
-
-    def collect(self, blocks: Iterator[torch.Tensor]) -> Array:
-        """All blocks in one array of the kind that came in."""
-        out = torch.empty(self.shape, dtype=self.kind.dtype, device=self.kind.device)
-        start = 0
-        for block in blocks:
-            out[start : start + len(block)] = block
-            start += len(block)
-        return out.numpy() if self.kind.numpy else out
-
-    @torch.no_grad()
-    def blocks(self, found: Correction) -> Iterator[torch.Tensor]:
-        """The re-scored rows in order, in the dtype and kind that came in."""
-        for _, _, block in found.source.blocks():
-            yield self.kind.narrow(block)
-
-
-def repeated(features: Features) -> int:
-    """How many vectors are exact copies of an earlier one.
-
-    >>> repeated(Features(np.float32([[1, 0], [0, 1], [2, 0]])))  # the third is the first's cosine
-    1
-    """
-    seen: set[int] = set()
-    for _, _, block in features.blocks():
-        rows = np.ascontiguousarray(block.cpu().numpy())
-        seen.update(hash(row.tobytes()) for row in rows)
-    return features.shape[0] - len(seen)
-
-
-def _settings(given: Any, kind: Any, name: str) -> Any:
-    """The settings object that "auto", None, a preset's name or an object stands for."""
-    if given is None or isinstance(given, kind):
-        return given
-    if given == "auto":
-        return kind()
-    if kind is EMCL and isinstance(given, str):
-        return EMCL.preset(given)
-    raise InputTypeError(
-        f"{name} must be 'auto', None or {kind.__name__}(...)",
-        repr(given),
-        f"from emcl_plugin import {kind.__name__}",
-    )
-
-
-def _check_inputs(sim: Array | None, feats: FeaturesPair | None) -> list[Array]:
-    """The arrays that came in, features first, after checks of kind and shape."""
-    if sim is None and feats is None:
-        raise InputValueError(
-            "there is nothing to re-score", "neither sim nor feats", "pass at least one of the two"
-        )
-    arrays: list[Array] = []
-    if feats is not None:
-        if not isinstance(feats, tuple | list) or len(feats) != 2:
-            raise InputTypeError(
-                "feats must be a pair (text, video)", describe(feats), "pass feats=(text, video)"
-            )
-        text, video = check_matrix(feats[0], "text"), check_matrix(feats[1], "video")
-        if text.shape[1] != video.shape[1]:
-            raise InputValueError(
-                "text and video features have different dimensions",
-                f"text {tuple(text.shape)}, video {tuple(video.shape)}",
-                "pass the embeddings that the retriever compares, one row per item",
-            )
-        arrays += [text, video]
-    if sim is not None:
-        check_matrix(sim, "sim")
-        if arrays:
-            expected = (arrays[0].shape[0], arrays[1].shape[0])
-            if tuple(sim.shape) != expected:
-                swapped = tuple(sim.shape) == expected[::-1]
-                raise InputValueError(
-                    "the similarity is video x text" if swapped else "shapes do not agree",
-                    f"sim {tuple(sim.shape)}, text {tuple(arrays[0].shape)}, "
-                    f"video {tuple(arrays[1].shape)}",
-                    "pass sim.T, or swap text and video"
-                    if swapped
-                    else "sim must have one row per text and one column per video",
-                )
-        arrays.append(sim)
-    return arrays
-
-
-def _device(given: str | torch.device | None, kind: Kind) -> torch.device:
-    if given is None and not kind.numpy:
-        return kind.device
-    if given is None or str(given) == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(given)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputValueError(
-            "this device cannot be used", f"{given!s}: {str(error).splitlines()[0]}", "auto or cpu"
-        ) from error
-    return device

@@ -15,9 +15,9 @@ from emcl_plugin.arrays import Array
 from emcl_plugin.compare import INPUT, OURS, Row
 from emcl_plugin.correct import Correction
 from emcl_plugin.hubness import Hubness, ModalityGap, hubness, modality_gap
+from emcl_plugin.job import Job, Report
 from emcl_plugin.metrics import DIRECTIONS, MEASURES, evaluate
 from emcl_plugin.ncl import Progress
-from emcl_plugin.reranker import Job, Report
 from emcl_plugin.similarity import Similarity
 from emcl_plugin.truth import GroundTruth
 

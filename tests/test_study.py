@@ -11,7 +11,7 @@ import torch
 from emcl_plugin.agreement import nearest
 from emcl_plugin.correct import correct
 from emcl_plugin.demo import load_demo
-from emcl_plugin.reranker import Job
+from emcl_plugin.job import Job
 from emcl_plugin.similarity import Dense
 from emcl_plugin.study import order_leaks, study
 from emcl_plugin.truth import GroundTruth
@@ -64,7 +64,7 @@ def test_a_leak_of_the_order_is_found(monkeypatch, with_truth):
         scores = found.source.dense() + 10 * torch.eye(*sim.shape)
         return replace(found, source=Dense(scores), after=nearest(Dense(scores)))
 
-    monkeypatch.setattr("emcl_plugin.reranker.correct", leaky)
+    monkeypatch.setattr("emcl_plugin.job.correct", leaky)
     sim = np.random.default_rng(0).random((40, 40), "float32")
     truth = GroundTruth.from_index(np.roll(np.arange(40), 1), 40) if with_truth else None
     assert order_leaks(sim, None, truth) > 0.3

@@ -54,8 +54,8 @@ def evaluate_command(
 
     from emcl_plugin.cli.show import metrics_table, warnings_as_notes
     from emcl_plugin.hubness import hubness
+    from emcl_plugin.job import Job
     from emcl_plugin.metrics import evaluate
-    from emcl_plugin.reranker import Job
 
     given = read_inputs(text, video, sim)
     with warnings_as_notes(quiet=False):

@@ -71,7 +71,7 @@ def run_rerank(
     from emcl_plugin.cli.show import Progress, gains, metrics_table, summary, warnings_as_notes
     from emcl_plugin.io.atomic import check_target
     from emcl_plugin.io.npy import npy_size, write_npy
-    from emcl_plugin.reranker import Job
+    from emcl_plugin.job import Job
     from emcl_plugin.study import order_leaks, study
 
     emcl, ncl = settings(context, features=text is not None, **method)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import torch
 
     from emcl_plugin.agreement import Hubs
+    from emcl_plugin.job import Report
     from emcl_plugin.metrics import Placement
-    from emcl_plugin.reranker import Report
     from emcl_plugin.study import Study
 
 

@@ -12,9 +12,9 @@ import torch
 
 from emcl_plugin.demo import load_demo
 from emcl_plugin.errors import EmclError, InputFileError, InputValueError
+from emcl_plugin.job import Job
 from emcl_plugin.report.page import clean, link_of, render, write_report
 from emcl_plugin.report.plots import FORMATS, _probability, build, write_plots
-from emcl_plugin.reranker import Job
 from emcl_plugin.similarity import Dense, Similarity
 from emcl_plugin.study import Names, study
 from emcl_plugin.truth import GroundTruth
