@@ -239,7 +239,7 @@ class Job:
                     f"{count} of the {side} are exact copies of others; each copy counts as an "
                     "item of its own",
                     RepeatedItemsWarning,
-                    stacklevel=4,
+                    stacklevel=5,
                 )
         return correct(
             self.sim,

@@ -1,0 +1,40 @@
+"""On a GPU, where there is one: the same results as on the CPU, on the device that came in."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from emcl_plugin import rerank, rescore
+from emcl_plugin.demo import load_demo
+from emcl_plugin.metrics import evaluate
+from emcl_plugin.similarity import Dense
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is at hand")
+
+DEMO = load_demo()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_tensors_stay_on_their_device(dtype):
+    sides = tuple(torch.from_numpy(x.astype(dtype)) for x in (DEMO.text, DEMO.video))
+    there = rerank(None, tuple(x.cuda() for x in sides))
+    assert there.device.type == "cuda"
+    assert there.dtype == sides[0].dtype
+    here = rerank(None, sides)
+    assert (there.cpu() - here).abs().max() < (2e-3 if dtype == "float16" else 1e-4)
+
+
+def test_arrays_are_computed_there_and_come_back():
+    sides = (DEMO.text.astype("f4"), DEMO.video.astype("f4"))
+    found = rescore(None, sides)
+    assert isinstance(found.scores, np.ndarray)
+    assert found.biases.text.device.type == "cuda"
+    np.testing.assert_allclose(found.scores, rerank(None, sides, device="cpu"), atol=1e-4)
+
+
+def test_metrics_are_those_of_the_cpu():
+    scores = torch.from_numpy(rerank(None, (DEMO.text, DEMO.video), device="cpu"))
+    there = evaluate(Dense(scores, device="cuda")).to_dict()
+    assert there == evaluate(Dense(scores)).to_dict()
