@@ -19,7 +19,14 @@ from emcl_plugin.agreement import (
     nearest,
 )
 from emcl_plugin.arrays import check_finite
-from emcl_plugin.emcl import EMCL, EMCLReport, Reconstruction, fit_subspaces, second_moments
+from emcl_plugin.emcl import (
+    EMCL,
+    EMCLReport,
+    Reconstruction,
+    Subspaces,
+    fit_subspaces,
+    second_moments,
+)
 from emcl_plugin.errors import ScaleWarning
 from emcl_plugin.ncl import NCL, Biases, Progress, fit_biases
 from emcl_plugin.plan import Estimate
@@ -32,12 +39,13 @@ class Correction:
     """The corrected source and everything that was decided on the way.
 
     ``after`` and ``source`` are what is returned: where the guard held the correction back they
-    are those of the input. ``emcl`` and ``biases`` are what was tried.
+    are those of the input. ``emcl``, ``subspaces`` and ``biases`` are what was tried.
     """
 
     source: Similarity
     score_std: float
     emcl: EMCLReport | None
+    subspaces: Subspaces | None
     biases: Biases | None
     guard: GuardDecision
     before: Nearest
@@ -81,10 +89,11 @@ def correct(
         base = Dense(base.dense(), dtype=base.dtype, device=base.device, memory=memory)
 
     candidates: Mapping[float, LowRank] = {}
-    fixed, rank, reason = None, 0.0, ""
+    subspaces: Subspaces | None = None
+    fixed, reason = None, ""
     if emcl is not None and features is not None and pair is not None:
         subspaces = fit_subspaces(second_moments(*features, batch=emcl.batch), emcl)
-        fixed, rank = subspaces.strength(emcl), subspaces.effective_rank
+        fixed = subspaces.strength(emcl)
         scale = 1.0 if sim is None else slope(sim, pair)
         if scale > 0:
             own = sim is None and features[0].metric == "cosine"
@@ -113,7 +122,7 @@ def correct(
     result = max(outcomes, key=lambda o: o.share)  # the first of equals: less is done
 
     report = None
-    if emcl is not None and features is not None:
+    if subspaces is not None:
         tried = tuple(sorted(shares.items())) if fixed is None else ()
         if fixed is not None:
             reason = reason or "given"
@@ -123,7 +132,7 @@ def correct(
             reason = f"{best:g} is best alone, but adds nothing to the normalisation"
         else:
             reason = reason or "no strength raises the mutual nearest neighbours"
-        report = EMCLReport(result.strength, rank, tried, reason)
+        report = EMCLReport(result.strength, subspaces.effective_rank, tried, reason)
 
     if result.biases is None and result.strength == 0:
         share = before.mutual_share()
@@ -135,6 +144,7 @@ def correct(
         source=result.source if applied else base,
         score_std=spread.std,
         emcl=report,
+        subspaces=subspaces,
         biases=result.biases,
         guard=decision,
         before=before,

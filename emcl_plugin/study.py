@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,13 +11,14 @@ import numpy as np
 import torch
 
 from emcl_plugin.arrays import Array
+from emcl_plugin.baselines.vectors import Changed
 from emcl_plugin.compare import INPUT, OURS, Row
 from emcl_plugin.correct import Correction
 from emcl_plugin.hubness import Hubness, ModalityGap, hubness, modality_gap
 from emcl_plugin.job import Job, Report
 from emcl_plugin.metrics import DIRECTIONS, MEASURES, evaluate
 from emcl_plugin.ncl import Progress
-from emcl_plugin.similarity import Similarity
+from emcl_plugin.similarity import Features, Similarity
 from emcl_plugin.truth import GroundTruth
 
 
@@ -61,8 +61,8 @@ class Study:
         (texts, videos).
     hubness : dict of str to (Hubness, Hubness)
         Before and after, by direction: of the videos, and of the texts.
-    gap : ModalityGap or None
-        Of the features as they came.
+    gap : (ModalityGap, ModalityGap) or None
+        Of the features as they came, and after EMCL (NCL moves no features).
     truth : GroundTruth
     names : Names
     """
@@ -72,7 +72,7 @@ class Study:
     before: Similarity
     after: Similarity
     hubness: dict[str, tuple[Hubness, Hubness]]
-    gap: ModalityGap | None
+    gap: tuple[ModalityGap, ModalityGap] | None
     truth: GroundTruth
     names: Names
 
@@ -89,8 +89,10 @@ class Study:
         """For JSON."""
         gap = None
         if self.gap is not None:
-            pairs = None if math.isnan(self.gap.pairs) else self.gap.pairs
-            gap = {"means": self.gap.means, "pairs": pairs}
+            gap = {
+                when: {"means": found.means, "pairs": found.pairs}
+                for when, found in zip(("before", "after"), self.gap, strict=True)
+            }
         return {
             "ablation": [row.to_dict(measures) for row in self.rows],
             "gain": {d: {"measure": "R@1", **g.to_dict()} for d, g in self.gains().items()},
@@ -168,8 +170,26 @@ def study(
     }
     gap = None
     if job.features is not None:
-        gap = modality_gap(*job.features, (truth.query, truth.item))
+        pairs = (truth.query, truth.item)
+        own = modality_gap(*job.features, pairs)
+        gap = own, modality_gap(*_mapped(job, found), pairs)
     return Study(job.report(found), rows, before, after, spread, gap, truth, names or Names())
+
+
+def _mapped(job: Job, found: Correction) -> tuple[Features, Features]:
+    """The features after the EMCL that was applied."""
+    assert job.features is not None
+    text, video = job.features
+    subspaces, report = found.subspaces, found.emcl
+    if subspaces is None or report is None or report.strength == 0 or not found.guard.applied:
+        return text, video
+    unit = job.sim is None and job.emcl is not None and job.emcl.renormalize
+    unit = unit and text.metric == "cosine"
+
+    def change(x: torch.Tensor, _: int) -> torch.Tensor:
+        return subspaces.apply(x, report.strength, renormalize=unit)
+
+    return Changed(text, change), Changed(video, change)
 
 
 def order_leaks(

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from emcl_plugin import EMCL
 from emcl_plugin.agreement import nearest
 from emcl_plugin.correct import correct
 from emcl_plugin.demo import load_demo
+from emcl_plugin.emcl import fit_subspaces, second_moments
 from emcl_plugin.job import Job
-from emcl_plugin.similarity import Dense
+from emcl_plugin.similarity import Dense, Features
 from emcl_plugin.study import order_leaks, study
 from emcl_plugin.truth import GroundTruth
 
@@ -46,6 +48,18 @@ def test_parts_that_are_off_are_not_in_it():
 def test_normalisation_error_and_hubs_fall():
     for before, after in measured().hubness.values():
         assert after.normalization_error < 0.5 * before.normalization_error
+
+
+def test_the_modality_gap_is_that_of_the_mapped_features():
+    """Against the mapped vectors themselves; where EMCL is off nothing moves."""
+    config = EMCL(strength=-1.0)
+    before, after = measured(emcl=config, ncl=None, guard=False).gap
+    sides = [Features(x) for x in (DEMO.text, DEMO.video)]
+    subspaces = fit_subspaces(second_moments(*sides), config)
+    mapped = [subspaces.apply(x.rows(0, x.shape[0]), -1.0, renormalize=True) for x in sides]
+    assert after.means == pytest.approx(float((mapped[0].mean(0) - mapped[1].mean(0)).norm()))
+    assert after.pairs == pytest.approx(float((mapped[0] - mapped[1]).norm(dim=1).mean()))
+    assert measured(emcl=None).gap == (before, before)
 
 
 @pytest.mark.parametrize("with_truth", [True, False])

@@ -140,7 +140,7 @@ def render(
         ablation=_ablation(study, gains),
         measures=MEASURES,
         plots=plots,
-        gap=None if gap is None else {"means": gap.means, "pairs": gap.pairs},
+        gap=gap,
         hubs=hubs,
         won=won,
         lost=lost,
