@@ -137,8 +137,8 @@ class Kind:
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
-        """The dtype in NumPy's terms; bfloat16, which NumPy lacks, becomes float32."""
-        return np.dtype("float32" if self.dtype == torch.bfloat16 else str(self.dtype)[6:])
+        """The dtype in NumPy's terms (files hold no bfloat16, which NumPy lacks)."""
+        return np.dtype(str(self.dtype)[6:])
 
     def narrow(self, block: torch.Tensor) -> torch.Tensor:
         """``block`` in this dtype on this device; refuses what the dtype cannot hold."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from emcl_plugin.arrays import Array
 from emcl_plugin.baselines import METHODS, Direction
+from emcl_plugin.correct import Correction
 from emcl_plugin.errors import InputValueError
 from emcl_plugin.hubness import Hubness, hubness
 from emcl_plugin.job import FeaturesPair, Job
@@ -117,7 +118,6 @@ def compare(
     methods : iterable of str, optional
         Names; default all that the input allows: "input", "+EMCL", "+NCL", "emcl_plugin" and
         the names in :data:`emcl_plugin.baselines.METHODS`.
-
     several : {"best", "mean", "worst"}
         The rank of a query with several right items.
 
@@ -139,29 +139,34 @@ def compare(
     rows: list[Row] = []
     skipped: dict[str, str] = {}
     for done, name in enumerate(chosen):
-        started = time.perf_counter()
         if name in ABLATION:
             if name == "+EMCL" and job.features is None:
                 skipped[name] = "needs features"
                 continue
-            source, note = _ours(job, forward.scores, *ABLATION[name])
-            evaluation = evaluate(source, truth, several)
-            protocol, serves, title = "transductive", True, name
-            if name == INPUT:
-                protocol, title = "none", "the scores as they are"
+            rows.append(ablation_row(job, name, forward.scores, truth, several))
         else:
             method = METHODS[name]
             lacking = [*method.missing(forward), *method.missing(backward)]
             if lacking:
                 skipped[name] = f"needs {', '.join(dict.fromkeys(lacking))}"
                 continue
+            started = time.perf_counter()
             source = method.correct(forward)
             other = method.correct(backward)
             evaluation = Evaluation(place(source, truth, several), place(other, truth.T, several))
             protocol = forward.protocol if method.bank else "transductive"
-            title, serves, note = method.title, method.serves, ""
-        seconds = time.perf_counter() - started
-        rows.append(Row(name, title, protocol, serves, seconds, evaluation, hubness(source), note))
+            seconds = time.perf_counter() - started
+            rows.append(
+                Row(
+                    name,
+                    method.title,
+                    protocol,
+                    method.serves,
+                    seconds,
+                    evaluation,
+                    hubness(source),
+                )
+            )
         if progress is not None:
             progress("methods", done + 1, len(chosen))
     return rows, skipped
@@ -190,8 +195,28 @@ def _directions(
     )
 
 
-def _ours(job: Job, scores: Similarity, emcl: bool, ncl: bool) -> tuple[Similarity, str]:
-    if not emcl and not ncl:
-        return scores, ""
-    found = job.correct(emcl=emcl, ncl=ncl)
-    return found.source, "" if found.guard.applied else "left as it was by the guard"
+def ablation_row(
+    job: Job,
+    name: str,
+    before: Similarity,
+    truth: GroundTruth,
+    several: str,
+    found: Correction | None = None,
+) -> Row:
+    """The input, one part of ours, or ours: a name in :data:`ABLATION`.
+
+    ``found`` is the whole correction where it is already there.
+    """
+    started = time.perf_counter()
+    emcl, ncl = ABLATION[name]
+    source, note = before, ""
+    if emcl or ncl:
+        if found is None:
+            found = job.correct(emcl=emcl, ncl=ncl)
+        source = found.source
+        note = "" if found.guard.applied else "left as it was by the guard"
+    evaluation = evaluate(source, truth, several)
+    seconds = time.perf_counter() - started
+    protocol = "none" if name == INPUT else "transductive"
+    title = "the scores as they are" if name == INPUT else name
+    return Row(name, title, protocol, True, seconds, evaluation, hubness(source), note)

@@ -38,10 +38,12 @@ from emcl_plugin.similarity import Dense, FeaturePair, Features, LowRank, Simila
 class Correction:
     """The corrected source and everything that was decided on the way.
 
-    ``after`` and ``source`` are what is returned: where the guard held the correction back they
+    ``base`` are the scores that came in, stored where they fit. ``after`` and ``source`` are
+    what is returned: where the guard held the correction back they
     are those of the input. ``emcl``, ``subspaces`` and ``biases`` are what was tried.
     """
 
+    base: Similarity
     source: Similarity
     score_std: float
     emcl: EMCLReport | None
@@ -141,6 +143,7 @@ def correct(
         decision = decide(before.mutual_share(), result.share, enabled=guard)
     applied = decision.applied
     return Correction(
+        base=base,
         source=result.source if applied else base,
         score_std=spread.std,
         emcl=report,

@@ -363,7 +363,8 @@ class EMCLReport:
     Attributes
     ----------
     strength : float
-        The one applied; 0 means that the scores are untouched by EMCL.
+        The one applied (or tried, where the guard held the result back); 0 means that EMCL
+        changed nothing.
     effective_rank : float
         Distinct subspaces that EM found.
     tried : tuple of (strength, share)

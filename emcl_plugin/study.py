@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from emcl_plugin.arrays import Array
 from emcl_plugin.baselines.vectors import Changed
-from emcl_plugin.compare import INPUT, OURS, Row
+from emcl_plugin.compare import ABLATION, INPUT, OURS, Row, ablation_row
 from emcl_plugin.correct import Correction
 from emcl_plugin.hubness import Hubness, ModalityGap, hubness, modality_gap
 from emcl_plugin.job import Job, Report
@@ -126,44 +124,18 @@ def study(
     names : Names, optional
     progress : callable, optional
     """
-    before, after = job.source(), found.source
-    parts = [
-        (INPUT, False, False),
-        ("+EMCL", True, False),
-        ("+NCL", False, True),
-        (OURS, True, True),
-    ]
-    kept = [
-        part
-        for part in parts
-        if part[0] in (INPUT, OURS)
-        or (part[0] == "+EMCL" and job.emcl is not None and job.features is not None)
-        or (part[0] == "+NCL" and job.ncl is not None)
-    ]
+    has = {
+        "+EMCL": job.emcl is not None and job.features is not None,
+        "+NCL": job.ncl is not None,
+    }
+    kept = [name for name in ABLATION if has.get(name, True)]
+    before, after = found.base, found.source
     rows = []
-    for done, (name, emcl, ncl) in enumerate(kept):
-        started = time.perf_counter()
-        source, guarded = before, False
-        if name == OURS:
-            source, guarded = after, not found.guard.applied
-        elif emcl or ncl:
-            part = job.correct(emcl=emcl, ncl=ncl)
-            source, guarded = part.source, not part.guard.applied
-        evaluation = evaluate(source, truth, several)
-        rows.append(
-            Row(
-                name=name,
-                title=name,
-                protocol="none" if name == INPUT else "transductive",
-                serves=True,
-                seconds=time.perf_counter() - started,
-                evaluation=evaluation,
-                hubness=hubness(source),
-                note="left as it was by the guard" if guarded else "",
-            )
-        )
+    for done, name in enumerate(kept, 1):
+        whole = found if name == OURS else None
+        rows.append(ablation_row(job, name, before, truth, several, whole))
         if progress is not None:
-            progress("measuring", done + 1, len(kept))
+            progress("measuring", done, len(kept))
     spread = {
         DIRECTIONS[0]: (rows[0].hubness, rows[-1].hubness),
         DIRECTIONS[1]: (hubness(before.T), hubness(after.T)),
@@ -192,33 +164,37 @@ def _mapped(job: Job, found: Correction) -> tuple[Features, Features]:
     return Changed(text, change), Changed(video, change)
 
 
-def order_leaks(
-    sim: Array | None,
-    feats: tuple[Array, Array] | None,
-    truth: GroundTruth | None = None,
-    **settings: Any,
-) -> float:
+def order_leaks(job: Job, found: Correction, truth: GroundTruth | None = None) -> float:
     """Share of queries, of both directions, whose rank changes when all items are shuffled.
 
     0 unless the order of the items leaks into the result; ranks within rounding of each other
-    may swap. Without ground truth, best matches are compared instead of ranks.
+    may swap. Without ground truth, best matches are compared instead of ranks. Holds a shuffled
+    copy of the input in memory.
     """
     rng = np.random.default_rng(0)
-    job = Job(sim, feats, **settings)
     order = [rng.permutation(n) for n in job.shape]
-    mixed_sim = None if sim is None else sim[order[0]][:, order[1]]
-    mixed_feats = None if feats is None else (feats[0][order[0]], feats[1][order[1]])
-    plain = job.correct()
-    mixed = Job(mixed_sim, mixed_feats, **settings).correct()
+    rows, columns = (torch.from_numpy(x) for x in order)
+    sides = None if job.features is None else tuple(side.array for side in job.features)
+    shuffled = Job(
+        None if job.sim is None else job.sim.array[rows][:, columns],
+        None if sides is None else (sides[0][rows], sides[1][columns]),
+        emcl=job.emcl,
+        ncl=job.ncl,
+        guard=job.guard,
+        metric="cosine" if job.features is None else job.features[0].metric,
+        device=job.device,
+        dtype=job.kind.dtype,
+        memory=job.memory,
+    ).correct()
     if truth is None:
-        rows, columns = (torch.from_numpy(x).to(job.device) for x in order)
-        texts = columns[mixed.after.video_of_text] != plain.after.video_of_text[rows]
-        videos = rows[mixed.after.text_of_video] != plain.after.text_of_video[columns]
+        rows, columns = rows.to(job.device), columns.to(job.device)
+        texts = columns[shuffled.after.video_of_text] != found.after.video_of_text[rows]
+        videos = rows[shuffled.after.text_of_video] != found.after.text_of_video[columns]
         return float((texts.sum() + videos.sum()) / (len(texts) + len(videos)))
     new = [np.argsort(x) for x in order]  # where each item went
     pairs = np.stack([new[0][truth.query], new[1][truth.item]], axis=1)
-    moved = evaluate(mixed.source, GroundTruth.from_pairs(pairs, truth.shape, truth.grade))
-    still = evaluate(plain.source, truth)
+    moved = evaluate(shuffled.source, GroundTruth.from_pairs(pairs, truth.shape, truth.grade))
+    still = evaluate(found.source, truth)
     changed = total = 0
     for (_, a), (_, b), place in zip(still.directions, moved.directions, new, strict=True):
         there = np.argsort(np.argsort(place[a.queries]))  # b's queries are sorted by new place

@@ -66,7 +66,8 @@ def test_the_modality_gap_is_that_of_the_mapped_features():
 def test_order_does_not_leak(with_truth):
     sides = DEMO.text.astype("f8"), DEMO.video.astype("f8")
     truth = GroundTruth.diagonal((len(sides[0]), len(sides[1]))) if with_truth else None
-    assert order_leaks(None, sides, truth) == 0
+    job = Job(None, sides)
+    assert order_leaks(job, job.correct(), truth) == 0
 
 
 @pytest.mark.parametrize("with_truth", [True, False])
@@ -81,7 +82,8 @@ def test_a_leak_of_the_order_is_found(monkeypatch, with_truth):
     monkeypatch.setattr("emcl_plugin.job.correct", leaky)
     sim = np.random.default_rng(0).random((40, 40), "float32")
     truth = GroundTruth.from_index(np.roll(np.arange(40), 1), 40) if with_truth else None
-    assert order_leaks(sim, None, truth) > 0.3
+    job = Job(sim, None)
+    assert order_leaks(job, job.correct(), truth) > 0.3
 
 
 def test_many_captions_and_order():
@@ -90,4 +92,5 @@ def test_many_captions_and_order():
     video = rng.standard_normal((20, 8))
     text = video[index] + rng.standard_normal((60, 8))
     truth = GroundTruth.from_index(index, 20)
-    assert order_leaks(None, (text, video), truth) == 0
+    job = Job(None, (text, video))
+    assert order_leaks(job, job.correct(), truth) == 0

@@ -76,17 +76,18 @@ def run_rerank(
 
     emcl, ncl = settings(context, features=text is not None, **method)
     given = read_inputs(text, video, sim)
-    how: dict[str, Any] = {
-        "emcl": emcl,
-        "ncl": ncl,
-        "guard": method["guard"],
-        "metric": metric,
-        "device": device,
-        "dtype": None if dtype == "auto" else getattr(torch, dtype),
-        "memory": budget,
-    }
     with warnings_as_notes(quiet=quiet):
-        job = Job(given.sim, given.feats, **how)
+        job = Job(
+            given.sim,
+            given.feats,
+            emcl=emcl,
+            ncl=ncl,
+            guard=method["guard"],
+            metric=metric,
+            device=device,
+            dtype=None if dtype == "auto" else getattr(torch, dtype),
+            memory=budget,
+        )
         truth = None
         if gt is not None:
             truth = read_ground_truth(job.shape, gt, text_ids, video_ids, query_mask)
@@ -109,16 +110,15 @@ def run_rerank(
                 output,
                 job.shape,
                 job.kind.numpy_dtype,
-                (block.float().cpu().numpy() if block.dtype == torch.bfloat16
-                 else block.cpu().numpy() for block in rows),
+                (block.cpu().numpy() for block in rows),
                 force=force,
-            )  # fmt: skip
+            )
             measured = None
             if truth is not None:
                 measured = study(
                     job, found, truth, several=several, names=called, progress=progress.update
                 )
-            leak = order_leaks(given.sim, given.feats, truth, **how) if check_leak else None
+            leak = order_leaks(job, found, truth) if check_leak else None
         if measured is not None and report is not None:
             from emcl_plugin.report.page import write_report
 
@@ -165,7 +165,7 @@ def _leak(leak: float) -> str:
 
 
 def _settings_shown(context: click.Context) -> dict[str, object]:
-    """The options as given, for the page."""
+    """The options, given or by default, for the page."""
     return {
         f"--{name.replace('_', '-')}": value
         for name, value in context.params.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,7 +69,7 @@ def read_truth(
 
 def read_lines(path: Path, count: int, what: str) -> list[str]:
     """One id or name per line, as many as there are items."""
-    lines = _text(path).splitlines()
+    lines = _lines(path)
     if len(lines) != count:
         raise InputValueError(
             f"the {what} are not as many as the items",
@@ -103,8 +104,14 @@ def _text(path: Path) -> str:
         ) from None
 
 
+def _lines(path: Path) -> list[str]:
+    """Lines as editors count them: a caption may hold other separators that Unicode knows."""
+    text = _text(path)
+    return text.removesuffix("\n").split("\n") if text else []
+
+
 def _csv(path: Path, delimiter: str) -> list[Row]:
-    reader = csv.DictReader(_text(path).splitlines(), delimiter=delimiter)
+    reader = csv.DictReader(io.StringIO(_text(path)), delimiter=delimiter)
     fields = reader.fieldnames or []
     if not {"text", "video"} <= set(fields):
         raise InputFileError(
@@ -120,7 +127,7 @@ def _csv(path: Path, delimiter: str) -> list[Row]:
 
 def _jsonl(path: Path) -> list[Row]:
     rows = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
         try:
@@ -156,7 +163,7 @@ def _parquet(path: Path) -> list[Row]:
 
 def _qrels(path: Path) -> list[Row]:
     rows = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(_lines(path), 1):
         parts = line.split()
         if not parts:
             continue

@@ -102,6 +102,16 @@ def test_missing_and_binary_files(tmp_path):
         read_truth(tmp_path / "b.csv", (1, 1))
 
 
+def test_only_line_feeds_end_a_line(tmp_path):
+    """Captions may hold what Unicode calls a line separator; CSV fields may hold line feeds."""
+    captions = ["a\u2028b", "c\x0bd", "", "e\x85"]
+    (tmp_path / "names.txt").write_text("\r\n".join(captions) + "\n", "utf-8")
+    assert read_lines(tmp_path / "names.txt", 4, "text names") == captions
+    (tmp_path / "gt.csv").write_text('text,video\n"x\ny",z\n', "utf-8")
+    truth = read_truth(tmp_path / "gt.csv", (1, 1), ["x\ny"], ["z"])
+    assert truth.item.tolist() == [0]
+
+
 def test_lines_and_masks_fit_the_items(tmp_path):
     (tmp_path / "ids.txt").write_text("a\nb\n")
     assert read_lines(tmp_path / "ids.txt", 2, "text ids") == ["a", "b"]
