@@ -38,6 +38,7 @@ from emcl_plugin.errors import (
 from emcl_plugin.plan import kernel_fits
 from emcl_plugin.reductions import moments
 from emcl_plugin.similarity import Biased, Similarity
+from emcl_plugin.sizes import DEFAULT_MEMORY
 
 Progress = Callable[[str, int, int], None]
 
@@ -234,7 +235,7 @@ def fit_biases(
     log_a, log_b = _log_marginals(config, source)
     solver = config.solver
     if solver == "auto":
-        budget = 4 << 30 if memory is None else memory
+        budget = DEFAULT_MEMORY if memory is None else memory
         solver = "stored" if kernel_fits(source.shape, source.dtype, budget) else "blocks"
     if solver == "pot":
         found = _pot(source, tau, log_a, log_b, config)

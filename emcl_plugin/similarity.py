@@ -15,10 +15,10 @@ import torch
 
 from emcl_plugin.arrays import Array, check_finite, read_rows
 from emcl_plugin.errors import InputValueError
+from emcl_plugin.sizes import DEFAULT_MEMORY
 
 _BLOCK_BYTES = 8 << 20
 _BLOCK_ROWS = 128  # below this a matrix product wastes its time on reading the other side
-_DEFAULT_MEMORY = 4 << 30
 
 
 def rows_per_block(columns: int, dtype: torch.dtype, memory: int | None) -> int:
@@ -28,7 +28,7 @@ def rows_per_block(columns: int, dtype: torch.dtype, memory: int | None) -> int:
     256
     """
     row = columns * dtype.itemsize
-    budget = (_DEFAULT_MEMORY if memory is None else memory) // 16
+    budget = (DEFAULT_MEMORY if memory is None else memory) // 16
     return max(1, min(max(_BLOCK_BYTES, _BLOCK_ROWS * row), budget) // row)
 
 
@@ -140,7 +140,7 @@ class Features:
         self.device = torch.device(device)
         self.shape = (int(array.shape[0]), int(array.shape[1]))
         self.block_rows = rows_per_block(self.shape[1], dtype, memory)
-        budget = (_DEFAULT_MEMORY if memory is None else memory) // 4
+        budget = (DEFAULT_MEMORY if memory is None else memory) // 4
         self._all: torch.Tensor | None = None
         if self.shape[0] * self.shape[1] * dtype.itemsize <= budget:
             ready = isinstance(array, torch.Tensor) and metric == "dot"

@@ -6,6 +6,8 @@ import re
 
 from emcl_plugin.errors import InputValueError
 
+DEFAULT_MEMORY = 4 << 30  # where nobody gives a budget
+
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 

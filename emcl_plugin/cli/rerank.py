@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,26 +115,24 @@ def run_rerank(
                 (block.cpu().numpy() for block in rows),
                 force=force,
             )
-            measured = None
-            if truth is not None:
-                measured = study(
-                    job, found, truth, several=several, names=called, progress=progress.update
-                )
-            leak = order_leaks(job, found, truth) if check_leak else None
-        if measured is not None and report is not None:
-            from emcl_plugin.report.page import write_report
+            with _written(output):
+                measured = leak = None
+                if truth is not None:
+                    measured = study(
+                        job, found, truth, several=several, names=called, progress=progress.update
+                    )
+                if check_leak:
+                    leak = order_leaks(job, found, truth)
+        with _written(output):
+            if measured is not None and report is not None:
+                from emcl_plugin.report.page import write_report
 
-            write_report(
-                report,
-                measured,
-                settings=_settings_shown(context),
-                features=job.features,
-                force=force,
-            )
-        if measured is not None and plots is not None:
-            from emcl_plugin.report.plots import write_plots
+                shown = _settings_shown(context)
+                write_report(report, measured, settings=shown, features=job.features, force=force)
+            if measured is not None and plots is not None:
+                from emcl_plugin.report.plots import write_plots
 
-            write_plots(plots, measured, features=job.features, force=force)
+                write_plots(plots, measured, features=job.features, force=force)
     seconds = time.perf_counter() - started
     if not quiet:
         click.echo(summary(facts, verbose=verbose), err=True)
@@ -156,6 +156,15 @@ def run_rerank(
         if leak is not None:
             out["order_leak"] = leak
         click.echo(json.dumps(out, indent=2))
+
+
+@contextmanager
+def _written(output: Path) -> Iterator[None]:
+    """Once the matrix is there, an interruption does not say that nothing was written."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise click.ClickException(f"interrupted while measuring; {output} is written") from None
 
 
 def _leak(leak: float) -> str:

@@ -13,10 +13,14 @@ import time
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from numpy.testing import assert_array_equal
 
 from emcl_plugin import rerank
+from emcl_plugin.cli.main import command
+from emcl_plugin.cli.options import EMCL_NAMES
 from emcl_plugin.demo import load_demo
+from emcl_plugin.emcl import PRESETS
 
 
 def run(*arguments, cwd, check=None, **kwargs):
@@ -201,6 +205,26 @@ def test_interrupted_run_leaves_no_file(large, number):
     assert "interrupted; nothing was written" in words
     assert "Traceback" not in words
     assert files(large) == ["t.npy", "v.npy"]
+
+
+@pytest.mark.parametrize(
+    "where", ["emcl_plugin.study.study", "emcl_plugin.report.page.write_report"]
+)
+def test_interrupted_measuring_says_that_the_matrix_is_there(folder, monkeypatch, where):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(where, interrupt)
+    arguments = ["--text", "t.npy", "--video", "v.npy", "--gt", "diagonal", "--report", "r.html"]
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 1
+    assert "interrupted while measuring; reranked.npy is written" in result.output
+    assert files(folder) == ["reranked.npy", "t.npy", "v.npy"]
+
+
+def test_published_settings_on_the_command_line_are_those_of_the_package():
+    assert ("auto", "off", *PRESETS) == EMCL_NAMES
 
 
 def test_full_disk_leaves_no_file(folder):
