@@ -2,12 +2,22 @@
 
 A text and a video that are each other's best match agree. Where a few videos (hubs) are the
 best match of many texts, few pairs agree; a correction that helps raises the share.
+
+The guard asks whether it rose by more than chance. A correction gives some texts a mutual
+partner (gained) and takes it from others (lost); where there is nothing to correct, a change is
+as likely one as the other. So, as in McNemar's test of paired changes (Psychometrika 1947),
+
+    z = (gained - lost) / sqrt(gained + lost)                                              (z)
+
+counts standard errors. Nothing is applied up to 2 of them, everything from 3 on, and in
+between the biases are scaled down.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -25,29 +35,34 @@ class Nearest:
         Score of that best video.
     text_of_video : (n_video,) int
     video_score : (n_video,)
-    mutual : tuple of int, optional
-        Texts and videos that are in a mutual pair, where an item has several equally best
-        matches and the first of them alone would not tell.
+    mutual : (texts, videos) bool, optional
+        Which of them are in a mutual pair, where an item has several equally best matches and
+        the first of them alone would not tell.
     """
 
     video_of_text: torch.Tensor
     text_score: torch.Tensor
     text_of_video: torch.Tensor
     video_score: torch.Tensor
-    mutual: tuple[int, int] | None = None
+    mutual: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def mutual_share(self) -> float:
-        """Share of mutual nearest neighbours, in [0, 1], of the smaller side's items.
+    def in_pairs(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which texts, (n_text,), and which videos, (n_video,), are in a mutual pair.
 
         A score within rounding of the best counts as best, so that copies of an item, and
         the order in which items come, do not matter.
         """
-        smaller = min(len(self.video_of_text), len(self.text_of_video))
         if self.mutual is not None:
-            return min(self.mutual) / smaller
+            return self.mutual
         slack = self.slack
         texts = self.video_score[self.video_of_text] <= self.text_score + slack
         videos = self.text_score[self.text_of_video] <= self.video_score + slack
+        return texts, videos
+
+    def mutual_share(self) -> float:
+        """Share of mutual nearest neighbours, in [0, 1], of the smaller side's items."""
+        texts, videos = self.in_pairs()
+        smaller = min(len(texts), len(videos))
         return min(int(texts.sum()), int(videos.sum()), smaller) / smaller
 
     @property
@@ -133,14 +148,14 @@ def finish(accumulator: NearestAccumulator, source: Similarity) -> Nearest:
     if not accumulator.tied:
         return found
     slack = found.slack
-    texts = 0
+    texts = torch.empty(source.shape[0], dtype=torch.bool, device=source.device)
     videos = torch.zeros(source.shape[1], dtype=torch.bool, device=source.device)
     for start, stop, block in source.blocks():
         both = block >= found.text_score[start:stop, None] - slack
         both &= block >= found.video_score - slack
-        texts += int(both.any(1).sum())
+        texts[start:stop] = both.any(1)
         videos |= both.any(0)
-    return replace(found, mutual=(texts, int(videos.sum())))
+    return replace(found, mutual=(texts, videos))
 
 
 def mutual_nearest_neighbours(source: Similarity) -> float:
@@ -156,15 +171,61 @@ def mutual_nearest_neighbours(source: Similarity) -> float:
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """What a correction did to the texts' mutual partners, see (z).
+
+    Attributes
+    ----------
+    gained, lost : float
+        Texts that are in a mutual pair only after it, and only before it; near-equal texts
+        count as one.
+
+    Examples
+    --------
+    >>> Evidence(gained=30, lost=6).z, Evidence(gained=30, lost=6).strength
+    (4.0, 1.0)
+    >>> Evidence(gained=4, lost=0).strength
+    0.0
+    """
+
+    gained: float
+    lost: float
+
+    @property
+    def z(self) -> float:
+        """Standard errors by which the mutual pairs became more."""
+        changed = self.gained + self.lost
+        return (self.gained - self.lost) / math.sqrt(changed) if changed > 0 else 0.0
+
+    @property
+    def strength(self) -> float:
+        """How much of the correction that bears out, in [0, 1]."""
+        return min(1.0, max(0.0, self.z - 2.0))
+
+
+def weigh(before: Nearest, after: Nearest, weights: torch.Tensor | None = None) -> Evidence:
+    """The evidence that ``after`` is better than ``before``.
+
+    ``weights`` (n_text,) says as how many queries each text counts; default 1.
+    """
+    was, now = before.in_pairs()[0], after.in_pairs()[0]
+    counts = torch.ones(len(was), device=was.device) if weights is None else weights
+    return Evidence(float(counts[now & ~was].sum()), float(counts[was & ~now].sum()))
+
+
+@dataclass(frozen=True)
 class GuardDecision:
-    """Whether the correction was let through, and on what evidence.
+    """How much of the correction was let through, and on what evidence.
 
     Attributes
     ----------
     enabled : bool
         False if the guard was switched off (``guard=False``).
-    applied : bool
-        Whether the returned scores are the corrected ones; if not they are the input's.
+    strength : float
+        What the biases were multiplied with, in [0, 1].
+    gained, lost, z : float
+        Texts that found and lost a mutual partner by a gentle normalisation (by EMCL, where
+        there was none), and the standard errors that amounts to.
     before, after : float
         Mutual nearest neighbours of the input and of the corrected scores, in [0, 1].
     reason : str
@@ -172,22 +233,47 @@ class GuardDecision:
     """
 
     enabled: bool
-    applied: bool
+    strength: float
+    gained: float
+    lost: float
+    z: float
     before: float
     after: float
     reason: str
 
+    @property
+    def applied(self) -> bool:
+        """Whether the returned scores are corrected ones; if not they are the input's."""
+        return self.strength > 0
 
-def decide(before: float, after: float, *, enabled: bool = True) -> GuardDecision:
-    """The guard: a correction that does not raise the mutual nearest neighbours is not applied.
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**vars(self), "applied": self.applied}
 
-    >>> decide(0.54, 0.49).applied
-    False
+
+def decide(
+    evidence: Evidence, before: float, after: float, *, enabled: bool = True
+) -> GuardDecision:
+    """The guard's decision in numbers and words.
+
+    >>> decide(Evidence(gained=3, lost=12), 0.54, 0.54).reason
+    'no hubs to correct: 3 texts find a mutual partner, 12 lose theirs; the input is unchanged'
     """
-    change = f"mutual nearest neighbours {100 * before:.1f} % -> {100 * after:.1f} %"
+    strength = evidence.strength if enabled else 1.0
+    found = f"{evidence.gained:.0f} texts find a mutual partner, {evidence.lost:.0f} lose theirs"
+    agreement = f"mutual nearest neighbours {100 * before:.1f} % -> {100 * after:.1f} %"
     if not enabled:
-        return GuardDecision(False, True, before, after, f"switched off; {change}")
-    if after > before:
-        return GuardDecision(True, True, before, after, f"passed: {change}")
-    reason = f"{change}: no hubs to correct, the input is returned unchanged"
-    return GuardDecision(True, False, before, after, reason)
+        reason = f"switched off; {agreement}"
+    elif strength == 1:
+        reason = f"passed: {found}; {agreement}"
+    elif strength > 0:
+        reason = (
+            f"at {100 * strength:.0f} %: {found}, {evidence.z:.1f} standard errors (all from 3 on)"
+        )
+    elif evidence.z > 0:
+        reason = f"too little evidence of hubs: {found}; the input is unchanged"
+    else:
+        reason = f"no hubs to correct: {found}; the input is unchanged"
+    return GuardDecision(
+        enabled, strength, evidence.gained, evidence.lost, evidence.z, before, after, reason
+    )

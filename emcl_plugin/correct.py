@@ -1,22 +1,27 @@
 """The whole correction, from a similarity source to a similarity source: what `rerank` runs.
 
-scores -> EMCL, its strength chosen by agreement -> NCL -> guard. Nothing here knows of files,
-NumPy or the command line.
+scores -> near-equal queries counted once -> EMCL, its strength chosen by agreement -> a gentle
+NCL -> the guard, which says how far to go -> NCL with the prior that the queries bear out.
+Nothing here knows of files, NumPy or the command line.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from emcl_plugin.agreement import (
+    Evidence,
     GuardDecision,
     Nearest,
     NearestAccumulator,
     decide,
     finish,
     nearest,
+    weigh,
 )
 from emcl_plugin.arrays import check_finite
 from emcl_plugin.emcl import (
@@ -28,9 +33,11 @@ from emcl_plugin.emcl import (
     second_moments,
 )
 from emcl_plugin.errors import ScaleWarning
-from emcl_plugin.ncl import NCL, Biases, Progress, fit_biases
+from emcl_plugin.ncl import NCL, Biases, Progress
 from emcl_plugin.plan import Estimate
-from emcl_plugin.reductions import Moments, MomentsAccumulator, slope
+from emcl_plugin.prior import Prior, earned_biases, gentle_biases
+from emcl_plugin.reductions import Moments, MomentsAccumulator, moments, slope
+from emcl_plugin.repeats import weights as repeat_weights
 from emcl_plugin.similarity import Dense, FeaturePair, Features, LowRank, Similarity
 
 
@@ -39,8 +46,10 @@ class Correction:
     """The corrected source and everything that was decided on the way.
 
     ``base`` are the scores that came in, stored where they fit. ``after`` and ``source`` are
-    what is returned: where the guard held the correction back they
-    are those of the input. ``emcl``, ``subspaces`` and ``biases`` are what was tried.
+    what is returned: where the guard held the correction back they are those of the input.
+    ``emcl``, ``subspaces`` and ``biases`` are then what was tried. ``gentle`` are the biases of
+    the gentle run, ``prior`` is there where NCL was applied, and ``weights`` says as how many
+    queries each text counts (None: one each).
     """
 
     base: Similarity
@@ -48,7 +57,10 @@ class Correction:
     score_std: float
     emcl: EMCLReport | None
     subspaces: Subspaces | None
+    gentle: Biases | None
     biases: Biases | None
+    prior: Prior | None
+    weights: torch.Tensor | None
     guard: GuardDecision
     before: Nearest
     after: Nearest
@@ -60,6 +72,7 @@ def correct(
     *,
     emcl: EMCL | None,
     ncl: NCL | None,
+    prior: str,
     guard: bool,
     memory: int,
     plan: Estimate,
@@ -75,8 +88,11 @@ def correct(
         At least one of ``sim`` and ``features`` is there. EMCL needs features.
     emcl, ncl
         Settings, or None to leave the step out.
+    prior : {"auto", "even", "gentle", "off"}
+        What to assume about how often each video is asked for; "off" leaves NCL out. With
+        "even" every text counts once, copies too, as NCL was published.
     guard : bool
-        Return the input where the correction does not raise the mutual nearest neighbours.
+        Apply no more than the mutual nearest neighbours bear out.
     memory : int
         Bytes to keep within.
     plan : Estimate
@@ -90,11 +106,19 @@ def correct(
     if plan.store_scores:
         base = Dense(base.dense(), dtype=base.dtype, device=base.device, memory=memory)
 
+    before = _best_matches(base, progress)
+    weights = None
+    if ncl is not None and prior in ("auto", "gentle") and ncl.text_marginal is None:
+        vectors = features[0] if features is not None else base
+        assert isinstance(vectors, Features | Dense)
+        weights = repeat_weights(vectors, before.video_of_text, memory=memory)
+
     candidates: Mapping[float, LowRank] = {}
     subspaces: Subspaces | None = None
     fixed, reason = None, ""
     if emcl is not None and features is not None and pair is not None:
-        subspaces = fit_subspaces(second_moments(*features, batch=emcl.batch), emcl)
+        found = second_moments(*features, batch=emcl.batch, weights=weights)
+        subspaces = fit_subspaces(found, emcl)
         fixed = subspaces.strength(emcl)
         scale = 1.0 if sim is None else slope(sim, pair)
         if scale > 0:
@@ -112,98 +136,128 @@ def correct(
                 stacklevel=3,
             )
 
-    spread, before, shares = _first_pass(base, candidates, progress)
+    spread, shares = _try_strengths(base, candidates, before, weights)
     best = max(shares, key=lambda s: (shares[s], -abs(s)))
     proposals = [0.0] if best == 0 else [0.0, best]
     if candidates and fixed is not None:
         proposals = [fixed]
-    outcomes = [
-        _normalise(s, candidates.get(s, base), spread, ncl, guard, memory, progress)
-        for s in proposals
-    ]
-    result = max(outcomes, key=lambda o: o.share)  # the first of equals: less is done
+    possible = min(base.shape) >= 2 and spread.std > 0
+    if ncl is None or prior == "off" or (guard and not possible):
+        ncl = None  # without the guard NCL says what is amiss
 
-    report = None
-    if subspaces is not None:
-        tried = tuple(sorted(shares.items())) if fixed is None else ()
-        if fixed is not None:
-            reason = reason or "given"
-        elif result.strength != 0:
-            reason = "the most mutual nearest neighbours"
-        elif best != 0:
-            reason = f"{best:g} is best alone, but adds nothing to the normalisation"
-        else:
-            reason = reason or "no strength raises the mutual nearest neighbours"
-        report = EMCLReport(result.strength, subspaces.effective_rank, tried, reason)
+    trials = []
+    for strength in proposals:
+        source: Similarity = candidates.get(strength, base)
+        std = spread.std if strength == 0 else moments(source, weights).std
+        gentle = None
+        if ncl is not None:
+            gentle = gentle_biases(
+                source, ncl, std=std, weights=weights, memory=memory, progress=progress
+            )
+        matches = nearest(source if gentle is None else gentle.apply(source))
+        trials.append(_Trial(strength, source, std, gentle, matches))
+    trial = max(trials, key=lambda t: t.matches.mutual_share())  # the first of equals: less is done
 
-    if result.biases is None and result.strength == 0:
-        share = before.mutual_share()
-        decision = GuardDecision(guard, False, share, share, _why_nothing(base, spread))
+    biases, assumed, matches = trial.gentle, None, trial.matches
+    share = before.mutual_share()
+    if trial.gentle is None and trial.strength == 0:
+        decision = decide(Evidence(0, 0), share, share, enabled=False)
+        decision = replace(decision, enabled=guard, strength=0, reason=_why_nothing(base, spread))
     else:
-        decision = decide(before.mutual_share(), result.share, enabled=guard)
-    applied = decision.applied
+        evidence = weigh(before, matches, weights)
+        source = trial.source
+        amount = evidence.strength if guard else 1.0
+        if ncl is not None and trial.gentle is not None and amount > 0:
+            biases, assumed = earned_biases(
+                source,
+                ncl,
+                trial.gentle,
+                prior,
+                std=trial.std,
+                weights=weights,
+                memory=memory,
+                progress=progress,
+            )
+            biases = biases.scaled(amount)
+            source = biases.apply(source)
+            matches = nearest(source)
+        decision = decide(evidence, share, matches.mutual_share(), enabled=guard)
+
     return Correction(
         base=base,
-        source=result.source if applied else base,
+        source=source if decision.applied else base,
         score_std=spread.std,
-        emcl=report,
+        emcl=_emcl_report(subspaces, trial.strength, best, fixed, shares, reason),
         subspaces=subspaces,
-        biases=result.biases,
+        gentle=trial.gentle,
+        biases=biases,
+        prior=assumed,
+        weights=weights,
         guard=decision,
         before=before,
-        after=result.nearest if applied else before,
+        after=matches if decision.applied else before,
     )
 
 
 @dataclass(frozen=True)
-class _Outcome:
-    """The scores of one proposed strength, normalised."""
+class _Trial:
+    """The scores of one proposed strength and, with NCL, its gentle biases."""
 
     strength: float
     source: Similarity
-    biases: Biases | None
-    nearest: Nearest
-    share: float
+    std: float
+    gentle: Biases | None
+    matches: Nearest
 
 
-def _normalise(
-    strength: float,
-    source: Similarity,
-    spread: Moments,
-    ncl: NCL | None,
-    guard: bool,
-    memory: int,
-    progress: Progress | None,
-) -> _Outcome:
-    biases = None
-    possible = min(source.shape) >= 2 and spread.std > 0
-    if ncl is not None and (possible or not guard):  # without the guard it says what is amiss
-        std = spread.std if strength == 0 else None
-        biases = fit_biases(source, ncl, std=std, memory=memory, progress=progress)
-        source = biases.apply(source)
-    found = nearest(source)
-    return _Outcome(strength, source, biases, found, found.mutual_share())
-
-
-def _first_pass(
-    base: Similarity, candidates: Mapping[float, LowRank], progress: Progress | None
-) -> tuple[Moments, Nearest, dict[float, float]]:
-    """One pass over the scores: spread, best matches, and the agreement of every candidate."""
-    spread = MomentsAccumulator()
-    accumulators = {
-        s: NearestAccumulator(base.shape, base.dtype, base.device) for s in (0.0, *candidates)
-    }
+def _best_matches(base: Similarity, progress: Progress | None) -> Nearest:
+    """The input's best matches, in a pass that also checks it."""
+    accumulator = NearestAccumulator(base.shape, base.dtype, base.device)
     for start, stop, block in base.blocks():
         check_finite(block, "sim", start)
-        spread.add(block)
-        accumulators[0.0].add(start, stop, block, watch_ties=True)
-        for strength, candidate in candidates.items():
-            accumulators[strength].add(start, stop, candidate.change(block, start, stop))
+        accumulator.add(start, stop, block, watch_ties=True)
         if progress is not None:
             progress("agreement", stop, base.shape[0])
-    found = {strength: accumulator.result() for strength, accumulator in accumulators.items()}
-    found[0.0] = finish(accumulators[0.0], base)
-    return spread.result(), found[0.0], {s: x.mutual_share() for s, x in found.items()}
+    return finish(accumulator, base)
+
+
+def _try_strengths(
+    base: Similarity,
+    candidates: Mapping[float, LowRank],
+    before: Nearest,
+    weights: torch.Tensor | None,
+) -> tuple[Moments, dict[float, float]]:
+    """One pass over the scores: their spread, and the agreement of every candidate."""
+    spread = MomentsAccumulator()
+    accumulators = {s: NearestAccumulator(base.shape, base.dtype, base.device) for s in candidates}
+    for start, stop, block in base.blocks():
+        spread.add(block, None if weights is None else weights[start:stop])
+        for strength, candidate in candidates.items():
+            accumulators[strength].add(start, stop, candidate.change(block, start, stop))
+    shares = {s: accumulator.result().mutual_share() for s, accumulator in accumulators.items()}
+    return spread.result(), {0.0: before.mutual_share(), **shares}
+
+
+def _emcl_report(
+    subspaces: Subspaces | None,
+    strength: float,
+    best: float,
+    fixed: float | None,
+    shares: dict[float, float],
+    reason: str,
+) -> EMCLReport | None:
+    if subspaces is None:
+        return None
+    if fixed is not None:
+        reason = reason or "given"
+    elif strength != 0:
+        reason = "the most mutual nearest neighbours"
+    elif best != 0:
+        reason = f"{best:g} is best alone, but adds nothing to the normalisation"
+    else:
+        reason = reason or "no strength raises the mutual nearest neighbours"
+    tried = tuple(sorted(shares.items())) if fixed is None else ()
+    return EMCLReport(strength, subspaces.effective_rank, tried, reason)
 
 
 def _why_nothing(base: Similarity, spread: Moments) -> str:

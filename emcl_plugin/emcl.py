@@ -180,7 +180,9 @@ class SecondMoments:
         return values.clamp(min=0), vectors
 
 
-def second_moments(*sides: Features, batch: int | None = 128) -> SecondMoments:
+def second_moments(
+    *sides: Features, batch: int | None = 128, weights: torch.Tensor | None = None
+) -> SecondMoments:
     """G and X^T 1 in one streaming pass.
 
     Parameters
@@ -190,17 +192,23 @@ def second_moments(*sides: Features, batch: int | None = 128) -> SecondMoments:
     batch : int or None
         A number: ``batch`` times the mean over sides of each side's mean, its trace made 1, as
         if a batch of that size held each side in equal parts. None: all rows stacked.
+    weights : (n,), optional
+        As how many each vector of the first side counts; only with a ``batch``.
     """
     dimension = sides[0].shape[1]
     gram = torch.zeros(dimension, dimension, dtype=torch.float64, device=sides[0].device)
     total = torch.zeros(dimension, dtype=torch.float64, device=sides[0].device)
     for side in sides:
-        share = 1.0 if batch is None else 1.0 / (side.shape[0] * len(sides))
-        for _, _, block in side.blocks():
+        counts = weights if side is sides[0] and batch is not None else None
+        size = side.shape[0] if counts is None else float(counts.sum())
+        share = 1.0 if batch is None else 1.0 / (size * len(sides))
+        for start, _, block in side.blocks():
             for first in range(0, len(block), _ROWS):
-                x = block[first : first + _ROWS]
-                gram.add_(x.T @ x, alpha=share)
-                total.add_(x.sum(0, dtype=torch.float64), alpha=share)
+                x = counted = block[first : first + _ROWS]
+                if counts is not None:
+                    counted = x * counts[start + first : start + first + len(x), None]
+                gram.add_(counted.T @ x, alpha=share)
+                total.add_(counted.sum(0, dtype=torch.float64), alpha=share)
     trace = gram.trace()
     if not trace > 0:
         raise InputValueError(

@@ -32,6 +32,7 @@ from emcl_plugin.errors import (
 )
 from emcl_plugin.ncl import NCL, Biases, Progress
 from emcl_plugin.plan import Estimate, available, estimate
+from emcl_plugin.prior import Prior, check_mode
 from emcl_plugin.similarity import Dense, FeaturePair, Features, Similarity
 from emcl_plugin.sizes import format_size
 
@@ -63,6 +64,10 @@ class Report:
         were no features.
     biases : Biases or None
         Text and video biases, temperature, rounds, error, converged. None where NCL was off.
+        ``guard.strength`` times these were added; where that is 0 they are the gentle run's.
+    prior : Prior or None
+        What was assumed about how often each video is asked for. None where NCL was not
+        applied.
     guard : GuardDecision
         Whether the correction was let through. If not, the scores are the input's.
     hubs_before, hubs_after : Hubs
@@ -79,6 +84,7 @@ class Report:
     score_std: float
     emcl: EMCLReport | None
     biases: Biases | None
+    prior: Prior | None
     guard: GuardDecision
     hubs_before: Hubs
     hubs_after: Hubs
@@ -101,7 +107,8 @@ class Report:
                 name: getattr(biases, name)
                 for name in ("temperature", "rounds", "error", "converged", "solver")
             },
-            "guard": dict(vars(self.guard)),
+            "prior": None if self.prior is None else self.prior.to_dict(),
+            "guard": self.guard.to_dict(),
             "hubs": {"before": dict(vars(self.hubs_before)), "after": dict(vars(self.hubs_after))},
             "repeated": {"texts": self.repeated_texts, "videos": self.repeated_videos},
             "citations": list(self.citations),
@@ -122,6 +129,7 @@ class Job:
         *,
         emcl: EMCL | str | None = "auto",
         ncl: NCL | str | None = "auto",
+        prior: str = "auto",
         guard: bool = True,
         metric: str = "cosine",
         device: str | torch.device | None = None,
@@ -130,6 +138,7 @@ class Job:
     ) -> None:
         self.emcl = _settings(emcl, EMCL, "emcl")
         self.ncl = _settings(ncl, NCL, "ncl")
+        self.prior = check_mode(prior)
         self.guard = guard
         if metric not in ("cosine", "dot"):
             raise InputValueError("the metric is not known", repr(metric), '"cosine" or "dot"')
@@ -173,7 +182,9 @@ class Job:
             0 if self.features is None or self.sim is not None else self.features[0].shape[1],
             self.dtype,
             self.memory,
-            ncl=self.ncl is not None and self.ncl.solver in ("auto", "stored"),
+            ncl=self.ncl is not None
+            and self.prior != "off"
+            and self.ncl.solver in ("auto", "stored"),
         )
 
     def source(self) -> Similarity:
@@ -230,11 +241,20 @@ class Job:
 
     @torch.no_grad()
     def correct(
-        self, progress: Progress | None = None, *, emcl: bool = True, ncl: bool = True
+        self,
+        progress: Progress | None = None,
+        *,
+        emcl: bool = True,
+        ncl: bool = True,
+        prior: str | None = None,
     ) -> Correction:
-        """Run this job; ``emcl=False`` or ``ncl=False`` leaves that part out (for ablations)."""
+        """Run this job; ``emcl=False`` or ``ncl=False`` leaves that part out (for ablations).
+
+        ``prior`` replaces the job's own.
+        """
+        prior = self.prior if prior is None else prior
         for count, side in zip(self.repeated, ("texts", "videos"), strict=True):
-            if count:
+            if count and (side == "videos" or prior == "even"):
                 warnings.warn(
                     f"{count} of the {side} are exact copies of others; each copy counts as an "
                     "item of its own",
@@ -246,6 +266,7 @@ class Job:
             self.features,
             emcl=self.emcl if emcl else None,
             ncl=self.ncl if ncl else None,
+            prior=prior,
             guard=self.guard,
             memory=self.memory,
             plan=self.plan,
@@ -260,6 +281,7 @@ class Job:
             score_std=found.score_std,
             emcl=found.emcl,
             biases=found.biases,
+            prior=found.prior,
             guard=found.guard,
             hubs_before=found.before.hubs(),
             hubs_after=found.after.hubs(),

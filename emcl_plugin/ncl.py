@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -169,12 +169,17 @@ class Biases:
         """The re-scored source, S + tau (f_i + g_j)."""
         return Biased(source, self.text, self.video)
 
+    def scaled(self, strength: float) -> Biases:
+        """These biases times ``strength``."""
+        return replace(self, text=strength * self.text, video=strength * self.video)
+
 
 def fit_biases(
     source: Similarity,
     config: NCL | None = None,
     *,
     std: float | None = None,
+    weights: torch.Tensor | None = None,
     memory: int | None = None,
     progress: Progress | None = None,
 ) -> Biases:
@@ -187,6 +192,9 @@ def fit_biases(
     config : NCL, optional
     std : float, optional
         Standard deviation of the scores where it is already known.
+    weights : (n_text,), optional
+        As how many texts each text counts in the columns' sums; default 1. A text that is there
+        k times with weight 1 / k gets and gives what it would alone.
     memory : int, optional
         Bytes that a stored kernel may take; beyond it scores are recomputed. Default 4 GiB.
     progress : callable, optional
@@ -207,63 +215,111 @@ def fit_biases(
     >>> rescored.argmax(1).tolist()
     [0, 1]
     """
-    config = config or NCL()
-    n_text, n_video = source.shape
-    if min(n_text, n_video) < 2:
-        raise InputValueError(
-            "normalisation needs at least two texts and two videos",
-            f"{n_text} texts x {n_video} videos",
-            "collect more queries, or switch NCL off (ncl=None)",
+    return Problem(source, config, std=std, weights=weights, memory=memory).solve(progress=progress)
+
+
+class Problem:
+    """Scores, temperature and marginals: what is to be solved, and its kernel.
+
+    Parameters are those of :func:`fit_biases`.
+
+    Attributes
+    ----------
+    tau : float
+        The temperature in the units of the scores.
+    log_a, log_b : (n_text,), (n_video,)
+        Logarithms of the marginals.
+    """
+
+    def __init__(
+        self,
+        source: Similarity,
+        config: NCL | None = None,
+        *,
+        std: float | None = None,
+        weights: torch.Tensor | None = None,
+        memory: int | None = None,
+    ) -> None:
+        self.source = source
+        self.config = config = config or NCL()
+        n_text, n_video = source.shape
+        if min(n_text, n_video) < 2:
+            raise InputValueError(
+                "normalisation needs at least two texts and two videos",
+                f"{n_text} texts x {n_video} videos",
+                "collect more queries, or switch NCL off (ncl=None)",
+            )
+        spread = moments(source).std if std is None else std
+        if spread == 0:
+            raise InputValueError(
+                "all scores are equal, so there is nothing to rank",
+                "a standard deviation of 0",
+                "check how the features or scores were made",
+            )
+        self.tau = tau = config.resolve_temperature(spread)
+        absolute = config.temperature is not None or config.logit_scale is not None
+        if absolute and not 0.02 <= tau / spread <= 100:
+            warnings.warn(
+                f"the temperature {tau:.4g} is {tau / spread:.3g} standard deviations of the "
+                f"scores ({spread:.4g}); are the scores scaled by a logit scale? Leave the "
+                "temperature out to have it follow the scores",
+                ScaleWarning,
+                stacklevel=3,
+            )
+        self.log_a, self.log_b = _log_marginals(config, source, weights)
+        self.log_w = (
+            torch.zeros_like(self.log_a) if weights is None else weights.to(self.log_a).log()
         )
-    spread = moments(source).std if std is None else std
-    if spread == 0:
-        raise InputValueError(
-            "all scores are equal, so there is nothing to rank",
-            "a standard deviation of 0",
-            "check how the features or scores were made",
-        )
-    tau = config.resolve_temperature(spread)
-    absolute = config.temperature is not None or config.logit_scale is not None
-    if absolute and not 0.02 <= tau / spread <= 100:
-        warnings.warn(
-            f"the temperature {tau:.4g} is {tau / spread:.3g} standard deviations of the scores "
-            f"({spread:.4g}); are the scores scaled by a logit scale? Leave the temperature out "
-            "to have it follow the scores",
-            ScaleWarning,
-            stacklevel=2,
-        )
-    log_a, log_b = _log_marginals(config, source)
-    solver = config.solver
-    if solver == "auto":
-        budget = DEFAULT_MEMORY if memory is None else memory
-        solver = "stored" if kernel_fits(source.shape, source.dtype, budget) else "blocks"
-    if solver == "pot":
-        found = _pot(source, tau, log_a, log_b, config)
-    else:
-        kernel: _Kernel
-        if solver == "stored":
-            kernel = StoredKernel(source, tau, log_a, config.rho)
+        self.solver = config.solver
+        if self.solver == "auto":
+            budget = DEFAULT_MEMORY if memory is None else memory
+            fits = kernel_fits(source.shape, source.dtype, budget)
+            self.solver = "stored" if fits else "blocks"
+        kind = StoredKernel if self.solver == "stored" else BlockKernel
+        self.kernel: _Kernel = kind(source, tau, self.log_a, config.rho, self.log_w)
+
+    def log_masses(self, video_bias: torch.Tensor) -> torch.Tensor:
+        """log sum_i P_ij of every video, (n_video,), where its biases are given.
+
+        The text biases are then those that give every text its marginal.
+        """
+        g = video_bias / self.tau
+        return g + self.kernel.sweep(g)[1]
+
+    def solve(
+        self,
+        *,
+        log_b: torch.Tensor | None = None,
+        start: torch.Tensor | None = None,
+        progress: Progress | None = None,
+    ) -> Biases:
+        """The biases; ``log_b`` in place of the marginal, ``start`` first video biases."""
+        log_b = self.log_b if log_b is None else log_b
+        tau, config = self.tau, self.config
+        if self.solver == "pot":
+            found = _pot(self.source, tau, self.log_a + self.log_w, log_b, config)
+            found = replace(found, f=found.f - self.log_w)
         else:
-            kernel = BlockKernel(source, tau, log_a, config.rho)
-        found = sinkhorn(kernel, log_b, config, progress)
-    shift = found.g.mean()
-    if not found.converged:
-        warnings.warn(
-            f"Sinkhorn-Knopp stopped after {found.rounds} rounds with a largest relative error "
-            f"of {found.error:.3g} of a column sum (tolerance {config.tolerance:g}); allow more "
-            "rounds or a higher temperature",
-            ConvergenceWarning,
-            stacklevel=2,
+            g = torch.zeros_like(log_b) if start is None else start / tau
+            found = sinkhorn(self.kernel, log_b, config, progress, g)
+        shift = found.g.mean()
+        if not found.converged:
+            warnings.warn(
+                f"Sinkhorn-Knopp stopped after {found.rounds} rounds with a largest relative "
+                f"error of {found.error:.3g} of a column sum (tolerance {config.tolerance:g}); "
+                "allow more rounds or a higher temperature",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        return Biases(
+            text=tau * (found.f + shift),
+            video=tau * (found.g - shift),
+            temperature=tau,
+            rounds=found.rounds,
+            error=found.error,
+            converged=found.converged,
+            solver=self.solver,
         )
-    return Biases(
-        text=tau * (found.f + shift),
-        video=tau * (found.g - shift),
-        temperature=tau,
-        rounds=found.rounds,
-        error=found.error,
-        converged=found.converged,
-        solver=solver,
-    )
 
 
 # --- the algorithm, once -----------------------------------------------------------------
@@ -282,14 +338,21 @@ class Potentials:
 
 class _Kernel(Protocol):
     def sweep(self, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """f from g by (f), and LSE_i(S_ij / tau + f_i) with that f, reading the scores once."""
+        """f from g by (f), and LSE_i(S_ij / tau + f_i) with that f, reading the scores once.
+
+        A text of weight w_i counts as w_i texts: it adds log w_i to its terms of the latter.
+        """
 
 
 def sinkhorn(
-    kernel: _Kernel, log_b: torch.Tensor, config: NCL, progress: Progress | None = None
+    kernel: _Kernel,
+    log_b: torch.Tensor,
+    config: NCL,
+    progress: Progress | None = None,
+    start: torch.Tensor | None = None,
 ) -> Potentials:
     """Alternate (g) and (f) until the column sums are right."""
-    f, column_lse = kernel.sweep(torch.zeros_like(log_b))
+    f, column_lse = kernel.sweep(torch.zeros_like(log_b) if start is None else start)
     next_g = config.rho * (log_b - column_lse)  # (g)
     for done in range(1, config.rounds + 1):
         g = next_g
@@ -307,8 +370,15 @@ def sinkhorn(
 class BlockKernel:
     """Log-domain sweeps over blocks of scores that are recomputed each time."""
 
-    def __init__(self, source: Similarity, tau: float, log_a: torch.Tensor, rho: float) -> None:
-        self.source, self.tau, self.log_a, self.rho = source, tau, log_a, rho
+    def __init__(
+        self,
+        source: Similarity,
+        tau: float,
+        log_a: torch.Tensor,
+        rho: float,
+        log_w: torch.Tensor,
+    ) -> None:
+        self.source, self.tau, self.log_a, self.rho, self.log_w = source, tau, log_a, rho, log_w
 
     def sweep(self, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         f = torch.empty_like(self.log_a)
@@ -317,7 +387,8 @@ class BlockKernel:
             scaled = block / self.tau
             row_lse = torch.logsumexp(scaled + g, 1)
             f[start:stop] = self.rho * (self.log_a[start:stop] - row_lse)  # (f)
-            columns = torch.logaddexp(columns, torch.logsumexp(scaled + f[start:stop, None], 0))
+            counted = f[start:stop] + self.log_w[start:stop]
+            columns = torch.logaddexp(columns, torch.logsumexp(scaled + counted[:, None], 0))
         return f, columns
 
 
@@ -333,8 +404,15 @@ class StoredKernel:
 
     _CHUNK_BYTES = 8 << 20  # rows that are used twice in a sweep should stay in cache
 
-    def __init__(self, source: Similarity, tau: float, log_a: torch.Tensor, rho: float) -> None:
-        self.source, self.tau, self.log_a, self.rho = source, tau, log_a, rho
+    def __init__(
+        self,
+        source: Similarity,
+        tau: float,
+        log_a: torch.Tensor,
+        rho: float,
+        log_w: torch.Tensor,
+    ) -> None:
+        self.source, self.tau, self.log_a, self.rho, self.log_w = source, tau, log_a, rho, log_w
         self.floor = torch.finfo(source.dtype).tiny ** (2 / 3)
         self.chunk = max(16, self._CHUNK_BYTES // (source.shape[1] * source.dtype.itemsize))
         self.kernel = torch.empty(source.shape, dtype=source.dtype, device=source.device)
@@ -346,7 +424,8 @@ class StoredKernel:
             self._absorb(g)
             found = self._attempt(g)
         if found is None:
-            found = BlockKernel(self.source, self.tau, self.log_a, self.rho).sweep(g)
+            blocks = BlockKernel(self.source, self.tau, self.log_a, self.rho, self.log_w)
+            found = blocks.sweep(g)
         return found
 
     def _attempt(self, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -365,7 +444,7 @@ class StoredKernel:
             lowest = torch.minimum(lowest, sums.min())
             row_lse = sums.log() + v_level - self.f0[rows]
             f[rows] = self.rho * (self.log_a[rows] - row_lse)  # (f)
-            u = f[rows] - self.f0[rows]
+            u = f[rows] + self.log_w[rows] - self.f0[rows]
             if start == 0:
                 u_level = u.max()  # near enough to the other rows' for exp not to overflow
             columns += torch.mv(block.T, (u - u_level).exp())
@@ -395,12 +474,15 @@ class StoredKernel:
                 out.exp_()
 
 
-def _log_marginals(config: NCL, source: Similarity) -> tuple[torch.Tensor, torch.Tensor]:
-    """log a (n_text,) and log b (n_video,), with equal totals."""
+def _log_marginals(
+    config: NCL, source: Similarity, weights: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """log a (n_text,) and log b (n_video,), with equal totals, each text counted by its weight."""
     n_text, n_video = source.shape
     a = _marginal(config.text_marginal, n_text, "text_marginal", source)
     b = _marginal(config.video_marginal, n_video, "video_marginal", source)
-    return a.log(), (b * (a.sum() / b.sum())).log()
+    total = a.sum() if weights is None else (a * weights).sum()
+    return a.log(), (b * (total / b.sum())).log()
 
 
 def _marginal(given: Any, size: int, name: str, source: Similarity) -> torch.Tensor:

@@ -25,20 +25,28 @@ class MomentsAccumulator:
     """Mean and variance merged block by block (Chan, Golub and LeVeque 1979)."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count = 0.0
         self.mean = 0.0
         self.squares = 0.0
         self.low = math.inf
         self.high = -math.inf
 
-    def add(self, block: torch.Tensor) -> None:
-        """Take in one block of scores."""
+    def add(self, block: torch.Tensor, weights: torch.Tensor | None = None) -> None:
+        """Take in one block of scores; ``weights`` (rows,) says as how many each row counts."""
         low, high = (float(x) for x in torch.aminmax(block))
         self.low, self.high = min(self.low, low), max(self.high, high)
         if not 1e-12 < max(-low, high) < 1e12:  # squares would leave float32
             block = block.double()
-        variance, mean = (float(x) for x in torch.var_mean(block, correction=0))
-        n, delta = block.numel(), mean - self.mean
+        n: float = block.numel()
+        if weights is None:
+            variance, mean = (float(x) for x in torch.var_mean(block, correction=0))
+        else:
+            share = weights / weights.sum()
+            variances, means = torch.var_mean(block, dim=1, correction=0)
+            mean = float(share @ means)
+            variance = float(share @ (variances + (means - mean).square()))
+            n = float(weights.sum()) * block.shape[1]
+        delta = mean - self.mean
         total = self.count + n
         self.squares += variance * n + delta * delta * self.count * n / total
         self.mean += delta * n / total
@@ -49,16 +57,16 @@ class MomentsAccumulator:
         return Moments(self.mean, math.sqrt(self.squares / self.count), self.low, self.high)
 
 
-def moments(source: Similarity) -> Moments:
-    """Mean, standard deviation and range of all scores.
+def moments(source: Similarity, weights: torch.Tensor | None = None) -> Moments:
+    """Mean, standard deviation and range of all scores; text i counts ``weights[i]`` times.
 
     >>> from emcl_plugin.similarity import Dense
     >>> moments(Dense(torch.tensor([[1.0, 3.0], [5.0, 7.0]]))).mean
     4.0
     """
     accumulator = MomentsAccumulator()
-    for _, _, block in source.blocks():
-        accumulator.add(block)
+    for start, stop, block in source.blocks():
+        accumulator.add(block, None if weights is None else weights[start:stop])
     return accumulator.result()
 
 

@@ -40,6 +40,7 @@ def rerank(
     *,
     emcl: EMCL | str | None = "auto",
     ncl: NCL | str | None = "auto",
+    prior: str = "auto",
     guard: bool = True,
     metric: str = "cosine",
     device: str | torch.device | None = None,
@@ -60,9 +61,14 @@ def rerank(
         "auto" chooses the strength by mutual nearest neighbours. None leaves EMCL out.
     ncl : "auto", None or NCL, default "auto"
         "auto" is a temperature of 0.15 standard deviations. None leaves NCL out.
+    prior : {"auto", "even", "gentle", "off"}, default "auto"
+        What to assume about how often each video is asked for. NCL as published assumes that
+        all are asked for equally often ("even"), which benchmarks are and the world is not.
+        "auto" finds out from the scores, "gentle" corrects for hubs and little else, "off"
+        leaves NCL out. See :mod:`emcl_plugin.prior`.
     guard : bool, default True
-        Return the input unchanged where the correction does not raise the mutual nearest
-        neighbours, which is where there are no hubs to correct.
+        Apply no more than the mutual nearest neighbours bear out, and nothing where there are
+        no hubs to correct. It wants evidence: of a handful of texts nothing can be told.
     metric : {"cosine", "dot"}, default "cosine"
         Similarity of features.
     device : str or torch.device, optional
@@ -105,6 +111,7 @@ def rerank(
         feats,
         emcl=emcl,
         ncl=ncl,
+        prior=prior,
         guard=guard,
         metric=metric,
         device=device,
@@ -119,6 +126,7 @@ def rescore(
     *,
     emcl: EMCL | str | None = "auto",
     ncl: NCL | str | None = "auto",
+    prior: str = "auto",
     guard: bool = True,
     metric: str = "cosine",
     device: str | torch.device | None = None,
@@ -136,7 +144,15 @@ def rescore(
     ('transductive', True, 3)
     """
     job = Job(
-        sim, feats, emcl=emcl, ncl=ncl, guard=guard, metric=metric, device=device, memory=memory
+        sim,
+        feats,
+        emcl=emcl,
+        ncl=ncl,
+        prior=prior,
+        guard=guard,
+        metric=metric,
+        device=device,
+        memory=memory,
     )
     job.require_dense()
     report, blocks = job.run(progress)
@@ -148,7 +164,7 @@ class Reranker:
 
     Parameters
     ----------
-    emcl, ncl, guard, metric, device, memory
+    emcl, ncl, prior, guard, metric, device, memory
         As in :func:`rerank`.
 
     Attributes
@@ -170,6 +186,7 @@ class Reranker:
         self,
         emcl: EMCL | str | None = "auto",
         ncl: NCL | str | None = "auto",
+        prior: str = "auto",
         guard: bool = True,
         metric: str = "cosine",
         device: str | torch.device | None = None,
@@ -177,6 +194,7 @@ class Reranker:
     ) -> None:
         self.emcl = emcl
         self.ncl = ncl
+        self.prior = prior
         self.guard = guard
         self.metric = metric
         self.device = device

@@ -102,6 +102,13 @@ class Dense(Similarity):
     def rows(self, start: int, stop: int) -> torch.Tensor:
         return read_rows(self.array, start, stop, self.dtype, self.device)
 
+    def take(self, indices: torch.Tensor) -> torch.Tensor:
+        """The rows of these texts, in this order."""
+        array = self.array
+        where = indices.to(array.device) if isinstance(array, torch.Tensor) else indices.cpu()
+        picked = array[where] if isinstance(array, torch.Tensor) else array[where.numpy()]
+        return read_rows(picked, 0, len(indices), self.dtype, self.device)
+
     @property
     def T(self) -> Dense:
         return Dense(self.array.T, dtype=self.dtype, device=self.device, memory=self.memory)

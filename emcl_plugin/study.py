@@ -126,7 +126,7 @@ def study(
     """
     has = {
         "+EMCL": job.emcl is not None and job.features is not None,
-        "+NCL": job.ncl is not None,
+        "+NCL": job.ncl is not None and job.prior != "off",
     }
     kept = [name for name in ABLATION if has.get(name, True)]
     before, after = found.base, found.source
@@ -180,6 +180,7 @@ def order_leaks(job: Job, found: Correction, truth: GroundTruth | None = None) -
         None if sides is None else (sides[0][rows], sides[1][columns]),
         emcl=job.emcl,
         ncl=job.ncl,
+        prior=job.prior,
         guard=job.guard,
         metric="cosine" if job.features is None else job.features[0].metric,
         device=job.device,

@@ -1,0 +1,318 @@
+"""What corrections do when the queries ask unevenly for the videos: R@1 by scenario.
+
+A folder holds text.npy, video.npy and, where row i does not belong to row i, text_to_video.npy.
+
+    python benchmarks/uneven.py FOLDER [FOLDER ...] [--demo] [--draws 5] [--methods a,b,c]
+                                [--json OUT.json] [--plot OUT.svg]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emcl_plugin.baselines import METHODS, Direction
+from emcl_plugin.compare import INPUT, OURS, compare
+from emcl_plugin.demo import load_demo
+from emcl_plugin.errors import EmclError
+from emcl_plugin.metrics import DIRECTIONS, place
+from emcl_plugin.ncl import fit_biases
+from emcl_plugin.similarity import Biased, FeaturePair, Features, Similarity
+from emcl_plugin.truth import GroundTruth
+
+Array = np.ndarray[Any, Any]
+Data = tuple[Array, Array, Array]  # texts, videos, and the video's index of every text
+Random = np.random.Generator
+
+OWN = (INPUT, OURS, "ncl-even", "ncl-gentle")
+PEERS = [name for name, method in METHODS.items() if "gallery bank" not in method.needs]
+ALONE = 20  # queries that are asked alone
+LARGE = 200  # videos that a set needs to count in the means
+
+# --- scenarios: which texts are asked, given every text's video; none where it does not fit ----
+
+
+def even(owner: Array, _: Random) -> Array:
+    """Every text once."""
+    return np.arange(len(owner))
+
+
+def share(owner: Array, random: Random, part: float) -> Array:
+    """All texts of a random part of the videos; nobody asks for the others."""
+    videos = np.unique(owner)
+    chosen = random.choice(videos, max(1, round(part * len(videos))), replace=False)
+    return np.flatnonzero(np.isin(owner, chosen))
+
+
+def zipf(owner: Array, random: Random) -> Array:
+    """As many draws as there are texts, each text's chance 1 / its rank in a random order."""
+    chance = 1 / (1 + random.permutation(len(owner)))
+    return random.choice(len(owner), len(owner), p=chance / chance.sum())
+
+
+def clusters(owner: Array, random: Random) -> Array:
+    """Five texts of each of a fifth of the videos, where so many have five."""
+    videos, counts = np.unique(owner, return_counts=True)
+    size = max(1, round(len(videos) / 5))
+    if (counts >= 5).sum() < size:
+        return np.arange(0)
+    chosen = random.choice(videos[counts >= 5], size, replace=False)
+    texts = (np.flatnonzero(owner == video) for video in chosen)
+    return np.concatenate([random.choice(five, 5, replace=False) for five in texts])
+
+
+def few(owner: Array, random: Random) -> Array:
+    """Fifty random texts, where there are more than a hundred."""
+    return random.choice(len(owner), 50 if len(owner) > 100 else 0, replace=False)
+
+
+ASKED: dict[str, Callable[[Array, Random], Array]] = {
+    "even": even,
+    "half": partial(share, part=1 / 2),
+    "fifth": partial(share, part=1 / 5),
+    "zipf": zipf,
+    "clusters": clusters,
+    "few": few,
+}
+UNEVEN = ("half", "fifth", "zipf")
+SCENARIOS = (*ASKED, "shift")
+
+
+def shifted(text: Array, video: Array, bank: Array) -> Similarity:
+    """Our scores of texts when the bank's texts, not they themselves, make the correction."""
+    query, gallery = Features(text), Features(video)
+    bias = fit_biases(FeaturePair(Features(bank), gallery)).video
+    return Biased(FeaturePair(query, gallery), bias.new_zeros(len(text)), bias)
+
+
+# --- measurements ------------------------------------------------------------------------------
+
+
+@dataclass
+class Results:
+    """R@1 of every draw by set, scenario, direction and method.
+
+    ``alone`` counts by method: queries asked alone, refused, and of another rank than before.
+    """
+
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    draws: dict[tuple[str, ...], list[float]] = field(default_factory=dict)
+    alone: dict[str, Array] = field(default_factory=dict)
+
+    def r1(self, *key: str) -> float:
+        """Mean of the draws; NaN where there are none."""
+        return float(np.mean(self.draws.get(key, [np.nan])))
+
+    def gain(self, *key: str) -> float:
+        """Points of R@1 over the input."""
+        return self.r1(*key) - self.r1(*key[:3], INPUT)
+
+    def sets(self, videos: int = 0) -> list[str]:
+        """Those that are not a part of another, with at least so many videos."""
+        return [s for s, n in self.sizes.items() if not s.endswith("_split") and n[1] >= videos]
+
+    def average(self, direction: str, method: str, *scenarios: str) -> float:
+        """Mean over the large sets that have a scenario, then over the scenarios."""
+        table = [[self.r1(s, c, direction, method) for s in self.sets(LARGE)] for c in scenarios]
+        return float(np.mean(np.nanmean(table, axis=1)))
+
+
+def measure(results: Results, name: str, data: Data, methods: Sequence[str], draws: int) -> None:
+    """All scenarios on one set."""
+    text, video, owner = data
+    results.sizes[name] = (len(text), len(video))
+    for scenario in SCENARIOS:
+        started = time.perf_counter()
+        for draw in range(1 if scenario == "even" else draws):
+            random = np.random.default_rng([draw, zlib.crc32(f"{name}/{scenario}".encode())])
+            found = {}
+            if scenario == "shift":
+                found = {(DIRECTIONS[0], m): r1 for m, r1 in shift(data, methods, random).items()}
+            elif len(asked := ASKED[scenario](owner, random)):
+                truth = GroundTruth.from_index(owner[asked], len(video))
+                rows, _ = compare(None, (text[asked], video), truth=truth, methods=methods)
+                ways = [(row, *way) for row in rows for way in row.evaluation.directions]
+                found = {(way, row.name): place.metric("R@1") for row, way, place in ways}
+            for key, value in found.items():
+                results.draws.setdefault((name, scenario, *key), []).append(value)
+        print(f"{name} {scenario}: {time.perf_counter() - started:.1f} s", file=sys.stderr)
+    random = np.random.default_rng(zlib.crc32(name.encode()))
+    for method, counts in one(data, methods, random).items():
+        results.alone[method] = results.alone.get(method, 0) + counts
+
+
+def shift(data: Data, methods: Sequence[str], random: Random) -> dict[str, float]:
+    """R@1 of the texts of half of the videos, corrected by the texts of the other half alone."""
+    text, video, owner = data
+    asked = np.isin(np.arange(len(text)), share(owner, random, 1 / 2))
+    query, gallery, bank = text[asked], Features(video), text[~asked]
+    scores = FeaturePair(Features(query), gallery)
+    direction = Direction(scores, scores.text, gallery, query_bank=Features(bank))
+    found: dict[str, Similarity] = {INPUT: scores}
+    for name in methods:
+        if name == OURS:
+            found[name] = shifted(query, video, bank)
+        elif name in METHODS and METHODS[name].bank and not METHODS[name].missing(direction):
+            found[name] = METHODS[name].correct(direction)
+    truth = GroundTruth.from_index(owner[asked], len(video))
+    return {name: place(source, truth).metric("R@1") for name, source in found.items()}
+
+
+def one(data: Data, methods: Sequence[str], random: Random) -> dict[str, Array]:
+    """Random queries each alone, by our own methods: asked, refused, of another rank."""
+    text, video, owner = data
+
+    def rank(query: Array, method: str) -> float | None:
+        truth = GroundTruth.from_index(owner[query], len(video))
+        try:
+            rows, _ = compare(None, (text[query], video), truth=truth, methods=[method])
+        except EmclError:
+            return None
+        return float(rows[0].evaluation.text_to_video.ranks()[0])
+
+    counts = {m: np.zeros(3, dtype=int) for m in methods if m not in (INPUT, *METHODS)}
+    for query in random.choice(len(text), (min(ALONE, len(text)), 1), replace=False):
+        before = rank(query, INPUT)
+        for method in counts:
+            after = rank(query, method)
+            counts[method] += [1, after is None, after not in (None, before)]
+    return counts
+
+
+# --- tables and plot ---------------------------------------------------------------------------
+
+
+def cell(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.1f}"
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    print(f"\n{title}\n")
+    for row in (header, ["---"] * len(header), *rows):
+        print(f"| {' | '.join(row)} |")
+
+
+def merits(results: Results, methods: Sequence[str], *directions: str) -> dict[str, float]:
+    """Mean R@1 of the uneven scenarios, best first; only methods that can be run on them."""
+    found = {m: [results.average(d, m, *UNEVEN) for d in directions] for m in methods}
+    means = {method: float(np.mean(values)) for method, values in found.items()}
+    return {m: means[m] for m in sorted(means, key=lambda m: -means[m]) if not np.isnan(means[m])}
+
+
+def print_tables(results: Results, methods: Sequence[str]) -> None:
+    """Everything, as Markdown."""
+    print(f"Means over {', '.join(results.sets(LARGE))}; worst case over all sets.")
+    for direction, columns in zip(DIRECTIONS, (SCENARIOS, SCENARIOS[:-1]), strict=True):
+        ranked = merits(results, methods, direction)
+        keys = [(name, scenario, direction) for name in results.sizes for scenario in columns]
+        rows = []
+        for method in dict.fromkeys([*ranked, *methods]):
+            cells = [cell(results.average(direction, method, scenario)) for scenario in columns]
+            gains = {(results.gain(*key, method), *key[:2]) for key in keys}
+            if gains := {found for found in gains if not np.isnan(found[0])}:
+                cells.insert(4, cell(ranked.get(method, np.nan)))
+                gain, name, scenario = min(gains)
+                worst = "-" if method == INPUT else f"{gain:+.1f} ({name}, {scenario})"
+                rows.append([method, *cells, worst])
+        header = ["method", *columns[:4], "mean of the three", *columns[4:]]
+        table(f"R@1, {direction}", [*header, "worst case against the input"], rows)
+
+    both = [
+        (np.mean([results.r1(s, "even", d, m) for s in results.sets() for d in DIRECTIONS]), m)
+        for m in methods
+    ]
+    title = f"Even: mean R@1 of both directions over {', '.join(results.sets())}"
+    rows = [[m, cell(r1)] for r1, m in sorted(both, reverse=True) if not np.isnan(r1)]
+    table(title, ["method", "R@1"], rows)
+
+    rows = [[method, *map(str, counts)] for method, counts in results.alone.items()]
+    header = ["method", "asked", "refused", "of another rank than before"]
+    table("Queries alone, text -> video", header, rows)
+
+    for name, (texts, videos) in results.sizes.items():
+        rows = []
+        for method in (m for m in (INPUT, "ncl-even", OURS) if m in methods):
+            pairs = [[results.r1(name, s, d, method) for d in DIRECTIONS] for s in SCENARIOS]
+            rows.append([method, *(" / ".join(map(cell, pair)) for pair in pairs)])
+        title = f"{name}, {texts} x {videos}: R@1, {' / '.join(DIRECTIONS)}"
+        table(title, ["method", *SCENARIOS], rows)
+
+
+def draw_plot(results: Results, methods: Sequence[str], path: Path) -> None:
+    """Points of R@1 over the input: mean of the large sets, and a line to the worst of them."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    ink, colours = "#24292f", ("#1b5fb8", "#16765a", "#7d3fa6", "#b8520a", "#8a6d00", "#6e7781")
+    ours = [method for method in methods if method not in (INPUT, *METHODS)][:3]
+    best = [method for method in merits(results, methods, *DIRECTIONS) if method in METHODS]
+    shown = [*ours, *best[: len(colours) - len(ours)]]
+    with mpl.rc_context({"font.size": 9.5, "svg.hashsalt": "uneven", "legend.frameon": False}):
+        figure = Figure(figsize=(8.4, 6.4), layout="constrained", facecolor="white")
+        panels = figure.subplots(2, 1, sharex=True)
+        for direction, axes in zip(DIRECTIONS, panels, strict=True):
+            axes.axhline(0, color=ink, linewidth=0.8)
+            for k, (method, colour) in enumerate(zip(shown, colours, strict=False)):
+                key = direction, method
+                gains = [[results.gain(s, c, *key) for s in results.sets(LARGE)] for c in SCENARIOS]
+                mean, low = np.nanmean(gains, axis=1), np.nanmin(gains, axis=1)
+                x = np.arange(len(mean)) + 0.13 * (k - (len(shown) - 1) / 2)
+                axes.vlines(x, low, mean, color=colour, linewidth=0.9)
+                face = colour if method in ours else "white"
+                axes.plot(x, mean, "osD^vP"[k], color=colour, markerfacecolor=face, label=method)
+            axes.grid(axis="y", color="#d8dee4", linewidth=0.6)
+            axes.set_axisbelow(True)
+            axes.tick_params(length=0, colors=ink)
+            axes.spines[:].set_visible(False)
+            axes.set_title(direction, loc="left", fontsize=10, color=ink)
+        panels[1].set_xticks(range(len(SCENARIOS)), SCENARIOS)
+        figure.supylabel("R@1 over the input, points", fontsize=9.5, color=ink)
+        named = panels[0].get_legend_handles_labels()
+        figure.legend(*named, loc="outside upper center", ncols=len(shown), labelcolor=ink)
+        figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("--demo", action="store_true", help="also the data that ship here")
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--methods", default=",".join([*OWN, *PEERS]))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    given = parser.parse_args()
+    methods = list(dict.fromkeys([INPUT, *given.methods.split(",")]))
+    warnings.simplefilter("ignore")
+    results = Results()
+    for folder in given.folders:
+        text, video = np.load(folder / "text.npy"), np.load(folder / "video.npy")
+        truth = folder / "text_to_video.npy"
+        owner = np.load(truth) if truth.exists() else np.arange(len(text))
+        measure(results, folder.name, (text, video, owner), methods, given.draws)
+    if given.demo:
+        demo = load_demo()
+        data = demo.text, demo.video, np.arange(len(demo.text))
+        measure(results, "demo", data, methods, given.draws)
+    print_tables(results, methods)
+    if given.json:
+        rows = [[*key, values] for key, values in results.draws.items()]
+        given.json.write_text(
+            json.dumps({**asdict(results), "draws": rows}, default=np.ndarray.tolist)
+        )
+    if given.plot:
+        draw_plot(results, methods, given.plot)
+
+
+if __name__ == "__main__":
+    main()
