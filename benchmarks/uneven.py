@@ -11,11 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,12 +34,10 @@ Array = np.ndarray[Any, Any]
 Data = tuple[Array, Array, Array]  # texts, videos, and the video's index of every text
 Random = np.random.Generator
 
-OWN = (INPUT, OURS, "ncl-even", "ncl-gentle")
 PEERS = [name for name, method in METHODS.items() if "gallery bank" not in method.needs]
+DEFAULT = [INPUT, OURS, "ncl-even", "ncl-gentle", *PEERS]
 ALONE = 20  # queries that are asked alone
 LARGE = 200  # videos that a set needs to count in the means
-
-# --- scenarios: which texts are asked, given every text's video; none where it does not fit ----
 
 
 def even(owner: Array, _: Random) -> Array:
@@ -78,13 +75,9 @@ def few(owner: Array, random: Random) -> Array:
 
 
 ASKED: dict[str, Callable[[Array, Random], Array]] = {
-    "even": even,
-    "half": partial(share, part=1 / 2),
-    "fifth": partial(share, part=1 / 5),
-    "zipf": zipf,
-    "clusters": clusters,
-    "few": few,
-}
+    "even": even, "half": partial(share, part=1 / 2), "fifth": partial(share, part=1 / 5),
+    "zipf": zipf, "clusters": clusters, "few": few,
+}  # fmt: skip
 UNEVEN = ("half", "fifth", "zipf")
 SCENARIOS = (*ASKED, "shift")
 
@@ -94,9 +87,6 @@ def shifted(text: Array, video: Array, bank: Array) -> Similarity:
     query, gallery = Features(text), Features(video)
     bias = fit_biases(FeaturePair(Features(bank), gallery)).video
     return Biased(FeaturePair(query, gallery), bias.new_zeros(len(text)), bias)
-
-
-# --- measurements ------------------------------------------------------------------------------
 
 
 @dataclass
@@ -119,12 +109,14 @@ class Results:
         return self.r1(*key) - self.r1(*key[:3], INPUT)
 
     def sets(self, videos: int = 0) -> list[str]:
-        """Those that are not a part of another, with at least so many videos."""
-        return [s for s, n in self.sizes.items() if not s.endswith("_split") and n[1] >= videos]
+        """Those that are not a part of another, with at least so many videos; else all."""
+        own = [s for s, n in self.sizes.items() if not s.endswith("_split") and n[1] >= videos]
+        return own or list(self.sizes)
 
-    def average(self, direction: str, method: str, *scenarios: str) -> float:
-        """Mean over the large sets that have a scenario, then over the scenarios."""
-        table = [[self.r1(s, c, direction, method) for s in self.sets(LARGE)] for c in scenarios]
+    def average(self, method: str, ways: Sequence[str], *cases: str, videos: int = LARGE) -> float:
+        """Mean over the sets that have a scenario, then over scenarios and directions."""
+        keys = [(scenario, way, method) for scenario in cases for way in ways]
+        table = [[self.r1(name, *key) for name in self.sets(videos)] for key in keys]
         return float(np.mean(np.nanmean(table, axis=1)))
 
 
@@ -133,7 +125,7 @@ def measure(results: Results, name: str, data: Data, methods: Sequence[str], dra
     text, video, owner = data
     results.sizes[name] = (len(text), len(video))
     for scenario in SCENARIOS:
-        started = time.perf_counter()
+        print(f"{name}: {scenario}", file=sys.stderr)
         for draw in range(1 if scenario == "even" else draws):
             random = np.random.default_rng([draw, zlib.crc32(f"{name}/{scenario}".encode())])
             found = {}
@@ -146,7 +138,6 @@ def measure(results: Results, name: str, data: Data, methods: Sequence[str], dra
                 found = {(way, row.name): place.metric("R@1") for row, way, place in ways}
             for key, value in found.items():
                 results.draws.setdefault((name, scenario, *key), []).append(value)
-        print(f"{name} {scenario}: {time.perf_counter() - started:.1f} s", file=sys.stderr)
     random = np.random.default_rng(zlib.crc32(name.encode()))
     for method, counts in one(data, methods, random).items():
         results.alone[method] = results.alone.get(method, 0) + counts
@@ -190,9 +181,6 @@ def one(data: Data, methods: Sequence[str], random: Random) -> dict[str, Array]:
     return counts
 
 
-# --- tables and plot ---------------------------------------------------------------------------
-
-
 def cell(value: float) -> str:
     return "-" if np.isnan(value) else f"{value:.1f}"
 
@@ -203,43 +191,33 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> N
         print(f"| {' | '.join(row)} |")
 
 
-def merits(results: Results, methods: Sequence[str], *directions: str) -> dict[str, float]:
-    """Mean R@1 of the uneven scenarios, best first; only methods that can be run on them."""
-    found = {m: [results.average(d, m, *UNEVEN) for d in directions] for m in methods}
-    means = {method: float(np.mean(values)) for method, values in found.items()}
-    return {m: means[m] for m in sorted(means, key=lambda m: -means[m]) if not np.isnan(means[m])}
+def best_first(r1: dict[str, float]) -> list[str]:
+    return sorted(r1, key=lambda method: -np.nan_to_num(r1[method]))
 
 
 def print_tables(results: Results, methods: Sequence[str]) -> None:
     """Everything, as Markdown."""
-    print(f"Means over {', '.join(results.sets(LARGE))}; worst case over all sets.")
+    print(f"Means over those that have the scenario of {', '.join(results.sets(LARGE))}.")
     for direction, columns in zip(DIRECTIONS, (SCENARIOS, SCENARIOS[:-1]), strict=True):
-        ranked = merits(results, methods, direction)
-        keys = [(name, scenario, direction) for name in results.sizes for scenario in columns]
+        three = {method: results.average(method, [direction], *UNEVEN) for method in methods}
         rows = []
-        for method in dict.fromkeys([*ranked, *methods]):
-            cells = [cell(results.average(direction, method, scenario)) for scenario in columns]
-            gains = {(results.gain(*key, method), *key[:2]) for key in keys}
-            if gains := {found for found in gains if not np.isnan(found[0])}:
-                cells.insert(4, cell(ranked.get(method, np.nan)))
+        for method in best_first(three):
+            cells = [cell(results.average(method, [direction], name)) for name in columns]
+            cells.insert(4, cell(three[method]))
+            keys = [(name, scenario, direction) for name in results.sizes for scenario in columns]
+            gains = [(results.gain(*key, method), *key[:2]) for key in keys]
+            if gains := [found for found in gains if not np.isnan(found[0])]:
                 gain, name, scenario = min(gains)
                 worst = "-" if method == INPUT else f"{gain:+.1f} ({name}, {scenario})"
                 rows.append([method, *cells, worst])
         header = ["method", *columns[:4], "mean of the three", *columns[4:]]
         table(f"R@1, {direction}", [*header, "worst case against the input"], rows)
 
-    both = [
-        (np.mean([results.r1(s, "even", d, m) for s in results.sets() for d in DIRECTIONS]), m)
-        for m in methods
-    ]
     title = f"Even: mean R@1 of both directions over {', '.join(results.sets())}"
-    rows = [[m, cell(r1)] for r1, m in sorted(both, reverse=True) if not np.isnan(r1)]
-    table(title, ["method", "R@1"], rows)
-
+    r1 = {method: results.average(method, DIRECTIONS, "even", videos=0) for method in methods}
+    table(title, ["method", "R@1"], [[method, cell(r1[method])] for method in best_first(r1)])
     rows = [[method, *map(str, counts)] for method, counts in results.alone.items()]
-    header = ["method", "asked", "refused", "of another rank than before"]
-    table("Queries alone, text -> video", header, rows)
-
+    table("Queries alone", ["method", "asked", "refused", "of another rank than before"], rows)
     for name, (texts, videos) in results.sizes.items():
         rows = []
         for method in (m for m in (INPUT, "ncl-even", OURS) if m in methods):
@@ -254,62 +232,65 @@ def draw_plot(results: Results, methods: Sequence[str], path: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    ink, colours = "#24292f", ("#1b5fb8", "#16765a", "#7d3fa6", "#b8520a", "#8a6d00", "#6e7781")
+    ink, sets = "#24292f", results.sets(LARGE)
     ours = [method for method in methods if method not in (INPUT, *METHODS)][:3]
-    best = [method for method in merits(results, methods, *DIRECTIONS) if method in METHODS]
-    shown = [*ours, *best[: len(colours) - len(ours)]]
+    three = {m: results.average(m, DIRECTIONS, *UNEVEN) for m in methods if m in METHODS}
+    shown = [*ours, *best_first(three)[:3]]
+    colours = ("#1b5fb8", "#16765a", "#7d3fa6", "#b8520a", "#8a6d00", "#6e7781")
     with mpl.rc_context({"font.size": 9.5, "svg.hashsalt": "uneven", "legend.frameon": False}):
         figure = Figure(figsize=(8.4, 6.4), layout="constrained", facecolor="white")
-        panels = figure.subplots(2, 1, sharex=True)
+        panels = figure.subplots(2, 1, sharex=True, sharey=True)
         for direction, axes in zip(DIRECTIONS, panels, strict=True):
             axes.axhline(0, color=ink, linewidth=0.8)
-            for k, (method, colour) in enumerate(zip(shown, colours, strict=False)):
-                key = direction, method
-                gains = [[results.gain(s, c, *key) for s in results.sets(LARGE)] for c in SCENARIOS]
+            for k, (name, colour, marker) in enumerate(zip(shown, colours, "osD^vP", strict=False)):
+                gains = [[results.gain(s, c, direction, name) for s in sets] for c in SCENARIOS]
+                x = np.arange(len(gains)) + 0.13 * (k - (len(shown) - 1) / 2)
                 mean, low = np.nanmean(gains, axis=1), np.nanmin(gains, axis=1)
-                x = np.arange(len(mean)) + 0.13 * (k - (len(shown) - 1) / 2)
                 axes.vlines(x, low, mean, color=colour, linewidth=0.9)
-                face = colour if method in ours else "white"
-                axes.plot(x, mean, "osD^vP"[k], color=colour, markerfacecolor=face, label=method)
+                face = colour if name in ours else "white"
+                axes.plot(x, mean, marker, color=colour, markerfacecolor=face, label=name)
             axes.grid(axis="y", color="#d8dee4", linewidth=0.6)
             axes.set_axisbelow(True)
             axes.tick_params(length=0, colors=ink)
             axes.spines[:].set_visible(False)
             axes.set_title(direction, loc="left", fontsize=10, color=ink)
         panels[1].set_xticks(range(len(SCENARIOS)), SCENARIOS)
-        figure.supylabel("R@1 over the input, points", fontsize=9.5, color=ink)
-        named = panels[0].get_legend_handles_labels()
-        figure.legend(*named, loc="outside upper center", ncols=len(shown), labelcolor=ink)
+        unit = f"points of R@1 over the input: mean of up to {len(sets)} sets, line to the worst"
+        figure.supylabel(unit, fontsize=9.5, color=ink)
+        handles = panels[0].lines[1:]
+        figure.legend(handles=handles, loc="outside upper center", ncols=len(shown), labelcolor=ink)
         figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER")
     parser.add_argument("--demo", action="store_true", help="also the data that ship here")
     parser.add_argument("--draws", type=int, default=5)
-    parser.add_argument("--methods", default=",".join([*OWN, *PEERS]))
+    parser.add_argument("--methods", default=",".join(DEFAULT))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
     methods = list(dict.fromkeys([INPUT, *given.methods.split(",")]))
     warnings.simplefilter("ignore")
-    results = Results()
+    data: dict[str, Data] = {}
     for folder in given.folders:
         text, video = np.load(folder / "text.npy"), np.load(folder / "video.npy")
         truth = folder / "text_to_video.npy"
         owner = np.load(truth) if truth.exists() else np.arange(len(text))
-        measure(results, folder.name, (text, video, owner), methods, given.draws)
+        data[folder.name] = text, video, owner
     if given.demo:
         demo = load_demo()
-        data = demo.text, demo.video, np.arange(len(demo.text))
-        measure(results, "demo", data, methods, given.draws)
+        data["demo"] = demo.text, demo.video, np.arange(len(demo.text))
+    if not data:
+        parser.error("give a folder or --demo")
+    results = Results()
+    for name in data:
+        measure(results, name, data[name], methods, given.draws)
     print_tables(results, methods)
     if given.json:
-        rows = [[*key, values] for key, values in results.draws.items()]
-        given.json.write_text(
-            json.dumps({**asdict(results), "draws": rows}, default=np.ndarray.tolist)
-        )
+        found = {**vars(results), "draws": [[*k, v] for k, v in results.draws.items()]}
+        given.json.write_text(json.dumps(found, default=np.ndarray.tolist))
     if given.plot:
         draw_plot(results, methods, given.plot)
 

@@ -9,8 +9,8 @@ as likely one as the other. So, as in McNemar's test of paired changes (Psychome
 
     z = (gained - lost) / sqrt(gained + lost)                                              (z)
 
-counts standard errors. Nothing is applied up to 2 of them, everything from 3 on, and in
-between the biases are scaled down.
+counts standard errors. Of NCL's biases nothing is applied up to 1 of them, everything from 2
+on, and in between they are scaled down.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class Evidence:
     --------
     >>> Evidence(gained=30, lost=6).z, Evidence(gained=30, lost=6).strength
     (4.0, 1.0)
-    >>> Evidence(gained=4, lost=0).strength
+    >>> Evidence(gained=1, lost=0).strength
     0.0
     """
 
@@ -200,7 +200,7 @@ class Evidence:
     @property
     def strength(self) -> float:
         """How much of the correction that bears out, in [0, 1]."""
-        return min(1.0, max(0.0, self.z - 2.0))
+        return min(1.0, max(0.0, self.z - 1.0))
 
 
 def weigh(before: Nearest, after: Nearest, weights: torch.Tensor | None = None) -> Evidence:
@@ -224,8 +224,8 @@ class GuardDecision:
     strength : float
         What the biases were multiplied with, in [0, 1].
     gained, lost, z : float
-        Texts that found and lost a mutual partner by a gentle normalisation (by EMCL, where
-        there was none), and the standard errors that amounts to.
+        Texts that found and lost a mutual partner by the cautious run (by EMCL, where NCL was
+        off), and the standard errors that amounts to.
     before, after : float
         Mutual nearest neighbours of the input and of the corrected scores, in [0, 1].
     reason : str
@@ -252,14 +252,13 @@ class GuardDecision:
 
 
 def decide(
-    evidence: Evidence, before: float, after: float, *, enabled: bool = True
+    evidence: Evidence, strength: float, before: float, after: float, *, enabled: bool = True
 ) -> GuardDecision:
-    """The guard's decision in numbers and words.
+    """The guard's decision in words.
 
-    >>> decide(Evidence(gained=3, lost=12), 0.54, 0.54).reason
+    >>> decide(Evidence(gained=3, lost=12), 0, 0.54, 0.54).reason
     'no hubs to correct: 3 texts find a mutual partner, 12 lose theirs; the input is unchanged'
     """
-    strength = evidence.strength if enabled else 1.0
     found = f"{evidence.gained:.0f} texts find a mutual partner, {evidence.lost:.0f} lose theirs"
     agreement = f"mutual nearest neighbours {100 * before:.1f} % -> {100 * after:.1f} %"
     if not enabled:
@@ -268,7 +267,7 @@ def decide(
         reason = f"passed: {found}; {agreement}"
     elif strength > 0:
         reason = (
-            f"at {100 * strength:.0f} %: {found}, {evidence.z:.1f} standard errors (all from 3 on)"
+            f"at {100 * strength:.0f} %: {found}, {evidence.z:.1f} standard errors (all from 2 on)"
         )
     elif evidence.z > 0:
         reason = f"too little evidence of hubs: {found}; the input is unchanged"

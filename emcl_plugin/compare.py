@@ -31,6 +31,10 @@ ABLATION = {
     "+NCL": (False, True),
     OURS: (True, True),
 }
+PRIORS = {
+    "ncl-even": ("even", "NCL as published: every video asked for equally often"),
+    "ncl-gentle": ("gentle", "NCL at a higher temperature, marginals relaxed"),
+}
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,8 @@ def compare(
         Other texts and videos, for the methods that use query or gallery banks. Methods that
         can take a query bank use it; without one they use the test queries themselves.
     methods : iterable of str, optional
-        Names; default all that the input allows: "input", "+EMCL", "+NCL", "emcl_plugin" and
+        Names; default all that the input allows: "input", "+EMCL", "+NCL", "emcl_plugin",
+        "ncl-even" and "ncl-gentle" (NCL alone, with that prior and without the guard) and
         the names in :data:`emcl_plugin.baselines.METHODS`.
     several : {"best", "mean", "worst"}
         The rank of a query with several right items.
@@ -129,7 +134,7 @@ def compare(
         Methods that could not run, and what they lack.
     """
     job = Job(sim, feats, metric=metric, device=device, memory=memory)
-    known = [*ABLATION, *METHODS]
+    known = [*ABLATION, *PRIORS, *METHODS]
     chosen = known if methods is None else list(methods)
     for name in chosen:
         if name not in known:
@@ -139,7 +144,7 @@ def compare(
     rows: list[Row] = []
     skipped: dict[str, str] = {}
     for done, name in enumerate(chosen):
-        if name in ABLATION:
+        if name in ABLATION or name in PRIORS:
             if name == "+EMCL" and job.features is None:
                 skipped[name] = "needs features"
                 continue
@@ -203,20 +208,23 @@ def ablation_row(
     several: str,
     found: Correction | None = None,
 ) -> Row:
-    """The input, one part of ours, or ours: a name in :data:`ABLATION`.
+    """The input, one part of ours, or ours: a name in :data:`ABLATION` or :data:`PRIORS`.
 
     ``found`` is the whole correction where it is already there.
     """
     started = time.perf_counter()
-    emcl, ncl = ABLATION[name]
     source, note = before, ""
-    if emcl or ncl:
-        if found is None:
-            found = job.correct(emcl=emcl, ncl=ncl)
+    title = "the scores as they are" if name == INPUT else name
+    if name in PRIORS:
+        prior, title = PRIORS[name]
+        found = job.correct(emcl=False, prior=prior, guard=False)
+    elif name != INPUT and found is None:
+        emcl, ncl = ABLATION[name]
+        found = job.correct(emcl=emcl, ncl=ncl)
+    if found is not None:
         source = found.source
         note = "" if found.guard.applied else "left as it was by the guard"
     evaluation = evaluate(source, truth, several)
     seconds = time.perf_counter() - started
     protocol = "none" if name == INPUT else "transductive"
-    title = "the scores as they are" if name == INPUT else name
     return Row(name, title, protocol, True, seconds, evaluation, hubness(source), note)

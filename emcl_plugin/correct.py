@@ -1,7 +1,7 @@
 """The whole correction, from a similarity source to a similarity source: what `rerank` runs.
 
-scores -> near-equal queries counted once -> EMCL, its strength chosen by agreement -> a gentle
-NCL -> the guard, which says how far to go -> NCL with the prior that the queries bear out.
+scores -> near-equal queries counted once -> EMCL, its strength chosen by agreement -> gentle
+runs of NCL -> the guard, which says how far to go -> NCL with the prior that the queries bear out.
 Nothing here knows of files, NumPy or the command line.
 """
 
@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 import torch
 
 from emcl_plugin.agreement import (
-    Evidence,
     GuardDecision,
     Nearest,
     NearestAccumulator,
@@ -35,7 +34,7 @@ from emcl_plugin.emcl import (
 from emcl_plugin.errors import ScaleWarning
 from emcl_plugin.ncl import NCL, Biases, Progress
 from emcl_plugin.plan import Estimate
-from emcl_plugin.prior import Prior, earned_biases, gentle_biases
+from emcl_plugin.prior import Prior, Probes, earned_biases, probe
 from emcl_plugin.reductions import Moments, MomentsAccumulator, moments, slope
 from emcl_plugin.repeats import weights as repeat_weights
 from emcl_plugin.similarity import Dense, FeaturePair, Features, LowRank, Similarity
@@ -47,8 +46,8 @@ class Correction:
 
     ``base`` are the scores that came in, stored where they fit. ``after`` and ``source`` are
     what is returned: where the guard held the correction back they are those of the input.
-    ``emcl``, ``subspaces`` and ``biases`` are then what was tried. ``gentle`` are the biases of
-    the gentle run, ``prior`` is there where NCL was applied, and ``weights`` says as how many
+    ``emcl``, ``subspaces`` and ``biases`` are then what was tried. ``probes`` are the biases of
+    the gentle runs, ``prior`` is there where NCL was applied, and ``weights`` says as how many
     queries each text counts (None: one each).
     """
 
@@ -57,7 +56,7 @@ class Correction:
     score_std: float
     emcl: EMCLReport | None
     subspaces: Subspaces | None
-    gentle: Biases | None
+    probes: Probes | None
     biases: Biases | None
     prior: Prior | None
     weights: torch.Tensor | None
@@ -136,7 +135,8 @@ def correct(
                 stacklevel=3,
             )
 
-    spread, shares = _try_strengths(base, candidates, before, weights)
+    spread, bests = _try_strengths(base, candidates, before, weights)
+    shares = {s: found.mutual_share() for s, found in bests.items()}
     best = max(shares, key=lambda s: (shares[s], -abs(s)))
     proposals = [0.0] if best == 0 else [0.0, best]
     if candidates and fixed is not None:
@@ -149,39 +149,48 @@ def correct(
     for strength in proposals:
         source: Similarity = candidates.get(strength, base)
         std = spread.std if strength == 0 else moments(source, weights).std
-        gentle = None
+        probes = None
+        matches = bests[strength]
         if ncl is not None:
-            gentle = gentle_biases(
-                source, ncl, std=std, weights=weights, memory=memory, progress=progress
+            probes = probe(
+                source, ncl, matches, std=std, weights=weights, memory=memory, progress=progress
             )
-        matches = nearest(source if gentle is None else gentle.apply(source))
-        trials.append(_Trial(strength, source, std, gentle, matches))
+            matches = nearest(probes.gentle.apply(source))
+        trials.append(_Trial(strength, source, std, probes, matches))
     trial = max(trials, key=lambda t: t.matches.mutual_share())  # the first of equals: less is done
 
-    biases, assumed, matches = trial.gentle, None, trial.matches
+    source, matches, assumed = trial.source, trial.matches, None
+    biases = None if trial.probes is None else trial.probes.gentle
     share = before.mutual_share()
-    if trial.gentle is None and trial.strength == 0:
-        decision = decide(Evidence(0, 0), share, share, enabled=False)
-        decision = replace(decision, enabled=guard, strength=0, reason=_why_nothing(base, spread))
-    else:
-        evidence = weigh(before, matches, weights)
-        source = trial.source
-        amount = evidence.strength if guard else 1.0
-        if ncl is not None and trial.gentle is not None and amount > 0:
-            biases, assumed = earned_biases(
-                source,
-                ncl,
-                trial.gentle,
-                prior,
-                std=trial.std,
-                weights=weights,
-                memory=memory,
-                progress=progress,
-            )
-            biases = biases.scaled(amount)
-            source = biases.apply(source)
-            matches = nearest(source)
-        decision = decide(evidence, share, matches.mutual_share(), enabled=guard)
+    gain = evidence = weigh(before, matches, weights)
+    if trial.probes is not None:
+        evidence = weigh(before, nearest(trial.probes.cautious.apply(source)), weights)
+        amount = evidence.strength
+    else:  # EMCL alone: it changes few matches, and every better one is welcome
+        amount = float(matches.mutual_share() > share)
+    nothing = trial.probes is None and trial.strength == 0
+    if nothing:
+        amount = 0.0
+    elif not guard:
+        amount = 1.0
+    if ncl is not None and trial.probes is not None and amount > 0:
+        biases, assumed = earned_biases(
+            source,
+            ncl,
+            trial.probes,
+            (gain, evidence),
+            prior,
+            std=trial.std,
+            weights=weights,
+            memory=memory,
+            progress=progress,
+        )
+        biases = biases.scaled(amount)
+        source = biases.apply(source)
+        matches = nearest(source)
+    decision = decide(evidence, amount, share, matches.mutual_share(), enabled=guard)
+    if nothing:
+        decision = replace(decision, reason=_why_nothing(base, spread))
 
     return Correction(
         base=base,
@@ -189,7 +198,7 @@ def correct(
         score_std=spread.std,
         emcl=_emcl_report(subspaces, trial.strength, best, fixed, shares, reason),
         subspaces=subspaces,
-        gentle=trial.gentle,
+        probes=trial.probes,
         biases=biases,
         prior=assumed,
         weights=weights,
@@ -201,12 +210,12 @@ def correct(
 
 @dataclass(frozen=True)
 class _Trial:
-    """The scores of one proposed strength and, with NCL, its gentle biases."""
+    """The scores of one proposed strength, with NCL its gentle runs, and best matches."""
 
     strength: float
     source: Similarity
     std: float
-    gentle: Biases | None
+    probes: Probes | None
     matches: Nearest
 
 
@@ -226,16 +235,16 @@ def _try_strengths(
     candidates: Mapping[float, LowRank],
     before: Nearest,
     weights: torch.Tensor | None,
-) -> tuple[Moments, dict[float, float]]:
-    """One pass over the scores: their spread, and the agreement of every candidate."""
+) -> tuple[Moments, dict[float, Nearest]]:
+    """One pass over the scores: their spread, and the best matches of every candidate."""
     spread = MomentsAccumulator()
     accumulators = {s: NearestAccumulator(base.shape, base.dtype, base.device) for s in candidates}
     for start, stop, block in base.blocks():
         spread.add(block, None if weights is None else weights[start:stop])
         for strength, candidate in candidates.items():
             accumulators[strength].add(start, stop, candidate.change(block, start, stop))
-    shares = {s: accumulator.result().mutual_share() for s, accumulator in accumulators.items()}
-    return spread.result(), {0.0: before.mutual_share(), **shares}
+    bests = {s: accumulator.result() for s, accumulator in accumulators.items()}
+    return spread.result(), {0.0: before, **bests}
 
 
 def _emcl_report(

@@ -64,7 +64,8 @@ class Report:
         were no features.
     biases : Biases or None
         Text and video biases, temperature, rounds, error, converged. None where NCL was off.
-        ``guard.strength`` times these were added; where that is 0 they are the gentle run's.
+        These were added to the scores, scaled by ``guard.strength``; where that is 0 they are
+        those of the gentle run, and nothing was added.
     prior : Prior or None
         What was assumed about how often each video is asked for. None where NCL was not
         applied.
@@ -247,12 +248,14 @@ class Job:
         emcl: bool = True,
         ncl: bool = True,
         prior: str | None = None,
+        guard: bool | None = None,
     ) -> Correction:
         """Run this job; ``emcl=False`` or ``ncl=False`` leaves that part out (for ablations).
 
-        ``prior`` replaces the job's own.
+        ``prior`` and ``guard`` replace the job's own.
         """
         prior = self.prior if prior is None else prior
+        guard = self.guard if guard is None else guard
         for count, side in zip(self.repeated, ("texts", "videos"), strict=True):
             if count and (side == "videos" or prior == "even"):
                 warnings.warn(
@@ -267,7 +270,7 @@ class Job:
             emcl=self.emcl if emcl else None,
             ncl=self.ncl if ncl else None,
             prior=prior,
-            guard=self.guard,
+            guard=guard,
             memory=self.memory,
             plan=self.plan,
             progress=progress,

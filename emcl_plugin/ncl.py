@@ -291,9 +291,21 @@ class Problem:
         *,
         log_b: torch.Tensor | None = None,
         start: torch.Tensor | None = None,
+        own: tuple[torch.Tensor, torch.Tensor] | None = None,
         progress: Progress | None = None,
     ) -> Biases:
-        """The biases; ``log_b`` in place of the marginal, ``start`` first video biases."""
+        """The biases.
+
+        Parameters
+        ----------
+        log_b : (n_video,), optional
+            In place of the marginal.
+        start : (n_video,), optional
+            First video biases.
+        own : (best video, its score) of every text, both (n_text,), optional
+            Leave these pairs out of the columns' sums.
+        progress : callable, optional
+        """
         log_b = self.log_b if log_b is None else log_b
         tau, config = self.tau, self.config
         if self.solver == "pot":
@@ -301,7 +313,10 @@ class Problem:
             found = replace(found, f=found.f - self.log_w)
         else:
             g = torch.zeros_like(log_b) if start is None else start / tau
-            found = sinkhorn(self.kernel, log_b, config, progress, g)
+            without = None
+            if own is not None:
+                without = Without(own[0], own[1] / tau + self.log_w)
+            found = sinkhorn(self.kernel, log_b, config, progress, g, without)
         shift = found.g.mean()
         if not found.converged:
             warnings.warn(
@@ -350,13 +365,19 @@ def sinkhorn(
     config: NCL,
     progress: Progress | None = None,
     start: torch.Tensor | None = None,
+    without: Without | None = None,
 ) -> Potentials:
     """Alternate (g) and (f) until the column sums are right."""
-    f, column_lse = kernel.sweep(torch.zeros_like(log_b) if start is None else start)
+
+    def sweep(g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        f, column_lse = kernel.sweep(g)
+        return f, column_lse if without is None else without(f, column_lse)
+
+    f, column_lse = sweep(torch.zeros_like(log_b) if start is None else start)
     next_g = config.rho * (log_b - column_lse)  # (g)
     for done in range(1, config.rounds + 1):
         g = next_g
-        f, column_lse = kernel.sweep(g)  # (f)
+        f, column_lse = sweep(g)  # (f)
         next_g = config.rho * (log_b - column_lse)  # (g)
         # with rho = 1 this is max_j |sum_i P_ij / b_j - 1|
         error = float(torch.expm1(g - next_g).abs().max())
@@ -365,6 +386,26 @@ def sinkhorn(
         if error <= config.tolerance:
             break
     return Potentials(f, g, done, error, error <= config.tolerance)
+
+
+@dataclass(frozen=True)
+class Without:
+    """Takes one pair per text out of the columns' sums.
+
+    Attributes
+    ----------
+    video : (n_text,) int
+    exponent : (n_text,)
+        S_ij / tau + log w_i of that pair.
+    """
+
+    video: torch.Tensor
+    exponent: torch.Tensor
+
+    def __call__(self, f: torch.Tensor, column_lse: torch.Tensor) -> torch.Tensor:
+        shares = (self.exponent + f - column_lse[self.video]).exp()
+        taken = torch.zeros_like(column_lse).index_add_(0, self.video, shares)
+        return column_lse + (1 - taken).clamp(min=1e-5).log()  # less is lost in rounding
 
 
 class BlockKernel:

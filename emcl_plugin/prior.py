@@ -3,25 +3,35 @@
 Uniform marginals give every video the same mass, whether or not anybody asked for it. Where the
 queries are spread evenly, as in a benchmark, that is right and worth several points. Where they
 are not, videos that nobody asked for are lifted over those that somebody did. Labels would tell
-which it is; without them there is this:
+which it is; without them there are two runs of NCL at a higher temperature and with relaxed
+marginals, which change less:
 
-1. A *gentle* run, at a higher temperature and with relaxed marginals, corrects for hubs and
-   hardly for anything else: popular videos keep most of their mass.
-2. The masses m_j that the videos then have at NCL's own temperature are an estimate of how often
-   each is asked for. How evenly they lie,
+- The *gentle* run corrects for hubs and leaves popular videos most of their mass.
+- The *cautious* run does the same, but leaves every text's best video out of that video's column
+  sum. A hub is also close to the texts that go elsewhere and is still found; a video that is
+  merely asked for often is not, and keeps all of its mass.
 
-       e = sum_j min(m_j, b_j) / sum_j b_j,    b the uniform marginal                      (e)
+From them follow three numbers, each of which goes from 0 to 1 without a jump:
 
-   is 1 where every video has its share, and the share of the gallery that is covered otherwise.
-3. NCL is solved for the marginal
+    strength   How much of the correction is applied: by how many standard errors z the cautious
+               run makes more texts and videos mutual (:mod:`emcl_plugin.agreement`). None up to
+               1, all from 2 on. No hubs, too few queries: nothing is applied.
 
-       b'_j = u b_j + (1 - u) m_j,             u = (e - 0.6) / 0.3, within [0, 1]          (b)
+    hubs       h = (q - 0.3) / 0.15, with q the gain in mutual pairs of the cautious run, as a
+               share of the gentle run's. Where hubs are what there is to correct, the cautious
+               run finds half of it and more; where popular videos are, next to nothing.
 
-   the estimate shrunk towards the even prior, as pseudo-counts do. u = 1 is NCL as published.
-   u = 0 gives back the gentle biases: they are the solution of NCL for their own masses.
+    uniform    u = (e - 0.6) / 0.3, with e = sum_j min(m_j, b_j) / sum_j b_j for the masses m of
+               the gentle run and the uniform marginal b: how evenly the gallery is asked for.
 
-Whether anything is applied at all is the guard's business (:mod:`emcl_plugin.agreement`), and
-that near-equal queries count once is :mod:`emcl_plugin.repeats`'.
+NCL is then solved, at its own temperature, for the marginal
+
+    b'_j = h (u b_j + (1 - u) m_j) + (1 - h) c_j                                            (b)
+
+with m and c the masses that the biases of the gentle and of the cautious run give the videos at
+that temperature: estimates of how often each is asked for. h = u = 1 is NCL as published; h = 1,
+u = 0 gives back the gentle biases and h = 0 the cautious ones, because biases solve NCL for
+their own masses. Near-equal queries count once throughout (:mod:`emcl_plugin.repeats`).
 """
 
 from __future__ import annotations
@@ -31,16 +41,37 @@ from typing import Any
 
 import torch
 
+from emcl_plugin.agreement import Evidence, Nearest
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.ncl import NCL, Biases, Problem, Progress, fit_biases
+from emcl_plugin.ncl import NCL, Biases, Problem, Progress
 from emcl_plugin.similarity import Similarity
 
 MODES = ("auto", "even", "gentle", "off")
 
 GENTLE_TEMPERATURE_STD = 0.4
 GENTLE_RHO = 0.8
-UNEVEN, EVEN = 0.6, 0.9
-"""Coverage up to which the prior is not trusted at all, and from which it is trusted in full."""
+HUBS = (0.3, 0.45)
+"""Share of the gentle run's gain that the cautious run finds: where h is 0 and where it is 1."""
+EVENNESS = (0.6, 0.9)
+"""Evenness where u is 0 and where it is 1."""
+
+
+def ramp(x: float, ends: tuple[float, float]) -> float:
+    """0 up to the first end, 1 from the second on, straight in between.
+
+    >>> ramp(0.5, EVENNESS), ramp(0.75, (0.5, 1.0)), ramp(0.95, EVENNESS)
+    (0.0, 0.5, 1.0)
+    """
+    low, high = ends
+    return min(1.0, max(0.0, (x - low) / (high - low)))
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The biases of the gentle and of the cautious run."""
+
+    gentle: Biases
+    cautious: Biases
 
 
 @dataclass(frozen=True)
@@ -53,41 +84,52 @@ class Prior:
         "auto", "even", "gentle", or "given" where ``NCL(video_marginal=...)`` says it.
     queries : float
         How many different texts there are, near-equal ones counted once.
+    found_cautiously : float
+        q: what of the gentle run's gain in mutual pairs the cautious run finds, in [0, 1].
+    hubs : float
+        h: how far the gain is due to hubs rather than to popular videos, in [0, 1].
     evenness : float
-        e, in [0, 1].
+        e: how evenly the queries cover the videos, in [0, 1].
     uniform : float
-        u: the share of the even prior in the marginal that was used, in [0, 1].
+        u: the share of the even prior in what is due to hubs, in [0, 1].
     """
 
     mode: str
     queries: float
+    found_cautiously: float
+    hubs: float
     evenness: float
     uniform: float
 
     @property
-    def reason(self) -> str:
-        """The choice in words.
+    def even(self) -> float:
+        """Share of the even prior in the marginal: h u of (b), 1 for NCL as published.
 
-        >>> Prior("auto", queries=190.0, evenness=0.72, uniform=0.4).reason
-        '40 % even: the queries seem to cover 72 % of the videos evenly (90 % would make it 100 %)'
+        >>> Prior("auto", 190.0, found_cautiously=0.6, hubs=1.0, evenness=0.75, uniform=0.5).even
+        0.5
         """
-        covered = f"the queries seem to cover {100 * self.evenness:.0f} % of the videos evenly"
-        otherwise = f"--prior auto would take it as {100 * uniform(self.evenness):.0f} % even"
+        return self.hubs * self.uniform
+
+    @property
+    def reason(self) -> str:
+        """The choice in words."""
+        seen = f"the queries cover the videos {100 * self.evenness:.0f} % evenly"
         if self.mode == "given":
-            return f"the marginal that was given; {covered}"
-        if self.mode == "even":
-            return f"even, as told; {covered}, {otherwise}"
-        if self.mode == "gentle":
-            return f"gentle, as told; {covered}, {otherwise}"
-        if self.uniform == 1:
-            return f"even: {covered}"
-        return (
-            f"{100 * self.uniform:.0f} % even: {covered} ({100 * EVEN:.0f} % would make it 100 %)"
-        )
+            return f"the given marginal; {seen}"
+        if self.mode != "auto":
+            return f"as told; {seen}"
+        low, high = (f"{100 * end:.0f} %" for end in EVENNESS)
+        if self.hubs < 1:
+            low, high = (f"{100 * end:.0f} %" for end in HUBS)
+            return (
+                f"{100 * self.found_cautiously:.0f} % of the gain is hubs rather than popular "
+                f"videos ({low}: only these are corrected, {high}: all)"
+            )
+        return f"{seen} ({low}: 0 % even, {high}: 100 % even)"
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**vars(self), "reason": self.reason}
+        return {**vars(self), "even": self.even, "reason": self.reason}
 
 
 def check_mode(mode: str) -> str:
@@ -97,25 +139,28 @@ def check_mode(mode: str) -> str:
     return mode
 
 
-def uniform(evenness: float) -> float:
-    """u of (b).
-
-    >>> uniform(0.5), uniform(0.95)
-    (0.0, 1.0)
-    """
-    return min(1.0, max(0.0, (evenness - UNEVEN) / (EVEN - UNEVEN)))
-
-
-def gentle_biases(
+def probe(
     source: Similarity,
     ncl: NCL,
+    best: Nearest,
     *,
     std: float,
     weights: torch.Tensor | None,
     memory: int,
     progress: Progress | None = None,
-) -> Biases:
-    """Biases that correct for hubs and leave popular videos most of their mass."""
+) -> Probes:
+    """The gentle and the cautious run.
+
+    Parameters
+    ----------
+    source : Similarity, (n_text, n_video)
+    ncl : NCL
+        Its temperature, relaxation and rounds are replaced, its marginals kept.
+    best : Nearest
+        The best matches of this source.
+    std, weights, memory, progress
+        As in :func:`emcl_plugin.ncl.fit_biases`.
+    """
     config = replace(
         ncl,
         temperature=None,
@@ -126,13 +171,17 @@ def gentle_biases(
         tolerance=NCL.tolerance,
         solver="auto" if ncl.solver == "pot" else ncl.solver,
     )
-    return fit_biases(source, config, std=std, weights=weights, memory=memory, progress=progress)
+    problem = Problem(source, config, std=std, weights=weights, memory=memory)
+    gentle = problem.solve(progress=progress)
+    own = best.video_of_text, best.text_score
+    return Probes(gentle, problem.solve(start=gentle.video, own=own, progress=progress))
 
 
 def earned_biases(
     source: Similarity,
     ncl: NCL,
-    gentle: Biases,
+    probes: Probes,
+    gains: tuple[Evidence, Evidence],
     mode: str,
     *,
     std: float,
@@ -146,23 +195,33 @@ def earned_biases(
     ----------
     source : Similarity, (n_text, n_video)
     ncl : NCL
-    gentle : Biases
+    probes : Probes
         Of the same source.
+    gains : (Evidence, Evidence)
+        Of the gentle and of the cautious run.
     mode : {"auto", "even", "gentle"}
     std, weights, memory, progress
         As in :func:`emcl_plugin.ncl.fit_biases`.
     """
     problem = Problem(source, ncl, std=std, weights=weights, memory=memory)
-    log_m, log_b = problem.log_masses(gentle.video), problem.log_b
-    evenness = float(torch.minimum(log_m, log_b).exp().sum() / log_b.exp().sum())  # (e)
-    queries = float(source.shape[0] if weights is None else weights.sum())
+    log_b = problem.log_b
+    log_m = problem.log_masses(probes.gentle.video)
+    evenness = float(torch.minimum(log_m, log_b).exp().sum() / log_b.exp().sum())
+    gentle, cautious = (max(0.0, gain.gained - gain.lost) for gain in gains)
+    found = cautious / gentle if cautious < gentle else 1.0
     if mode == "auto" and ncl.video_marginal is not None:
         mode = "given"
-    share = uniform(evenness) if mode == "auto" else float(mode != "gentle")
-    prior = Prior(mode, queries, evenness, share)
+    hubs, uniform = ramp(found, HUBS), ramp(evenness, EVENNESS)
+    if mode != "auto":
+        hubs, uniform = 1.0, float(mode != "gentle")
+    queries = float(source.shape[0] if weights is None else weights.sum())
+    prior = Prior(mode, queries, found, hubs, evenness, uniform)
     if mode == "gentle":
-        return gentle, prior
-    mix = torch.tensor([share, 1 - share]).to(log_b).log()
-    log_b = torch.logaddexp(mix[0] + log_b, mix[1] + log_m)  # (b)
-    start = gentle.video if mode == "auto" else None
-    return problem.solve(log_b=log_b, start=start, progress=progress), prior
+        return probes.gentle, prior
+    if mode != "auto":
+        return problem.solve(progress=progress), prior
+    log_c = problem.log_masses(probes.cautious.video) if hubs < 1 else log_m
+    shares = torch.tensor([hubs * uniform, hubs * (1 - uniform), 1 - hubs]).to(log_b).log()
+    log_b = torch.logsumexp(torch.stack([log_b, log_m, log_c]) + shares[:, None], 0)  # (b)
+    start = probes.gentle if hubs == 1 else probes.cautious
+    return problem.solve(log_b=log_b, start=start.video, progress=progress), prior

@@ -175,6 +175,14 @@ method_options = _apply(
             help="NCL normalisation, or none.",
         ),
         click.option(
+            "--prior",
+            type=click.Choice(["auto", "even", "gentle", "off"]),
+            default="auto",
+            show_default=True,
+            help="How often each video is asked for: found from the scores; equally often, as NCL "
+            "was published and benchmarks are; unknown, only hubs are corrected; or no NCL.",
+        ),
+        click.option(
             "--temperature",
             type=click.FloatRange(min=0, min_open=True),
             metavar="TAU",
@@ -192,7 +200,7 @@ method_options = _apply(
             "--guard/--no-guard",
             default=True,
             show_default=True,
-            help="Return the input unchanged where correcting does not raise the agreement.",
+            help="Correct no more than the agreement of texts and videos bears out.",
         ),
     ]
 )

@@ -84,6 +84,7 @@ def run_rerank(
             given.feats,
             emcl=emcl,
             ncl=ncl,
+            prior=method["prior"],
             guard=method["guard"],
             metric=metric,
             device=device,
@@ -191,6 +192,7 @@ def settings(
     subspaces: int | None,
     seed: int | None,
     ncl: str,
+    prior: str,
     temperature: float | None,
     rounds: int,
     guard: bool,
@@ -209,8 +211,11 @@ def settings(
     if names and (emcl == "off" or not features):
         why = "--emcl off" if emcl == "off" else "no embeddings (--text, --video)"
         raise click.UsageError(f"{', '.join(names)} cannot work with {why}", context)
-    if temperature is not None and ncl == "off":
-        raise click.UsageError("--temperature cannot work with --ncl off", context)
+    off = "--ncl off" if ncl == "off" else "--prior off" if prior == "off" else ""
+    if temperature is not None and off:
+        raise click.UsageError(f"--temperature cannot work with {off}", context)
+    if ncl == "off" and prior in ("even", "gentle"):
+        raise click.UsageError(f"--prior {prior} cannot work with --ncl off", context)
     try:
         method = None
         if emcl != "off":

@@ -42,6 +42,12 @@ def summary(report: Report, *, verbose: bool = False) -> str:
                 + ("converged" if biases.converged else f"NOT converged ({biases.error:.2g})"),
             )
         )
+    prior = report.prior
+    if prior is not None:
+        words = {"auto": f"{100 * prior.even:.0f} % even"}.get(prior.mode, prior.mode)
+        lines.append(("prior", f"{words}: {prior.reason}"))
+        if prior.queries < n_text - 0.5:
+            lines.append(("", f"near-equal texts count once: {n_text} as {prior.queries:.0f}"))
     if report.emcl is None:
         lines.append(("EMCL", "off"))
     else:

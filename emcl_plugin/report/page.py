@@ -385,6 +385,12 @@ def _facts(study: Study) -> list[tuple[str, str]]:
             ("NCL temperature", f"{b.temperature:.6g}"),
             ("NCL rounds", f"{b.rounds} ({state}, error {b.error:.2g}, solver {b.solver})"),
         ]
+    if report.prior is not None:
+        p = report.prior
+        facts += [
+            ("prior", f"{p.mode}, {100 * p.even:.0f} % even: {p.reason}"),
+            ("different texts, near-equal ones counted once", f"{p.queries:,.0f}"),
+        ]
     facts.append(("guard", report.guard.reason))
     if any((report.repeated_texts, report.repeated_videos)):
         copies = f"{report.repeated_texts} texts, {report.repeated_videos} videos"
