@@ -24,9 +24,10 @@ import numpy as np
 from emcl_plugin.baselines import METHODS, Direction
 from emcl_plugin.compare import INPUT, OURS, compare
 from emcl_plugin.demo import load_demo
+from emcl_plugin.emcl import Reconstruction
 from emcl_plugin.errors import EmclError
+from emcl_plugin.job import Job
 from emcl_plugin.metrics import DIRECTIONS, place
-from emcl_plugin.ncl import fit_biases
 from emcl_plugin.similarity import Biased, FeaturePair, Features, Similarity
 from emcl_plugin.truth import GroundTruth
 
@@ -83,10 +84,20 @@ SCENARIOS = (*ASKED, "shift")
 
 
 def shifted(text: Array, video: Array, bank: Array) -> Similarity:
-    """Our scores of texts when the bank's texts, not they themselves, make the correction."""
+    """Our scores of texts when the bank's texts, not they themselves, make the correction.
+
+    The gentle prior: what a bank asks for says little about what will be asked next.
+    """
+    found = Job(None, (bank, video), prior="gentle").correct()
     query, gallery = Features(text), Features(video)
-    bias = fit_biases(FeaturePair(Features(bank), gallery)).video
-    return Biased(FeaturePair(query, gallery), bias.new_zeros(len(text)), bias)
+    scores: Similarity = FeaturePair(query, gallery)
+    if found.guard.applied and found.emcl is not None and found.subspaces is not None:
+        emcl = Reconstruction(query, gallery, found.subspaces, renormalize=True)
+        scores = emcl.scores(scores, found.emcl.strength) if found.emcl.strength else scores
+    if found.guard.applied and found.biases is not None:
+        bias = found.biases.video
+        scores = Biased(scores, bias.new_zeros(len(text)), bias)
+    return scores
 
 
 @dataclass

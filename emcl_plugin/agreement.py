@@ -23,6 +23,19 @@ import torch
 
 from emcl_plugin.similarity import Similarity
 
+EVIDENCE = (1.0, 2.0)
+"""Standard errors up to which nothing is applied, and from which everything is."""
+
+
+def ramp(x: float, ends: tuple[float, float]) -> float:
+    """0 up to the first end, 1 from the second on, straight in between.
+
+    >>> ramp(0.5, EVIDENCE), ramp(1.5, EVIDENCE), ramp(9.0, EVIDENCE)
+    (0.0, 0.5, 1.0)
+    """
+    low, high = ends
+    return min(1.0, max(0.0, (x - low) / (high - low)))
+
 
 @dataclass(frozen=True)
 class Nearest:
@@ -200,7 +213,7 @@ class Evidence:
     @property
     def strength(self) -> float:
         """How much of the correction that bears out, in [0, 1]."""
-        return min(1.0, max(0.0, self.z - 1.0))
+        return ramp(self.z, EVIDENCE)
 
 
 def weigh(before: Nearest, after: Nearest, weights: torch.Tensor | None = None) -> Evidence:

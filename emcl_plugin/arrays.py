@@ -101,10 +101,23 @@ def read_rows(
     Pages of a memory-mapped file are given back to the system at once, so that reading a
     large file block by block does not fill the memory.
     """
+    return _read(x, slice(start, stop), dtype, device)
+
+
+def take_rows(
+    x: Array, indices: torch.Tensor, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """As :func:`read_rows`, these rows in this order."""
     if isinstance(x, torch.Tensor):
-        return x[start:stop].detach().to(device=device, dtype=dtype)
+        return _read(x, indices.to(x.device), dtype, device)
+    return _read(x, indices.cpu().numpy(), dtype, device)
+
+
+def _read(x: Array, which: Any, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    if isinstance(x, torch.Tensor):
+        return x[which].detach().to(device=device, dtype=dtype)
     native = np.dtype(str(dtype)[6:])
-    rows = np.ascontiguousarray(x[start:stop], dtype=native)
+    rows = np.ascontiguousarray(x[which], dtype=native)
     pages: Any = x.base
     mapped = isinstance(pages, mmap.mmap) and not x.flags.writeable
     # torch knows no negative strides, warns about read-only memory, and must not see a page again

@@ -32,7 +32,7 @@ from emcl_plugin.errors import (
 )
 from emcl_plugin.ncl import NCL, Biases, Progress
 from emcl_plugin.plan import Estimate, available, estimate
-from emcl_plugin.prior import Prior, check_mode
+from emcl_plugin.prior import Prior, Probes, check_mode
 from emcl_plugin.similarity import Dense, FeaturePair, Features, Similarity
 from emcl_plugin.sizes import format_size
 
@@ -66,6 +66,10 @@ class Report:
         Text and video biases, temperature, rounds, error, converged. None where NCL was off.
         These were added to the scores, scaled by ``guard.strength``; where that is 0 they are
         those of the gentle run, and nothing was added.
+    probes : Probes or None
+        The gentle and the cautious run's biases, from which prior and guard were found. The
+        videos with the lowest ``probes.cautious.video`` are hubs, however often they are asked
+        for. None where NCL was off.
     prior : Prior or None
         What was assumed about how often each video is asked for. None where NCL was not
         applied.
@@ -85,6 +89,7 @@ class Report:
     score_std: float
     emcl: EMCLReport | None
     biases: Biases | None
+    probes: Probes | None
     prior: Prior | None
     guard: GuardDecision
     hubs_before: Hubs
@@ -284,6 +289,7 @@ class Job:
             score_std=found.score_std,
             emcl=found.emcl,
             biases=found.biases,
+            probes=found.probes,
             prior=found.prior,
             guard=found.guard,
             hubs_before=found.before.hubs(),

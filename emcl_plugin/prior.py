@@ -41,7 +41,7 @@ from typing import Any
 
 import torch
 
-from emcl_plugin.agreement import Evidence, Nearest
+from emcl_plugin.agreement import Evidence, Nearest, ramp
 from emcl_plugin.errors import InputValueError
 from emcl_plugin.ncl import NCL, Biases, Problem, Progress
 from emcl_plugin.similarity import Similarity
@@ -54,16 +54,6 @@ HUBS = (0.3, 0.45)
 """Share of the gentle run's gain that the cautious run finds: where h is 0 and where it is 1."""
 EVENNESS = (0.6, 0.9)
 """Evenness where u is 0 and where it is 1."""
-
-
-def ramp(x: float, ends: tuple[float, float]) -> float:
-    """0 up to the first end, 1 from the second on, straight in between.
-
-    >>> ramp(0.5, EVENNESS), ramp(0.75, (0.5, 1.0)), ramp(0.95, EVENNESS)
-    (0.0, 0.5, 1.0)
-    """
-    low, high = ends
-    return min(1.0, max(0.0, (x - low) / (high - low)))
 
 
 @dataclass(frozen=True)
@@ -118,14 +108,13 @@ class Prior:
             return f"the given marginal; {seen}"
         if self.mode != "auto":
             return f"as told; {seen}"
-        low, high = (f"{100 * end:.0f} %" for end in EVENNESS)
         if self.hubs < 1:
-            low, high = (f"{100 * end:.0f} %" for end in HUBS)
             return (
-                f"{100 * self.found_cautiously:.0f} % of the gain is hubs rather than popular "
-                f"videos ({low}: only these are corrected, {high}: all)"
+                f"popular videos are likely, only {100 * self.found_cautiously:.0f} % of the gain "
+                f"is due to hubs ({100 * HUBS[1]:.0f} % would do)"
             )
-        return f"{seen} ({low}: 0 % even, {high}: 100 % even)"
+        low, high = (f"{100 * end:.0f} %" for end in EVENNESS)
+        return f"{seen} (up to {low} counts as uneven, from {high} as even)"
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

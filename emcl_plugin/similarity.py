@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import torch
 
-from emcl_plugin.arrays import Array, check_finite, read_rows
+from emcl_plugin.arrays import Array, check_finite, read_rows, take_rows
 from emcl_plugin.errors import InputValueError
 from emcl_plugin.sizes import DEFAULT_MEMORY
 
@@ -104,10 +104,7 @@ class Dense(Similarity):
 
     def take(self, indices: torch.Tensor) -> torch.Tensor:
         """The rows of these texts, in this order."""
-        array = self.array
-        where = indices.to(array.device) if isinstance(array, torch.Tensor) else indices.cpu()
-        picked = array[where] if isinstance(array, torch.Tensor) else array[where.numpy()]
-        return read_rows(picked, 0, len(indices), self.dtype, self.device)
+        return take_rows(self.array, indices, self.dtype, self.device)
 
     @property
     def T(self) -> Dense:

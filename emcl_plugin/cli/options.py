@@ -179,8 +179,9 @@ method_options = _apply(
             type=click.Choice(["auto", "even", "gentle", "off"]),
             default="auto",
             show_default=True,
-            help="How often each video is asked for: found from the scores; equally often, as NCL "
-            "was published and benchmarks are; unknown, only hubs are corrected; or no NCL.",
+            help="How often each video is asked for. auto: found from the scores. even: equally "
+            "often, as benchmarks are and NCL was published. gentle: unknown, only hubs are "
+            "corrected. off: no NCL.",
         ),
         click.option(
             "--temperature",

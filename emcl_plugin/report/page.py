@@ -136,6 +136,7 @@ def render(
         study=study,
         shape=study.report.shape,
         headline=_headline(study, own),
+        assumed=_assumed(study),
         warnings=_warnings(own),
         ablation=_ablation(study, gains),
         measures=MEASURES,
@@ -230,6 +231,20 @@ def _headline(study: Study, gains: dict[str, Comparison]) -> str:
     if how == "transductive":
         how = f"transductive: the {what} computed from all the texts at once"
     return f"R@1 {parts[0]}, and {parts[1]} ({how})."
+
+
+def _assumed(study: Study) -> str:
+    """What was assumed about the queries, and why."""
+    prior, guard = study.report.prior, study.report.guard
+    if prior is None:
+        return ""
+    text = (
+        f"How often each video is asked for was taken as {100 * prior.even:.0f} % even "
+        f"(prior: {prior.mode}): {prior.reason}."
+    )
+    if guard.strength < 1:
+        text += f" The biases were applied {guard.reason}."
+    return text
 
 
 def _test(gain: Comparison) -> str:
