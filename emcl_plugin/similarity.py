@@ -175,9 +175,14 @@ class Features:
         if self._all is not None:
             return self._all[indices]
         out = torch.empty(len(indices), self.shape[1], dtype=self.dtype, device=self.device)
-        for start, stop, block in self.blocks():
+        if not len(indices):
+            return out
+        first, last = (int(x) for x in torch.aminmax(indices))
+        for start in range(first, last + 1, self.block_rows):
+            stop = min(start + self.block_rows, self.shape[0])
             here = (indices >= start) & (indices < stop)
-            out[here] = block[indices[here] - start]
+            if bool(here.any()):
+                out[here] = self.rows(start, stop)[indices[here] - start]
         return out
 
     def project(self, basis: torch.Tensor) -> torch.Tensor:
