@@ -31,9 +31,9 @@ from emcl_plugin.truth import GroundTruth
 CONSTANTS: list[tuple[Any, str, list[Any]]] = [
     (agreement, "EVIDENCE", [(0.0, 1.0), (1.0, 2.0), (2.0, 3.0), (0.5, 3.5)]),
     (prior, "GENTLE_TEMPERATURE_STD", [0.25, 0.4, 0.6]),
-    (prior, "GENTLE_RHO", [0.65, 0.8, 0.9]),
+    (prior, "GENTLE_RHO", [0.5, 0.65, 0.8]),
     (prior, "HUBS", [(0.0, 0.15), (0.2, 0.4), (0.3, 0.45), (0.4, 0.6)]),
-    (prior, "EVENNESS", [(0.5, 0.9), (0.6, 0.8), (0.6, 0.9), (0.7, 1.0)]),
+    (prior, "EVENNESS", [(0.4, 0.8), (0.5, 0.8), (0.5, 0.85), (0.6, 0.9)]),
     (repeats, "NEAR", [0.003, 0.01, 0.03]),
 ]
 KINDS = ("none", "direction", "offset", "spread")

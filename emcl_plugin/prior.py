@@ -21,7 +21,7 @@ From them follow three numbers, each of which goes from 0 to 1 without a jump:
                share of the gentle run's. Where hubs are what there is to correct, the cautious
                run finds half of it and more; where popular videos are, next to nothing.
 
-    uniform    u = (e - 0.6) / 0.3, with e = sum_j min(m_j, b_j) / sum_j b_j for the masses m of
+    uniform    u = (e - 0.5) / 0.35, with e = sum_j min(m_j, b_j) / sum_j b_j for the masses m of
                the gentle run and the uniform marginal b: how evenly the gallery is asked for.
 
 NCL is then solved, at its own temperature, for the marginal
@@ -49,10 +49,10 @@ from emcl_plugin.similarity import Similarity
 MODES = ("auto", "even", "gentle", "off")
 
 GENTLE_TEMPERATURE_STD = 0.4
-GENTLE_RHO = 0.8
+GENTLE_RHO = 0.65
 HUBS = (0.3, 0.45)
 """Share of the gentle run's gain that the cautious run finds: where h is 0 and where it is 1."""
-EVENNESS = (0.6, 0.9)
+EVENNESS = (0.5, 0.85)
 """Evenness where u is 0 and where it is 1."""
 
 
