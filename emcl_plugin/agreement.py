@@ -5,7 +5,7 @@ best match of many texts, few pairs agree; a correction that helps raises the sh
 
 The guard asks whether it rose by more than chance. A correction gives some texts a mutual
 partner (gained) and takes it from others (lost); where there is nothing to correct, a change is
-as likely one as the other. So, as in McNemar's test of paired changes (Psychometrika 1947),
+about as likely one as the other. So, as in McNemar's test of paired changes (Psychometrika 1947),
 
     z = (gained - lost) / sqrt(gained + lost)                                              (z)
 

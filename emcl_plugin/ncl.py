@@ -249,7 +249,7 @@ class Problem:
                 f"{n_text} texts x {n_video} videos",
                 "collect more queries, or switch NCL off (ncl=None)",
             )
-        spread = moments(source).std if std is None else std
+        spread = moments(source, weights).std if std is None else std
         if spread == 0:
             raise InputValueError(
                 "all scores are equal, so there is nothing to rank",

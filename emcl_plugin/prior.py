@@ -31,7 +31,7 @@ NCL is then solved, at its own temperature, for the marginal
 with m and c the masses that the biases of the gentle and of the cautious run give the videos at
 that temperature: estimates of how often each is asked for. h = u = 1 is NCL as published; h = 1,
 u = 0 gives back the gentle biases and h = 0 the cautious ones, because biases solve NCL for
-their own masses. Near-equal queries count once throughout (:mod:`emcl_plugin.repeats`).
+their own masses (with rho = 1; a smaller one relaxes this last run, too). Near-equal queries count once throughout (:mod:`emcl_plugin.repeats`).
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def earned_biases(
     if mode != "auto":
         return problem.solve(progress=progress), prior
     log_c = problem.log_masses(probes.cautious.video) if hubs < 1 else log_m
-    shares = torch.tensor([hubs * uniform, hubs * (1 - uniform), 1 - hubs]).to(log_b).log()
+    shares = log_b.new_tensor([hubs * uniform, hubs * (1 - uniform), 1 - hubs]).log()
     log_b = torch.logsumexp(torch.stack([log_b, log_m, log_c]) + shares[:, None], 0)  # (b)
-    start = probes.gentle if hubs == 1 else probes.cautious
-    return problem.solve(log_b=log_b, start=start.video, progress=progress), prior
+    start = hubs * probes.gentle.video + (1 - hubs) * probes.cautious.video
+    return problem.solve(log_b=log_b, start=start, progress=progress), prior

@@ -41,7 +41,7 @@ class MomentsAccumulator:
         if weights is None:
             variance, mean = (float(x) for x in torch.var_mean(block, correction=0))
         else:
-            share = weights / weights.sum()
+            share = (weights / weights.sum()).to(block)
             variances, means = torch.var_mean(block, dim=1, correction=0)
             mean = float(share @ means)
             variance = float(share @ (variances + (means - mean).square()))

@@ -8,12 +8,14 @@ counts as
 
 over the texts k with the same best video (near-equal texts have the same one), with x the
 text's embedding, or its row of scores where there are no embeddings. u is free of scale: 0 for
-copies, 1 for two texts drawn at random. n copies get a weight of 1 / n each and so count as one.
+copies, 1 for two texts drawn at random; in that mean the texts of one best video count as one
+together, so that a query asked ten thousand times does not become the yardstick. n copies get a
+weight of 1 / n each and so count as one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -21,8 +23,6 @@ from emcl_plugin.similarity import Dense, Features
 
 NEAR = 0.01
 """u_0. Captions of one video are 0.1 to 0.5 apart, a changed capital or typo less than 0.02."""
-
-_FAR = 30 * NEAR  # beyond this exp(-u / u_0) is nothing
 
 
 def weights(
@@ -45,72 +45,74 @@ def weights(
     >>> weights(texts, torch.tensor([0, 0, 1]), memory=1 << 20).tolist()
     [0.5, 0.5, 1.0]
     """
-    n = vectors.shape[0]
-    mean, spread = _spread(vectors)
-    counts = torch.ones(n, dtype=vectors.dtype, device=vectors.device)
-    if spread <= 0:
-        return counts / n if n > 1 else None
-    limit = max(2, memory // 16 // (vectors.shape[1] * vectors.dtype.itemsize))
-    order = torch.argsort(best_video, stable=True)
     sizes = torch.bincount(best_video)
-    for group_sizes, members in _batches(order, sizes[sizes > 0].tolist(), limit):
-        x = vectors.take(members) - mean
-        for place, size in group_sizes:
-            group = x[place : place + size]
-            counts[members[place : place + size]] = _kernel(group, group, spread).sum(1)
-    for members in torch.split(order, sizes[sizes > 0].tolist()):
-        if len(members) > limit:
-            for rows in torch.split(members, limit // 2):
-                x = vectors.take(rows) - mean
-                total = torch.zeros(len(rows)).to(counts)
-                for others in torch.split(members, limit // 2):
-                    total += _kernel(x, vectors.take(others) - mean, spread).sum(1)
-                counts[rows] = total
+    mean, spread = _spread(vectors, 1.0 / sizes[best_video].double())
+    counts = torch.ones(vectors.shape[0], dtype=vectors.dtype, device=vectors.device)
+    if spread <= 0:
+        return counts / len(counts) if len(counts) > 1 else None
+
+    def scaled(texts: torch.Tensor) -> torch.Tensor:
+        x: torch.Tensor = (vectors.take(texts).double() - mean) / spread**0.5
+        return x.to(vectors.dtype)
+
+    limit = max(2, memory // 16 // (vectors.shape[1] * vectors.dtype.itemsize))
+    groups = torch.split(torch.argsort(best_video, stable=True), sizes[sizes > 0].tolist())
+    for places, members in _batches(groups, limit):
+        x = scaled(members)
+        for place in places:
+            counts[members[place]] = _kernel(x[place], x[place]).sum(1)
+    for members in (group for group in groups if len(group) > limit):
+        for rows in torch.split(members, limit // 2):
+            x = scaled(rows)
+            counts[rows] = 0
+            for others in torch.split(members, limit // 2):
+                counts[rows] += _kernel(x, scaled(others)).sum(1)
     return None if bool((counts <= 1).all()) else counts.clamp(min=1).reciprocal()
 
 
-def _kernel(x: torch.Tensor, y: torch.Tensor, spread: float) -> torch.Tensor:
-    """exp(-u / u_0) of every x with every y."""
-    squares = (x.square().sum(1)[:, None] + y.square().sum(1)) / spread
-    u = torch.addmm(squares, x, y.T, alpha=-2 / spread)
-    # copies differ by rounding, which u_0 would magnify
-    u -= 8 * torch.finfo(x.dtype).eps * squares
-    return torch.where(u < _FAR, torch.exp(u.clamp(min=0) / -NEAR), 0)
+def _kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """exp(-u / u_0) of every x with every y, for vectors of the unit in which spread is 1."""
+    squares = x.square().sum(1)[:, None] + y.square().sum(1)
+    u = torch.addmm(squares, x, y.T, alpha=-2)
+    u -= 8 * torch.finfo(x.dtype).eps * squares  # copies differ by rounding, u_0 would magnify it
+    return torch.where(u < 30 * NEAR, torch.exp(u.clamp(min=0) / -NEAR), 0)  # beyond: nothing
 
 
-def _spread(vectors: Features | Dense) -> tuple[torch.Tensor, float]:
-    """Mean vector, and mean squared distance of two vectors."""
-    n = vectors.shape[0]
-    total = torch.zeros(vectors.shape[1], dtype=torch.float64, device=vectors.device)
-    for start in range(0, n, vectors.block_rows):
-        total += vectors.rows(start, min(start + vectors.block_rows, n)).sum(0, dtype=total.dtype)
-    mean = (total / n).to(vectors.dtype)
+def _spread(vectors: Features | Dense, counted: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Mean vector, and mean squared distance of two vectors, each counted so often."""
+    share = counted / counted.sum()
+    mean = torch.zeros(vectors.shape[1], dtype=torch.float64, device=vectors.device)
+    bounds = [
+        (start, min(start + vectors.block_rows, vectors.shape[0]))
+        for start in range(0, vectors.shape[0], vectors.block_rows)
+    ]
+    for start, stop in bounds:
+        mean += share[start:stop] @ vectors.rows(start, stop).double()
     squares = 0.0
-    for start in range(0, n, vectors.block_rows):
-        block = vectors.rows(start, min(start + vectors.block_rows, n)) - mean
-        squares += float(block.square().sum(dtype=torch.float64))
-    return mean, 2 * squares / n
+    for start, stop in bounds:
+        block = vectors.rows(start, stop).double() - mean
+        squares += float(share[start:stop] @ block.square().sum(1))
+    return mean, 2 * squares
 
 
 def _batches(
-    order: torch.Tensor, sizes: list[int], limit: int
-) -> Iterator[tuple[list[tuple[int, int]], torch.Tensor]]:
-    """Groups of two to ``limit`` members, as many as fit into ``limit`` rows at a time.
+    groups: Sequence[torch.Tensor], limit: int
+) -> Iterator[tuple[list[slice], torch.Tensor]]:
+    """Groups of two to ``limit`` texts, as many as fit into ``limit`` rows at a time.
 
-    Yields where each group lies in the batch and how large it is, and the batch's members.
+    Yields where each group lies in the batch, and the batch's texts.
     """
-    groups: list[tuple[int, int]] = []
+    places: list[slice] = []
     parts: list[torch.Tensor] = []
     held = 0
-    for members in torch.split(order, sizes):
-        size = len(members)
-        if not 2 <= size <= limit:
+    for group in groups:
+        if not 2 <= len(group) <= limit:
             continue
-        if held + size > limit:
-            yield groups, torch.cat(parts)
-            groups, parts, held = [], [], 0
-        groups.append((held, size))
-        parts.append(members)
-        held += size
+        if held + len(group) > limit:
+            yield places, torch.cat(parts)
+            places, parts, held = [], [], 0
+        places.append(slice(held, held + len(group)))
+        parts.append(group)
+        held += len(group)
     if parts:
-        yield groups, torch.cat(parts)
+        yield places, torch.cat(parts)

@@ -5,6 +5,8 @@ Everything is written from the formulas in plain NumPy, float64, loops where loo
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy.special import logsumexp, softmax
 
@@ -35,6 +37,44 @@ def hubby_scores(n_text, n_video, seed, *, mean=0.3, std=0.05):
     return mean + std * scores / scores.std()
 
 
+class Queries(NamedTuple):
+    """Texts whose videos are known, with the videos that are hubs and those that are popular."""
+
+    text: np.ndarray
+    video: np.ndarray
+    scores: np.ndarray
+    owner: np.ndarray
+    hubs: np.ndarray
+    popular: np.ndarray
+
+
+def queries(
+    seed, how="", *, n_video=400, hubs=20, lean=1.5, popular=0, times=12, asked=1.0, noise=1.2
+):
+    """Noisy copies of Gaussian videos: ``popular`` ones ``times`` each, of the others a share.
+
+    Hubs are made in three ways. "direction": all texts lean the way the hubs lie, "offset": the
+    hubs' scores are raised, "spread": they are raised by another amount with every text.
+    """
+    rng = np.random.default_rng(seed)
+    video = rng.standard_normal((n_video, 64))
+    hub, liked, rest = np.split(rng.permutation(n_video), [hubs, hubs + popular])
+    others = np.concatenate([hub, rest])
+    alone = rng.choice(others, round(asked * len(others)), replace=False)
+    owner = np.concatenate([np.repeat(liked, times), alone])
+    text = video[owner] + noise * rng.standard_normal((len(owner), 64))
+    if how == "direction":
+        shared = rng.standard_normal(64)
+        text += shared
+        video[hub] += lean * shared
+    scores = unit(text) @ unit(video).T
+    if how == "offset":
+        scores[:, hub] += 0.12 * lean
+    if how == "spread":
+        scores[:, hub] += 0.15 * lean * np.abs(rng.standard_normal((len(text), hubs)))
+    return Queries(text, video, scores, owner, hub, liked)
+
+
 # --- EMCL --------------------------------------------------------------------------------
 
 
@@ -60,36 +100,126 @@ def plain_em_loop(X, signs, K, T, sigma, beta, renormalize):
 # --- NCL ---------------------------------------------------------------------------------
 
 
-def plain_sinkhorn(S, tau, rounds, rho=1.0, a=None, b=None):
-    """f and g (without unit) after so many rounds: f from g = 0, then g and f by turns."""
+def plain_sinkhorn(S, tau, rounds, rho=1.0, a=None, b=None, *, w=None, own=None, start=None):
+    """f and g (without unit) after so many rounds: f from the first g, then g and f by turns.
+
+    Text i counts w_i times in the columns' sums, without its score with video own_i; at least
+    a 1e-5 of every sum is kept.
+    """
     n_text, n_video = S.shape
     a = np.ones(n_text) if a is None else np.asarray(a, float)
     b = np.ones(n_video) if b is None else np.asarray(b, float)
-    b = b * a.sum() / b.sum()
-    g = np.zeros(n_video)
+    w = np.ones(n_text) if w is None else np.asarray(w, float)
+    b = b * (a * w).sum() / b.sum()
+    whole = S / tau + np.log(w)[:, None]
+    left = whole.copy()
+    if own is not None:
+        left[np.arange(n_text), own] = -np.inf
+    g = np.zeros(n_video) if start is None else np.asarray(start, float)
     f = rho * (np.log(a) - logsumexp(S / tau + g, axis=1))
     for _ in range(rounds):
-        g = rho * (np.log(b) - logsumexp(S / tau + f[:, None], axis=0))
+        columns = logsumexp(left + f[:, None], axis=0)
+        columns = np.maximum(columns, logsumexp(whole + f[:, None], axis=0) + np.log(1e-5))
+        g = rho * (np.log(b) - columns)
         f = rho * (np.log(a) - logsumexp(S / tau + g, axis=1))
     return f, g
+
+
+def plain_ncl(S, tau, tolerance=0.1, *, start=None, **settings):
+    """f, g with mean 0, once another round changes no exp(g) by more than the tolerance."""
+    f, g = plain_sinkhorn(S, tau, 1, start=start, **settings)
+    while True:
+        next_f, next_g = plain_sinkhorn(S, tau, 1, start=g, **settings)
+        if np.abs(np.expm1(g - next_g)).max() <= tolerance:
+            return f + g.mean(), g - g.mean()
+        f, g = next_f, next_g
+
+
+def plain_masses(S, tau, g, w=None):
+    """How much of the texts, each of its weight, the biases g give every video."""
+    w = np.ones(len(S)) if w is None else w
+    return w @ softmax(S / tau + g, axis=1)
+
+
+# --- the prior ---------------------------------------------------------------------------
+
+
+def plain_weights(x, best, near=0.01):
+    """As how many texts each row of x counts, by a look at every pair.
+
+    In the mean squared distance the texts of one best video count as one together.
+    """
+    n = len(x)
+    squares = [[((x[i] - x[k]) ** 2).sum() for k in range(n)] for i in range(n)]
+    share = np.array([1 / list(best).count(best[i]) for i in range(n)]) / len(set(map(int, best)))
+    mean = share @ np.array(squares) @ share
+    return np.array(
+        [
+            1 / sum(np.exp(-squares[i][k] / mean / near) for k in range(n) if best[k] == best[i])
+            for i in range(n)
+        ]
+    )
+
+
+def plain_ramp(x, low, high):
+    return float(np.clip((x - low) / (high - low), 0, 1))
+
+
+def plain_prior(S, w=None, *, gentle, evidence, hubs, evenness):
+    """The corrected scores, their strength, h and u, from scores alone.
+
+    Everything that the default does with a similarity, in one place. ``gentle`` is the
+    temperature, in standard deviations, and the relaxation of the first two runs; the others are
+    the ends of the three ramps.
+    """
+    n_text, n_video = S.shape
+    w = np.ones(n_text) if w is None else w
+    mean = np.average(S.mean(1), weights=w)
+    std = np.sqrt(np.average(((S - mean) ** 2).mean(1), weights=w))
+    gentle_tau, tau = gentle[0] * std, 0.15 * std
+
+    def changed(f, g):
+        was, now = (plain_mutual(X)[0] for X in (S, S + gentle_tau * (f[:, None] + g)))
+        return w[now & ~was].sum(), w[was & ~now].sum()
+
+    settings = {"rho": gentle[1], "w": w}
+    f, g = plain_ncl(S, gentle_tau, **settings)
+    cautious_f, cautious_g = plain_ncl(S, gentle_tau, start=g, own=S.argmax(1), **settings)
+    gained, lost = changed(cautious_f, cautious_g)
+    net = max(0, gained - lost), max(0, np.subtract(*changed(f, g)))
+    z = (gained - lost) / np.sqrt(gained + lost) if gained + lost else 0.0
+    strength = plain_ramp(z, *evidence)
+
+    b = np.full(n_video, w.sum() / n_video)
+    g, cautious_g = (x * gentle_tau / tau for x in (g, cautious_g))
+    m, c = (plain_masses(S, tau, x, w) for x in (g, cautious_g))
+    h = plain_ramp(net[0] / net[1] if net[0] < net[1] else 1.0, *hubs)
+    u = plain_ramp(np.minimum(m, b).sum() / b.sum(), *evenness)
+    wanted = h * (u * b + (1 - u) * m) + (1 - h) * c
+    f, g = plain_ncl(S, tau, b=wanted, w=w, start=h * g + (1 - h) * cautious_g)
+    return S + strength * tau * (f[:, None] + g), strength, h, u
 
 
 # --- agreement and ranks -----------------------------------------------------------------
 
 
-def plain_mutual_share(S):
-    """Mutual nearest neighbours by looking at every pair; equal bests are all best.
+def plain_mutual(S):
+    """Which texts and which videos are in a mutual pair, by looking at every pair.
 
-    Counted on the side with fewer of them, as a share of the smaller side.
+    Equal bests are all best.
     """
     n_text, n_video = S.shape
-    texts, videos = set(), set()
+    texts, videos = np.zeros(n_text, bool), np.zeros(n_video, bool)
     for i in range(n_text):
         for j in range(n_video):
             if S[i, j] == S[i].max() and S[i, j] == S[:, j].max():
-                texts.add(i)
-                videos.add(j)
-    return min(len(texts), len(videos)) / min(n_text, n_video)
+                texts[i] = videos[j] = True
+    return texts, videos
+
+
+def plain_mutual_share(S):
+    """Counted on the side with fewer of them, as a share of the smaller side."""
+    return min(side.sum() for side in plain_mutual(S)) / min(S.shape)
 
 
 def plain_ranks(S, truth):

@@ -164,6 +164,33 @@ def test_both_sides_weigh_one_half():
     assert abs(stacked[0] - stacked[1]).max() > 1e-3
 
 
+@pytest.mark.parametrize("memory", [1, 20_000, None])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(F64, 1e-12), (F32, 1e-5)])
+def test_weights_of_texts_are_how_often_they_come(dtype, tolerance, memory):
+    """Whole weights give the moments of repeated rows, 1 / k with k copies those of one each."""
+    text, video = cone_pair(40, 30, 24, 8)
+    times = np.random.default_rng(0).integers(1, 5, 40)
+    common = {"dtype": dtype, "memory": memory}
+    sides = Features(text, **common), Features(video, **common)
+    many = Features(np.repeat(text, times, axis=0), **common), sides[1]
+    plain, counted = second_moments(*sides), torch.tensor(times, dtype=dtype)
+    pairs = [
+        (second_moments(*sides, weights=counted), second_moments(*many)),
+        (second_moments(*many, weights=1 / counted.repeat_interleave(counted.long())), plain),
+    ]
+    for found, wanted in pairs:
+        assert_allclose(found.gram, wanted.gram, rtol=0, atol=tolerance * 128)
+        assert_allclose(found.total, wanted.total, rtol=0, atol=tolerance * 128)
+    assert abs(pairs[0][0].gram - plain.gram).max() > 0.1
+
+
+def test_the_released_moments_take_no_weights():
+    """Without a batch all rows are stacked as they are."""
+    sides = [Features(x, dtype=F64) for x in cone_pair(40, 30, 24, 8)]
+    found = second_moments(*sides, batch=None, weights=torch.rand(40, dtype=F64))
+    assert_array_equal(found.gram, second_moments(*sides, batch=None).gram)
+
+
 def test_the_eigen_start_needs_no_seed():
     """The seed changes nothing."""
     text, video = cone_pair(40, 30, 24, 4)

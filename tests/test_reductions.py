@@ -46,6 +46,46 @@ def test_moments_do_not_depend_on_the_block_size(n_text, n_video, seed, memory):
     assert_allclose(found.std, x.std(), rtol=1e-9, atol=1e-14)
 
 
+@PRECISIONS
+@MEMORIES
+@pytest.mark.parametrize("mean", [0.0, 0.3, -100.0])
+def test_weighted_moments_are_numpys(mean, memory, dtype, tolerance):
+    """Row i counts w_i times, as in numpy.average; the range stays that of all."""
+    x = scores(mean=mean, std=1.0).astype(str(dtype)[6:])
+    w = np.random.default_rng(1).uniform(0.01, 3, len(x))
+    found = moments(Dense(x, dtype=dtype, memory=memory), torch.tensor(w, dtype=dtype))
+    x = x.astype("f8")
+    wide = np.repeat(w[:, None], x.shape[1], axis=1)
+    wanted = np.average(x, weights=wide)
+    std = np.sqrt(np.average((x - wanted) ** 2, weights=wide))
+    assert_allclose(found.mean, wanted, rtol=0, atol=tolerance * max(1, abs(mean)))
+    assert_allclose(found.std, std, rtol=tolerance)
+    assert (found.low, found.high) == (x.min(), x.max())
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 1000), st.integers(1, 2000))
+def test_a_row_of_weight_one_over_k_that_comes_k_times_counts_once(n_text, n_video, seed, memory):
+    """To 1e-12, in blocks of any size; weights of 1 are no weights."""
+    x = scores((n_text, n_video), seed)
+    times = np.random.default_rng(seed).integers(1, 5, n_text)
+    wanted = moments(Dense(x, dtype=F64))
+    copied = Dense(np.repeat(x, times, axis=0), dtype=F64, memory=memory)
+    ones = moments(Dense(x, dtype=F64, memory=memory), torch.ones(n_text, dtype=F64))
+    for found in (moments(copied, torch.tensor(np.repeat(1 / times, times))), ones):
+        assert_allclose(found.mean, wanted.mean, rtol=1e-12)
+        assert_allclose(found.std, wanted.std, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
+def test_weighted_moments_of_any_magnitude(scale):
+    """Where squares leave float32 they are taken in float64, with weights as without."""
+    x = scores(mean=0.0, std=1.0)
+    w = np.random.default_rng(1).random(len(x))
+    wanted = moments(Dense(x, dtype=F64), torch.tensor(w))
+    found = moments(Dense((scale * x).astype("f4")), torch.tensor(w, dtype=F32))
+    assert_allclose(found.std / scale, wanted.std, rtol=1e-5)
+
+
 @MEMORIES
 def test_maxima_are_those_of_the_matrix(memory):
     """Of rows and of columns, exactly, for negative scores too."""

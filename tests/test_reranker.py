@@ -113,7 +113,7 @@ def test_result_is_frozen():
 
 def test_scores_are_log_probabilities_times_temperature():
     sim = cosine(*hubby()).astype("float64")
-    result = rescore(sim, ncl=NCL(tolerance=1e-4, rounds=5000))
+    result = rescore(sim, ncl=NCL(tolerance=1e-4, rounds=5000), prior="even")
     plan = np.exp(result.scores / result.biases.temperature)
     assert_allclose(plan.sum(1), 1, rtol=1e-9)
     assert_allclose(plan.sum(0), 1, rtol=1.1e-4)
@@ -137,7 +137,7 @@ def test_guard_can_be_switched_off():
     assert np.abs(result.scores - sim).max() > 1e-3
 
 
-@given(seed=st.integers(0, 50), n_text=st.integers(2, 40), n_video=st.integers(2, 40))
+@given(seed=st.integers(0, 50), n_text=st.integers(2, 80), n_video=st.integers(2, 80))
 def test_order_of_items_does_not_matter(seed, n_text, n_video):
     rng = np.random.default_rng(seed)
     text, video = hubby(n_text, n_video, seed=seed)
@@ -223,12 +223,24 @@ def test_strength_is_chosen_from_candidates_that_contain_zero():
     assert tried[result.emcl.strength] == max(tried.values())
 
 
-def test_repeated_items_are_said():
+def test_repeated_texts_are_said_where_each_counts():
+    """With the even prior; otherwise they count once and there is nothing to say."""
     text, video = hubby()
     text = np.vstack([text, 2 * text[:5]])
     with pytest.warns(RepeatedItemsWarning, match="5 of the texts"):
-        result = rescore(None, (text, video))
+        result = rescore(None, (text, video), prior="even")
     assert (result.repeated_texts, result.repeated_videos) == (5, 0)
+    for prior in ("auto", "gentle"):
+        assert rescore(None, (text, video), prior=prior).repeated_texts == 5  # warnings are errors
+
+
+@pytest.mark.parametrize("prior", ["auto", "even", "gentle", "off"])
+def test_repeated_videos_are_said(prior):
+    text, video = hubby()
+    video = np.vstack([video, 2 * video[:5]])
+    with pytest.warns(RepeatedItemsWarning, match="5 of the videos"):
+        result = rescore(None, (text, video), prior=prior)
+    assert (result.repeated_texts, result.repeated_videos) == (0, 5)
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,10 @@ def test_many_captions_and_order():
     index = np.repeat(np.arange(20), 3)
     rng = np.random.default_rng(1)
     video = rng.standard_normal((20, 8))
-    text = video[index] + rng.standard_normal((60, 8))
+    text = video[index] + rng.standard_normal((60, 8)) + 2
+    video[:4] += 2
     truth = GroundTruth.from_index(index, 20)
     job = Job(None, (text, video))
-    assert order_leaks(job, job.correct(), truth) == 0
+    found = job.correct()
+    assert found.guard.applied
+    assert order_leaks(job, found, truth) == 0

@@ -28,7 +28,7 @@ def demo_rows():
 
 def test_every_method_runs_on_the_demo(demo_rows):
     names = {row["name"] for row in demo_rows}
-    assert names == {"input", "+EMCL", "+NCL", "emcl_plugin", *METHODS}
+    assert names == {"input", "+EMCL", "+NCL", "emcl_plugin", "ncl-even", "ncl-gentle", *METHODS}
 
 
 def test_ours_is_first_with_no_option(demo_rows):

@@ -104,6 +104,92 @@ def test_options_reach_the_method(folder):
     assert first == again
 
 
+@pytest.fixture
+def demo_run(folder, monkeypatch):
+    """The matrix, the JSON and what a person sees of a run on the demo data."""
+    monkeypatch.chdir(folder)
+
+    def invoke(*options):
+        arguments = ["--text", "t.npy", "--video", "v.npy", "--json", "--force", *options]
+        result = CliRunner().invoke(command, arguments)
+        assert result.exit_code == 0, result.output
+        return np.load("reranked.npy"), json.loads(result.stdout), result.stderr
+
+    return invoke
+
+
+PRIOR = {
+    "mode", "queries", "found_cautiously", "hubs", "evenness", "uniform", "even", "reason",
+}  # fmt: skip
+GUARD = {
+    "enabled", "applied", "strength", "gained", "lost", "z", "before", "after", "reason",
+}  # fmt: skip
+
+
+def test_the_prior_is_told_in_words_and_in_json(demo_run):
+    _, facts, words = demo_run()
+    prior, guard = facts["prior"], facts["guard"]
+    assert set(prior) == PRIOR
+    assert set(guard) == GUARD
+    assert prior["mode"] == "auto"
+    assert 0 < prior["even"] == prior["hubs"] * prior["uniform"] <= 1
+    assert 900 < prior["queries"] <= facts["texts"]
+    assert guard["applied"] is True
+    assert guard["strength"] == 1
+    assert guard["z"] == pytest.approx(
+        (guard["gained"] - guard["lost"]) / (guard["gained"] + guard["lost"]) ** 0.5
+    )
+    (line,) = re.findall(r"^ +prior +(.*)$", words, re.MULTILINE)
+    assert line == f"{100 * prior['even']:.0f} % even: {prior['reason']}"
+    assert f"{100 * prior['evenness']:.0f} %" in line
+
+
+@pytest.mark.parametrize("mode", ["even", "gentle"])
+def test_a_prior_is_told_to_use(demo_run, mode):
+    data = load_demo()
+    scores, facts, words = demo_run("--prior", mode)
+    assert_array_equal(scores, rerank(None, (data.text, data.video), prior=mode))
+    assert (facts["prior"]["mode"], facts["prior"]["even"]) == (mode, float(mode == "even"))
+    assert re.search(rf"prior +{mode}: as told", words)
+
+
+def test_no_prior_is_no_ncl(demo_run):
+    scores, facts, words = demo_run("--prior", "off")
+    assert (facts["ncl"], facts["prior"]) == (None, None)
+    assert re.search(r"NCL +off", words)
+    assert not re.search(r"^ +prior ", words, re.MULTILINE)
+    assert_array_equal(scores, demo_run("--ncl", "off")[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--prior", "off", "--temperature", "1"], "--temperature cannot work with --prior off"),
+        (["--prior", "even", "--ncl", "off"], "--prior even cannot work with --ncl off"),
+        (["--prior", "gentle", "--ncl", "off"], "--prior gentle cannot work with --ncl off"),
+    ],
+)
+def test_a_prior_that_contradicts_other_options_is_wrong_use(folder, monkeypatch, options, words):
+    monkeypatch.chdir(folder)
+    result = CliRunner().invoke(command, ["--text", "t.npy", "--video", "v.npy", *options])
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert files(folder) == ["t.npy", "v.npy"]
+
+
+def test_texts_that_count_once_are_told(folder, demo_run):
+    """A query asked five times: 945 texts and four copies count as they did without them."""
+    text = load_demo().text
+    alone = demo_run()[1]["prior"]["queries"]
+    np.save(folder / "t.npy", np.concatenate([text, *[text[:1]] * 4]))
+    _, facts, words = demo_run()
+    queries = facts["prior"]["queries"]
+    assert facts["repeated"] == {"texts": 4, "videos": 0}
+    assert queries == pytest.approx(alone, abs=0.1)
+    assert f"near-equal texts count once: 949 as {queries:.0f}" in words
+    assert "Note" not in words
+
+
 def test_similarity_alone(folder):
     run("--text", "t.npy", "--video", "v.npy", "-o", "a.npy", cwd=folder, check=0)
     result = run("--sim", "a.npy", "-v", "--memory", "50M", cwd=folder, check=0)
@@ -141,6 +227,7 @@ def test_with_ground_truth_it_measures_and_explains(folder):
         (["--sim", "t.npy", "--memory", "lots"], 2, "4G"),
         (["--sim", "t.npy", "--seed", "1"], 2, "no embeddings"),
         (["--sim", "t.npy", "--ncl", "off", "--temperature", "1"], 2, "--ncl off"),
+        (["--sim", "t.npy", "--prior", "uneven"], 2, "'auto', 'even', 'gentle', 'off'"),
         (["--text", "t.npy", "--video", "v.npy", "--emcl", "off", "--seed", "1"], 2, "--emcl off"),
         (["--text", "t.npy", "--video", "v.npy", "--emcl-strength", "nan"], 2, "finite"),
         (["--sim", "t.npy", "--report", "r.html"], 2, "--gt"),

@@ -134,9 +134,9 @@ def make(text, video, truth=None, names=None, **settings):
 def noisy(n=60, dimension=16, seed=0):
     """Pairs with a few hubs among the videos."""
     rng = np.random.default_rng(seed)
-    video = rng.standard_normal((n, dimension)).astype(np.float32) + 0.6
+    video = rng.standard_normal((n, dimension)).astype(np.float32) + 0.9
     text = video + 1.2 * rng.standard_normal((n, dimension)).astype(np.float32)
-    video[:3] = video.mean(0) + 0.2 * video[:3]
+    video[:5] = video.mean(0) + 0.2 * video[:5]
     return text, video
 
 
@@ -297,8 +297,24 @@ def test_where_the_guard_holds_back():
     assert "left as it was by the guard" in page.text
 
 
+def test_what_was_assumed_of_the_queries_is_said(demo, demo_page):
+    """How even, why, and where the biases were added in part, how large a part."""
+    prior = demo[0].report.prior
+    page = Page(demo_page.read_text(encoding="utf-8"))
+    assert f"taken as {100 * prior.even:.0f} % even (prior: auto)" in page.text
+    assert f"the queries cover the videos {100 * prior.evenness:.0f} % evenly" in page.text
+    assert "The biases were applied" not in page.text
+    report = demo[0].report
+    partly = dataclasses.replace(report.guard, strength=0.3, reason="at 30 %: a few texts")
+    found = dataclasses.replace(demo[0], report=dataclasses.replace(report, guard=partly))
+    page = Page(render(found, settings={})).check()
+    assert "The biases were applied at 30 %: a few texts." in page.text
+    eye = np.eye(12, dtype=np.float32)
+    assert "How often each video" not in Page(render(make(eye, eye)[0], settings={})).text
+
+
 def test_a_small_set_is_called_small():
-    found, _ = make(*noisy(12, seed=3), guard=False)
+    found, _ = make(*noisy(12, seed=1), guard=False)
     gains = found.gains().values()
     page = Page(render(found, settings={})).check()
     assert any(gain.too_small for gain in gains)
