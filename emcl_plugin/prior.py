@@ -31,7 +31,8 @@ NCL is then solved, at its own temperature, for the marginal
 with m and c the masses that the biases of the gentle and of the cautious run give the videos at
 that temperature: estimates of how often each is asked for. h = u = 1 is NCL as published; h = 1,
 u = 0 gives back the gentle biases and h = 0 the cautious ones, because biases solve NCL for
-their own masses (with rho = 1; a smaller one relaxes this last run, too). Near-equal queries count once throughout (:mod:`emcl_plugin.repeats`).
+their own masses (with rho = 1; a smaller one relaxes this last run, too). Near-equal queries
+count once throughout (:mod:`emcl_plugin.repeats`).
 """
 
 from __future__ import annotations
