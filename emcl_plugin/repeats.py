@@ -22,7 +22,7 @@ import torch
 from emcl_plugin.similarity import Dense, Features
 
 NEAR = 0.01
-"""u_0. Captions of one video are 0.1 to 0.5 apart, a changed capital or typo less than 0.02."""
+"""u_0. Two captions of one video are 0.17 to 0.76 apart (e5 on Flickr8k, 5 to 95 % of pairs)."""
 
 
 def weights(
