@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from emcl_plugin.bank import BankReport
+    from emcl_plugin.corrector import Corrector
     from emcl_plugin.emcl import EMCL
     from emcl_plugin.errors import EmclError, EmclWarning
     from emcl_plugin.job import Report
@@ -16,6 +18,8 @@ __version__ = "0.1.0"
 
 # Loaded on first use, so that `emcl-rerank --help` does not wait for torch.
 _HOMES = {
+    "BankReport": "bank",
+    "Corrector": "corrector",
     "EMCL": "emcl",
     "NCL": "ncl",
     "EmclError": "errors",
@@ -30,6 +34,8 @@ _HOMES = {
 __all__ = [
     "EMCL",
     "NCL",
+    "BankReport",
+    "Corrector",
     "EmclError",
     "EmclWarning",
     "Report",

@@ -257,7 +257,17 @@ class Subspaces:
         basis = self.basis.to(device=x.device, dtype=x.dtype)
         change = self.factors(strength).to(device=x.device, dtype=x.dtype)
         out = x + ((x @ basis) * change) @ basis.T
-        return torch.nn.functional.normalize(out, dim=1) if renormalize else out
+        return renormalized(out, x) if renormalize else out
+
+
+def renormalized(out: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """``out``, which the map made of ``x``, (n, D), at unit length.
+
+    A vector that lost almost all of its length is left shorter than that: it is noise.
+    """
+    floor = math.sqrt(_NORM_FLOOR) * torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    length = torch.linalg.vector_norm(out, dim=1, keepdim=True)
+    return out / torch.maximum(length, floor).clamp(min=torch.finfo(out.dtype).tiny)
 
 
 def fit_subspaces(moments: SecondMoments, config: EMCL) -> Subspaces:

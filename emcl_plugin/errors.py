@@ -45,6 +45,10 @@ class InputFileError(EmclError, OSError):
     """A file cannot be read or written as asked."""
 
 
+class StateError(InputFileError):
+    """A saved corrector is missing, damaged, of another version, or not one."""
+
+
 class MemoryBudgetError(EmclError, MemoryError):
     """A dense result does not fit into memory."""
 
@@ -67,3 +71,11 @@ class ScaleWarning(EmclWarning):
 
 class RepeatedItemsWarning(EmclWarning):
     """Some texts or videos are exact copies of others."""
+
+
+class LeakWarning(EmclWarning):
+    """Some of the queries that are scored are in the bank that made the correction."""
+
+
+class DriftWarning(EmclWarning):
+    """A grown corrector's biases are no longer what a fit would give."""

@@ -325,7 +325,7 @@ def test_estimator_conventions():
     assert repr(Reranker(guard=False)) == "Reranker(guard=False)"
     with pytest.raises(InputValueError, match="no such setting"):
         model.set_params(speed=3)
-    with pytest.raises(NotFittedError, match="fit_transform first"):
+    with pytest.raises(NotFittedError, match="call fit first"):
         _ = model.report_
     assert not hasattr(model, "report_")
 

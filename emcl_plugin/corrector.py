@@ -1,0 +1,309 @@
+"""What a bank taught, ready for queries that nobody has seen: state, scores, growth.
+
+With the map M of EMCL, the biases g that NCL found for the gallery with the bank's queries, and
+the gate s of :mod:`emcl_plugin.likeness`, the score of a query q and a gallery item v_j is
+
+    <M q, M v_j> + s(q) tau g_j  =  < [M q, s(q)],  [M v_j, tau g_j] >                     (e)
+
+a plain inner product in one more dimension, which any vector index can rank by. Nothing but the
+query itself enters, so its scores are the same, bit for bit, alone and among others
+(:mod:`emcl_plugin.tiles`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from emcl_plugin.arrays import Array, check_finite, check_matrix
+from emcl_plugin.emcl import renormalized
+from emcl_plugin.errors import InputValueError
+from emcl_plugin.likeness import Likeness
+from emcl_plugin.reductions import logsumexp
+from emcl_plugin.similarity import Biased, FeaturePair, Features
+from emcl_plugin.tiles import padded, tiles
+
+DRIFT = 0.25
+"""Drift from which a fit is worth its time: the biases are a quarter of their spread off."""
+SAME = 1e-4
+"""Squared distance of unit vectors up to which two items are the same one (float16 rounding)."""
+
+
+@dataclass(frozen=True)
+class Corrector:
+    """A fitted correction for one direction: queries ask, the gallery answers.
+
+    Attributes
+    ----------
+    metric : {"cosine", "dot"}
+        With "cosine" all vectors are held at unit length.
+    gallery : (n_gallery, D)
+    bias : (n_gallery,)
+        tau g, in the units of the scores, times ``strength``.
+    basis, change : (D, r), (r,)
+        EMCL's directions and their relative change; r = 0 where EMCL changes nothing.
+    renormalize : bool
+        Whether vectors are brought to unit length again after EMCL.
+    likeness : Likeness
+        The gate: which queries are like the bank's.
+    bank : (n_bank, D)
+        The bank's queries, to give new gallery items a bias and to fit anew.
+    potential, weight : (n_bank,)
+        The bank queries' own biases tau f_i, and as how many queries each counts.
+    level : float
+        A constant of tau g, such that its mean over the gallery was 0.
+    temperature, rho, strength : float
+        tau and relaxation of NCL, and how much of tau g is applied, in [0, 1].
+    names : tuple of str
+        What the gallery's items are called; empty where not known.
+    facts : dict
+        The report of the fit, for people.
+    """
+
+    metric: str
+    gallery: torch.Tensor
+    bias: torch.Tensor
+    basis: torch.Tensor
+    change: torch.Tensor
+    renormalize: bool
+    likeness: Likeness
+    bank: torch.Tensor
+    potential: torch.Tensor
+    weight: torch.Tensor
+    level: float
+    temperature: float
+    rho: float
+    strength: float
+    names: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.gallery)
+
+    @property
+    def dimension(self) -> int:
+        """D, of queries and gallery items."""
+        return int(self.gallery.shape[1])
+
+    # --- scores -------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def vectors(self, queries: Array, *, gate: bool = True) -> Iterator[torch.Tensor]:
+        """Blocks of [M q, s(q)] of (e), in all (n, D + 1); ``gate=False`` takes s = 1."""
+        for count, rows, strength in self._mapped(queries, gate):
+            yield torch.cat([rows[:count, : self.dimension], strength[:count, None]], 1)
+
+    @torch.no_grad()
+    def scores(self, queries: Array, *, gate: bool = True) -> Iterator[torch.Tensor]:
+        """Blocks of corrected scores (e), in all (n, n_gallery)."""
+        for count, rows, strength in self._mapped(queries, gate):
+            scores = (rows @ self._mapped_gallery.T)[:, : len(self)]
+            # not fused: the last columns would be rounded otherwise than the first
+            yield (scores + strength[:, None] * self.bias)[:count]
+
+    @torch.no_grad()
+    def search(self, queries: Array, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The k best gallery items of every query: scores and indices, (n, k), best first."""
+        if not 1 <= k <= len(self):
+            raise InputValueError(
+                "k must be at least 1 and at most the number of gallery items",
+                f"k={k}, {len(self)} items",
+                "10 is usual",
+            )
+        best = [torch.topk(block, k, dim=1) for block in self.scores(queries)]
+        return torch.cat([b.values for b in best]), torch.cat([b.indices for b in best])
+
+    def vectors_of_gallery(self) -> torch.Tensor:
+        """[M v_j, tau g_j] of (e), (n_gallery, D + 1)."""
+        mapped = self._mapped_gallery[: len(self), : self.dimension]
+        return torch.cat([mapped, self.bias[:, None]], 1)
+
+    @cached_property
+    def _mapped_gallery(self) -> torch.Tensor:
+        return padded(self.map(self.gallery))
+
+    def map(self, x: torch.Tensor) -> torch.Tensor:
+        """M x of unit vectors (any vectors for "dot"), (n, D); columns of zeros may follow."""
+        if not len(self.change):
+            return x
+        basis, change = self._basis
+        if x.shape[1] != len(basis):
+            basis = basis[: x.shape[1]]
+        out = x + ((x @ basis) * change) @ basis.T
+        return renormalized(out, x) if self.renormalize else out
+
+    @cached_property
+    def _basis(self) -> tuple[torch.Tensor, torch.Tensor]:
+        basis = padded(self.basis)
+        change = torch.zeros(basis.shape[1]).to(self.change)
+        change[: len(self.change)] = self.change
+        return basis, change
+
+    def _mapped(
+        self, queries: Array, gate: bool
+    ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+        """How many rows of the tile are queries, the tile after M, and s of its rows."""
+        self._check(queries, "queries")
+        for start, stop, tile in tiles(queries, self.gallery.dtype, self.gallery.device):
+            unit = _unit(tile, stop - start, start, self.metric)
+            strength = unit.new_ones(len(unit))
+            if gate:
+                direction = unit if self.metric == "cosine" else _direction(unit)
+                strength = self.likeness.of(direction)
+            yield stop - start, self.map(unit), strength
+
+    def _check(self, x: Array, name: str) -> None:
+        if check_matrix(x, name).shape[1] != self.dimension:
+            raise InputValueError(
+                f"the {name} have another dimension than the gallery",
+                f"{tuple(x.shape)}, the gallery {tuple(self.gallery.shape)}",
+                "embed them with the model that the gallery was embedded with",
+            )
+
+    # --- growth -------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def with_items(self, items: Array, names: Sequence[str] = ()) -> Corrector:
+        """With new gallery items, whose biases follow from the bank queries' potentials."""
+        self._check(items, "new items")
+        self._check_names(names, len(items))
+        new = self._read(items, "gallery")
+        bias = self.strength * self._full_bias(new)
+        return replace(
+            self,
+            gallery=torch.cat([self.gallery, new]),
+            bias=torch.cat([self.bias, bias]),
+            names=(*self.names, *names),
+        )
+
+    @torch.no_grad()
+    def with_queries(self, queries: Array) -> Corrector:
+        """With new bank queries: their potentials, and all biases renewed, by one round."""
+        self._check(queries, "new bank queries")
+        new = self._read(queries, "bank")
+        found, known = self._full_potential(new), self._full_potential(self.bank)
+        found += (self.potential - known).mean()  # the same constant as those that are there
+        more = replace(
+            self,
+            bank=torch.cat([self.bank, new]),
+            potential=torch.cat([self.potential, found]),
+            weight=torch.cat([self.weight, torch.ones_like(found)]),
+        )
+        return more.renewed()
+
+    @torch.no_grad()
+    def without(self, indices: Sequence[int]) -> Corrector:
+        """Without these gallery items, by index."""
+        gone = sorted(set(indices))
+        if gone and (gone[0] < 0 or gone[-1] >= len(self)):
+            wrong = gone[0] if gone[0] < 0 else gone[-1]
+            raise InputValueError(
+                "there is no such gallery item", f"{wrong}", f"0 to {len(self) - 1}"
+            )
+        if len(gone) == len(self):
+            raise InputValueError(
+                "this would leave no gallery", f"all {len(gone)} items", "keep at least one"
+            )
+        keep = torch.ones(len(self), dtype=torch.bool, device=self.gallery.device)
+        keep[torch.tensor(gone, dtype=torch.long, device=keep.device)] = False
+        names = tuple(n for n, kept in zip(self.names, keep.tolist(), strict=False) if kept)
+        return replace(self, gallery=self.gallery[keep], bias=self.bias[keep], names=names)
+
+    @torch.no_grad()
+    def drift(self) -> float:
+        """How far one more round of NCL would move the biases, relative to their spread.
+
+        0 right after the fit (up to its tolerance); it grows with what was added and removed
+        since. Root mean square over the gallery; costs two passes over bank x gallery.
+        """
+        if self.strength == 0 or len(self) < 2:
+            return 0.0
+        now = self.bias / self.strength
+        potential = self._full_potential(self.bank)
+        potential += (self.potential - potential).mean()
+        then = replace(self, potential=potential)._full_bias(self.gallery)
+        change, now = then - now, now - now.mean()
+        spread = float(now.square().mean().sqrt())
+        change -= change.mean()
+        return float(change.square().mean().sqrt()) / spread if spread > 0 else 0.0
+
+    def renewed(self) -> Corrector:
+        """With all biases computed anew from the bank's potentials, and centred."""
+        full = self._full_bias(self.gallery)
+        mean = float(full.mean())
+        return replace(self, bias=self.strength * (full - mean), level=self.level - mean)
+
+    def weakened(self, share: float) -> Corrector:
+        """With this share of its biases."""
+        return replace(self, bias=share * self.bias, strength=share * self.strength)
+
+    def _full_bias(self, items: torch.Tensor) -> torch.Tensor:
+        """tau g of gallery items from the bank's potentials: (g) of :mod:`emcl_plugin.ncl`."""
+        counted = self.potential + self.temperature * self.weight.log()
+        source = Biased(self._source(self.bank, items), counted, counted.new_zeros(len(items)))
+        lse = logsumexp(source, self.temperature)[1]
+        return self.level - self.rho * self.temperature * lse
+
+    def _full_potential(self, queries: torch.Tensor) -> torch.Tensor:
+        """tau f of bank queries from the gallery's biases, up to a constant: (f)."""
+        bias = self.bias / self.strength if self.strength else self.bias
+        source = Biased(self._source(queries, self.gallery), bias.new_zeros(len(queries)), bias)
+        return -self.rho * self.temperature * logsumexp(source, self.temperature)[0]
+
+    def _source(self, queries: torch.Tensor, items: torch.Tensor) -> FeaturePair:
+        sides = (Features(self.map(x), metric="dot", dtype=x.dtype) for x in (queries, items))
+        return FeaturePair(*sides)
+
+    def _read(self, x: Array, name: str) -> torch.Tensor:
+        features = Features(
+            x, name=name, metric=self.metric, dtype=self.gallery.dtype, device=self.gallery.device
+        )
+        return features.rows(0, len(x)).clone()
+
+    def _check_names(self, names: Sequence[str], count: int) -> None:
+        if bool(self.names) != bool(names) or (names and len(names) != count):
+            raise InputValueError(
+                "every gallery item needs a name, or none has one",
+                f"{len(self.names)} names of {len(self)} items, {len(names)} of {count} new ones",
+                "give one name per new item" if self.names else "leave the names out",
+            )
+
+    # --- the same items on both sides -----------------------------------------------------------
+
+    @torch.no_grad()
+    def seen(self, queries: Array) -> int:
+        """How many of these queries are in the bank: what they gain says nothing of new ones."""
+        self._check(queries, "queries")
+        count = 0
+        bank = _direction(self.bank)
+        for start, stop, tile in tiles(queries, bank.dtype, bank.device):
+            unit = _direction(tile[: stop - start, : self.dimension])
+            cosines = (unit @ part.T for part in torch.split(bank, 8192))
+            nearest = torch.stack([block.amax(1) for block in cosines]).amax(0)
+            count += int((2 - 2 * nearest < SAME).sum())
+        return count
+
+
+def _unit(tile: torch.Tensor, count: int, start: int, metric: str) -> torch.Tensor:
+    """The tile's rows at unit length (for "dot" as they are), after checks of the first ones."""
+    check_finite(tile[:count], "queries", start)
+    if metric == "dot":
+        return tile
+    largest = tile.abs().amax(1, keepdim=True)
+    if bool((largest[:count] == 0).any()):
+        row = start + int((largest[:count, 0] == 0).nonzero()[0, 0])
+        raise InputValueError(
+            "a query vector is all zeros, so its cosine is not defined",
+            f"queries[{row}]",
+            'drop that query, or fit with metric="dot"',
+        )
+    largest[count:] = 1
+    return torch.nn.functional.normalize(tile / largest, dim=1)
+
+
+def _direction(x: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(x, dim=1)
