@@ -106,6 +106,11 @@ class Corrector:
             yield (scores + strength[:, None] * self.bias)[:count]
 
     @torch.no_grad()
+    def gate(self, queries: Array) -> torch.Tensor:
+        """s(q) of every query, (n,): how like the bank's it is."""
+        return torch.cat([block[:, -1] for block in self.vectors(queries)])
+
+    @torch.no_grad()
     def search(self, queries: Array, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The k best gallery items of every query: scores and indices, (n, k), best first."""
         if not 1 <= k <= len(self):

@@ -7,9 +7,9 @@ the same job.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -36,6 +36,9 @@ from emcl_plugin.prior import Prior, Probes, check_mode
 from emcl_plugin.similarity import Dense, FeaturePair, Features, Similarity
 from emcl_plugin.sizes import format_size
 
+if TYPE_CHECKING:
+    from emcl_plugin.bank import BankReport
+
 FeaturesPair: TypeAlias = "tuple[Array, Array]"
 
 CITATIONS = (
@@ -56,7 +59,7 @@ class Report:
         (texts, videos).
     protocol : str
         "transductive": the biases were computed from the very texts that are scored, all at
-        once. Say so where you publish the numbers.
+        once. Say so where you publish the numbers. "bank": from other queries.
     score_std : float
         Standard deviation of the input scores.
     emcl : EMCLReport or None
@@ -80,6 +83,8 @@ class Report:
     repeated_texts, repeated_videos : int
         Items that are exact copies of an earlier one of their side (0 where only a similarity
         was given).
+    banks : mapping of str to BankReport
+        By direction, what its bank taught; empty where the protocol is transductive.
     citations : tuple of str
         What to cite.
     """
@@ -96,6 +101,7 @@ class Report:
     hubs_after: Hubs
     repeated_texts: int
     repeated_videos: int
+    banks: Mapping[str, BankReport] = field(default_factory=dict)
     citations: tuple[str, ...] = CITATIONS
 
     def to_dict(self) -> dict[str, Any]:
@@ -115,6 +121,7 @@ class Report:
             },
             "prior": None if self.prior is None else self.prior.to_dict(),
             "guard": self.guard.to_dict(),
+            "banks": {direction: found.to_dict() for direction, found in self.banks.items()},
             "hubs": {"before": dict(vars(self.hubs_before)), "after": dict(vars(self.hubs_after))},
             "repeated": {"texts": self.repeated_texts, "videos": self.repeated_videos},
             "citations": list(self.citations),

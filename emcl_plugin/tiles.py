@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import torch
 
 from emcl_plugin.arrays import Array, read_rows
+from emcl_plugin.similarity import Similarity, rows_per_block
 
 TILE = 32
 _MULTIPLE = 16
@@ -39,3 +40,28 @@ def tiles(
         tile = torch.zeros(TILE, rows.shape[1] + -rows.shape[1] % _MULTIPLE).to(rows)
         tile[: stop - start, : rows.shape[1]] = rows
         yield start, stop, tile
+
+
+class TiledPair(Similarity):
+    """Inner products of two sets of vectors, (n_text, D) and (n_video, D), tile by tile.
+
+    The scores of a text do not depend on which other texts there are, to the last bit.
+    """
+
+    def __init__(self, text: torch.Tensor, video: torch.Tensor) -> None:
+        self.text, self.video = text, video
+        self.shape = len(text), len(video)
+        self.dtype, self.device = text.dtype, text.device
+        rows = rows_per_block(self.shape[1], self.dtype, None)
+        self.block_rows = max(TILE, rows // TILE * TILE)
+        self._other = padded(video)
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        out = torch.empty(stop - start, self.shape[1], dtype=self.dtype, device=self.device)
+        for first, last, tile in tiles(self.text[start:stop], self.dtype, self.device):
+            out[first:last] = (tile @ self._other.T)[: last - first, : self.shape[1]]
+        return out
+
+    @property
+    def T(self) -> TiledPair:
+        return TiledPair(self.video, self.text)
