@@ -1,8 +1,8 @@
 """Bank mode: biases from other queries than those that will be asked.
 
-As in :mod:`emcl_plugin.correct`, on the scores of bank queries x gallery, with the gentler
-settings of :data:`BANK`; then three questions that only arise here, because the queries to come
-are not these.
+EMCL and the guard as in :mod:`emcl_plugin.correct`, on the scores of bank queries x gallery; NCL
+with the gentler settings of :data:`BANK`; then three questions that only arise here, because the
+queries to come are not these.
 
 How much of the biases would another bank teach, too? The bank is cut into halves, each gives
 biases, and with r their correlation over the gallery the whole bank's are worth
@@ -29,13 +29,12 @@ import torch
 
 from emcl_plugin.agreement import GuardDecision, Hubs, nearest
 from emcl_plugin.arrays import Array, check_matrix
-from emcl_plugin.correct import Correction
 from emcl_plugin.corrector import Corrector
 from emcl_plugin.emcl import EMCL, EMCLReport
 from emcl_plugin.errors import EmclWarning, InputValueError
 from emcl_plugin.job import CITATIONS, Job
 from emcl_plugin.likeness import Likeness, fit_likeness
-from emcl_plugin.ncl import NCL, Progress, fit_biases
+from emcl_plugin.ncl import NCL, Biases, Progress, fit_biases
 from emcl_plugin.prior import GENTLE_RHO, GENTLE_TEMPERATURE_STD
 from emcl_plugin.reductions import topk
 from emcl_plugin.similarity import Biased, FeaturePair, Features, Similarity
@@ -104,6 +103,49 @@ class BankReport:
     protocol: str = "bank"
     citations: tuple[str, ...] = CITATIONS
 
+    def facts(self, verbose: bool = False) -> list[tuple[str, str]]:
+        """In words: (what, how) for people."""
+        bank = f"{self.bank} queries"
+        if self.queries < self.bank - 0.5:
+            bank += f", near-equal ones count once: {self.queries:.0f}"
+        if self.gallery_bank:
+            bank += f"; {self.gallery_bank} items of the gallery's kind"
+        facts = [
+            ("bank", bank),
+            ("coverage", f"{100 * self.coverage:.0f} % of the {self.gallery} gallery items are "
+             f"among the {TOP} best of some bank query"),
+        ]  # fmt: skip
+        if self.rounds:
+            std = self.temperature / self.score_std
+            state = "converged" if self.converged else f"NOT converged ({self.error:.2g})"
+            rounds = f"{self.rounds} round{'s' if self.rounds != 1 else ''}"
+            facts.append(
+                ("NCL", f"temperature {self.temperature:.4g} ({std:.3g} standard deviations of the "
+                 f"scores), rho {self.rho:g}, {rounds}, {state}")
+            )  # fmt: skip
+        else:
+            facts.append(("NCL", "not applied"))
+        if self.emcl is None:
+            facts.append(("EMCL", "off"))
+        else:
+            facts.append(("EMCL", f"strength {self.emcl.strength:g}: {self.emcl.reason}"))
+            if verbose:
+                facts.append(("", f"{self.emcl.effective_rank:.1f} distinct subspaces"))
+        facts.append(("guard", self.guard.reason.replace(" texts ", " queries ")))
+        if self.guard.enabled and self.rounds:
+            facts.append(
+                (
+                    "reliable",
+                    f"{100 * self.reliability:.0f} %: what two halves of the bank agree on",
+                )
+            )
+            if self.kinship is not None:
+                facts.append(
+                    ("kinship", f"{100 * self.kinship:.0f} % of the gallery is like its bank")
+                )
+        facts.append(("applied", f"{100 * self.strength:.0f} % of the biases"))
+        return facts
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         out = {k: v for k, v in vars(self).items() if not k.startswith("hubs_")}
@@ -162,54 +204,93 @@ def fit_corrector(
             "NCL(text_marginal=...) or NCL(video_marginal=...)",
             "leave them out; repeated bank queries are weighed by themselves",
         )
-    if ncl == "auto":
-        ncl = {"gentle": GENTLE, "even": NCL()}.get(prior, BANK)
+    given = default_ncl(prior) if ncl == "auto" else ncl
     job = Job(
         None,
         (bank, gallery if gallery_bank is None else _stacked(gallery, gallery_bank)),
         emcl=emcl,
-        ncl=ncl,
-        prior=prior,
+        ncl=given,
+        prior=prior if prior in ("even", "off") else "gentle",
         guard=guard,
         metric=metric,
         device=device,
         memory=memory,
     )
-    found = job.correct(progress, prior=prior if prior in ("even", "off") else "bank")
-    fit = _Fit(job, found, n)
-    corrector = replace(fit.corrector(), names=tuple(names))
-    reliability, kinship = 1.0, None
-    if guard and corrector.strength > 0:
-        corrector = replace(corrector, likeness=fit.likeness())
-        reliability = fit.reliability(corrector)
-        kinship = fit.kinship() if gallery_bank is not None else None
-        corrector = corrector.weakened(reliability * (1.0 if kinship is None else kinship))
-    report = fit.report(corrector, reliability, kinship)
-    return replace(corrector, facts=report.to_dict()), report
+    fit = BankFit(job, n, progress)
+    return fit.corrector(job.ncl, tuple(names))
 
 
-class _Fit:
-    """What a run on bank x gallery (and gallery bank) found, and what follows from it."""
+def default_ncl(prior: str) -> NCL:
+    """NCL's settings in bank mode: gentle ones, or with "even" those of the paper.
 
-    def __init__(self, job: Job, found: Correction, size: int) -> None:
+    >>> default_ncl("auto").rho, default_ncl("even").rho
+    (0.8, 1.0)
+    """
+    return {"gentle": GENTLE, "even": NCL()}.get(prior, BANK)
+
+
+class BankFit:
+    """What a run on bank x gallery found, and the correctors that follow from it.
+
+    Parameters
+    ----------
+    job : Job
+        Of the bank's queries and the gallery, whose first ``size`` items will be searched and
+        whose others are the gallery bank. Its guard, weights and EMCL are taken.
+    size : int
+    progress : callable, optional
+    """
+
+    def __init__(self, job: Job, size: int, progress: Progress | None = None) -> None:
         assert job.features is not None
-        self.job, self.found, self.size = job, found, size
+        self.job, self.size, self.progress = job, size, progress
         self.queries, self.columns = job.features
+        self.found = job.correct(progress)
         every = torch.ones(job.shape[0], dtype=job.dtype, device=job.device)
-        self.weights = every if found.weights is None else found.weights
+        self.weights = every if self.found.weights is None else self.found.weights
 
-    def corrector(self) -> Corrector:
-        """The corrector with all of the guard's strength, and no gate."""
-        job, found, guard = self.job, self.found, self.found.guard
+    def corrector(
+        self, ncl: NCL | None, names: tuple[str, ...] = ()
+    ) -> tuple[Corrector, BankReport]:
+        """The corrector with these settings of NCL (None: EMCL alone), and the report on it."""
+        corrector = replace(self._bare(), names=names)
+        reliability, kinship, biases = 1.0, None, None
+        guard = self.found.guard
+        if ncl is not None and self.found.probes is not None and guard.applied:
+            pair = self._pair(corrector, self.queries.rows(0, self.job.shape[0]))
+            memory = self.job.memory
+            biases = fit_biases(
+                pair, ncl, weights=self.weights, memory=memory, progress=self.progress
+            )
+            corrector = replace(
+                corrector,
+                potential=biases.text,
+                temperature=biases.temperature,
+                rho=ncl.rho,
+                strength=guard.strength,
+            ).renewed()
+            if guard.enabled:
+                before = self.found.before
+                gate = fit_likeness(self.queries, before.video_of_text, before.text_score)
+                corrector = replace(corrector, likeness=gate)
+                reliability = self._reliability(corrector)
+                kinship = self._kinship() if self.size < self.job.shape[1] else None
+                corrector = corrector.weakened(reliability * (1.0 if kinship is None else kinship))
+        report = self._report(corrector, biases, reliability, kinship)
+        return replace(corrector, facts=report.to_dict()), report
+
+    def _bare(self) -> Corrector:
+        """Vectors and EMCL, without biases or gate."""
+        job, found = self.job, self.found
         columns = self.columns.rows(0, self.columns.shape[0])
         basis, change = columns.new_zeros(columns.shape[1], 0), columns.new_zeros(0)
-        emcl = found.emcl
-        if guard.applied and found.subspaces is not None and emcl is not None and emcl.strength:
+        emcl, applied = found.emcl, found.guard.applied
+        if applied and found.subspaces is not None and emcl is not None and emcl.strength:
             basis = found.subspaces.basis.to(columns)
             change = found.subspaces.factors(emcl.strength).to(columns)
         renormalize = job.emcl is not None and job.emcl.renormalize
         queries = self.queries.rows(0, job.shape[0])
-        bare = Corrector(
+        return Corrector(
             metric=self.columns.metric,
             gallery=columns[: self.size],
             bias=columns.new_zeros(self.size),
@@ -225,24 +306,14 @@ class _Fit:
             rho=1.0,
             strength=0.0,
         )
-        if found.biases is None or not guard.applied or job.ncl is None:
-            return bare
-        tau = found.biases.temperature
-        whole = replace(
-            bare,
-            potential=found.biases.text / guard.strength,
-            temperature=tau,
-            rho=job.ncl.rho,
-            strength=guard.strength,
-        )
-        return whole.renewed()
 
-    def likeness(self) -> Likeness:
-        """The gate for queries."""
-        before = self.found.before
-        return fit_likeness(self.queries, before.video_of_text, before.text_score)
+    def _pair(self, corrector: Corrector, queries: torch.Tensor) -> FeaturePair:
+        """Scores after EMCL of these queries x gallery and gallery bank."""
+        columns = corrector.map(self.columns.rows(0, self.columns.shape[0]))
+        sides = self._features(corrector.map(queries)), self._features(columns)
+        return FeaturePair(*sides, memory=self.job.memory)
 
-    def kinship(self) -> float:
+    def _kinship(self) -> float:
         """How far the gallery is of the gallery bank's kind."""
         rows = torch.arange(self.size, self.columns.shape[0], device=self.job.device)
         others = self._features(self.columns.take(rows))
@@ -253,21 +324,17 @@ class _Fit:
         unit = torch.nn.functional.normalize(self.columns.rows(0, self.size), dim=1)
         return float(torch.cat([gate.of(part) for part in torch.split(unit, 1024)]).mean())
 
-    def reliability(self, corrector: Corrector) -> float:
+    def _reliability(self, corrector: Corrector) -> float:
         """R of this bank."""
         config = NCL(temperature=corrector.temperature, rho=corrector.rho)
-        columns = self._features(corrector.map(self.columns.rows(0, self.columns.shape[0])))
         halves = []
         for half in self._halves():
             if len(half) < 2:
                 return 0.0
-            rows = self._features(corrector.map(self.queries.take(half)))
+            pair, weights = self._pair(corrector, self.queries.take(half)), self.weights[half]
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", EmclWarning)
-                pair = FeaturePair(rows, columns, memory=self.job.memory)
-                biases = fit_biases(
-                    pair, config, weights=self.weights[half], memory=self.job.memory
-                )
+                biases = fit_biases(pair, config, weights=weights, memory=self.job.memory)
             halves.append(biases.video[: self.size])
         r = float(torch.corrcoef(torch.stack(halves))[0, 1])
         return 2 * r / (1 + r) if r > 0 else 0.0  # also where r is NaN: equal biases
@@ -285,8 +352,13 @@ class _Fit:
         job = self.job
         return Features(x, metric="dot", dtype=job.dtype, device=job.device, memory=job.memory)
 
-    def report(self, corrector: Corrector, reliability: float, kinship: float | None) -> BankReport:
-        """Everything about the fit but the corrector."""
+    def _report(
+        self,
+        corrector: Corrector,
+        biases: Biases | None,
+        reliability: float,
+        kinship: float | None,
+    ) -> BankReport:
         job, found = self.job, self.found
         bank = self._features(corrector.map(corrector.bank))
         gallery = self._features(corrector.map(corrector.gallery))
@@ -295,7 +367,6 @@ class _Fit:
         after: Similarity = FeaturePair(bank, gallery, memory=job.memory)
         after = Biased(after, corrector.bias.new_zeros(len(corrector.bank)), corrector.bias)
         ranked = topk(own, TOP)[1]
-        applied = found.biases if corrector.strength > 0 else None
         return BankReport(
             bank=job.shape[0],
             gallery=self.size,
@@ -303,11 +374,11 @@ class _Fit:
             queries=float(self.weights.sum()),
             score_std=found.score_std,
             emcl=found.emcl,
-            temperature=corrector.temperature if applied else 0.0,
-            rho=corrector.rho if applied else 0.0,
-            rounds=applied.rounds if applied else 0,
-            error=applied.error if applied else 0.0,
-            converged=applied.converged if applied else True,
+            temperature=biases.temperature if biases is not None else 0.0,
+            rho=corrector.rho if biases is not None else 0.0,
+            rounds=biases.rounds if biases is not None else 0,
+            error=biases.error if biases is not None else 0.0,
+            converged=biases is None or biases.converged,
             guard=found.guard,
             reliability=reliability,
             kinship=kinship,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from emcl_plugin.arrays import Array
+from emcl_plugin.banked import correct_by_banks
 from emcl_plugin.baselines import METHODS, Direction
 from emcl_plugin.correct import Correction
 from emcl_plugin.errors import InputValueError
@@ -92,6 +93,9 @@ class Row:
         }
 
 
+BANKED = "emcl_plugin-bank"
+
+
 def compare(
     sim: Array | None = None,
     feats: FeaturesPair | None = None,
@@ -121,7 +125,7 @@ def compare(
         can take a query bank use it; without one they use the test queries themselves.
     methods : iterable of str, optional
         Names; default all that the input allows: "input", "+EMCL", "+NCL", "emcl_plugin",
-        "ncl-even" and "ncl-gentle" (NCL alone, with that prior and without the guard) and
+        "emcl_plugin-bank" (by the banks in place of the test queries), "ncl-even" and "ncl-gentle" (NCL alone, with that prior and without the guard) and
         the names in :data:`emcl_plugin.baselines.METHODS`.
     several : {"best", "mean", "worst"}
         The rank of a query with several right items.
@@ -134,7 +138,7 @@ def compare(
         Methods that could not run, and what they lack.
     """
     job = Job(sim, feats, metric=metric, device=device, memory=memory)
-    known = [*ABLATION, *PRIORS, *METHODS]
+    known = [*ABLATION, BANKED, *PRIORS, *METHODS]
     chosen = known if methods is None else list(methods)
     for name in chosen:
         if name not in known:
@@ -144,7 +148,12 @@ def compare(
     rows: list[Row] = []
     skipped: dict[str, str] = {}
     for done, name in enumerate(chosen):
-        if name in ABLATION or name in PRIORS:
+        if name == BANKED:
+            if job.sim is not None or (text_bank is None and video_bank is None):
+                skipped[name] = "needs features and a bank"
+                continue
+            rows.append(_banked_row(job, text_bank, video_bank, truth, several))
+        elif name in ABLATION or name in PRIORS:
             if name == "+EMCL" and job.features is None:
                 skipped[name] = "needs features"
                 continue
@@ -175,6 +184,17 @@ def compare(
         if progress is not None:
             progress("methods", done + 1, len(chosen))
     return rows, skipped
+
+
+def _banked_row(
+    job: Job, text_bank: Array | None, video_bank: Array | None, truth: GroundTruth, several: str
+) -> Row:
+    started = time.perf_counter()
+    found = correct_by_banks(job, text_bank, video_bank)
+    evaluation = evaluate(found.source, truth, several)
+    seconds = time.perf_counter() - started
+    title = "emcl_plugin, fitted on the banks"
+    return Row(BANKED, title, "bank", True, seconds, evaluation, hubness(found.source))
 
 
 def _directions(

@@ -87,10 +87,9 @@ def correct(
         At least one of ``sim`` and ``features`` is there. EMCL needs features.
     emcl, ncl
         Settings, or None to leave the step out.
-    prior : {"auto", "even", "gentle", "off", "bank"}
+    prior : {"auto", "even", "gentle", "off"}
         What to assume about how often each video is asked for; "off" leaves NCL out. With
-        "even" every text counts once, copies too, as NCL was published. "bank" takes NCL with
-        its own settings and near-equal texts counted once (:mod:`emcl_plugin.bank`).
+        "even" every text counts once, copies too, as NCL was published.
     guard : bool
         Apply no more than the mutual nearest neighbours bear out.
     memory : int
@@ -108,7 +107,7 @@ def correct(
 
     before = _best_matches(base, progress)
     weights = None
-    if ncl is not None and prior in ("auto", "gentle", "bank") and ncl.text_marginal is None:
+    if ncl is not None and prior in ("auto", "gentle") and ncl.text_marginal is None:
         vectors = features[0] if features is not None else base
         assert isinstance(vectors, Features | Dense)
         weights = repeat_weights(vectors, before.video_of_text, memory=memory)

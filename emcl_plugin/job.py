@@ -250,7 +250,7 @@ class Job:
     def run(self, progress: Progress | None = None) -> tuple[Report, Iterator[torch.Tensor]]:
         """The report, and the re-scored rows in order, in the dtype and kind that came in."""
         found = self.correct(progress)
-        return self.report(found), self.blocks(found)
+        return self.report(found), self.blocks(found.source)
 
     @torch.no_grad()
     def correct(
@@ -315,9 +315,9 @@ class Job:
         return out.numpy() if self.kind.numpy else out
 
     @torch.no_grad()
-    def blocks(self, found: Correction) -> Iterator[torch.Tensor]:
+    def blocks(self, source: Similarity) -> Iterator[torch.Tensor]:
         """The re-scored rows in order, in the dtype and kind that came in."""
-        for _, _, block in found.source.blocks():
+        for _, _, block in source.blocks():
             yield self.kind.narrow(block)
 
 

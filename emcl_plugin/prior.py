@@ -72,7 +72,7 @@ class Prior:
     Attributes
     ----------
     mode : str
-        "auto", "even", "gentle", "bank", or "given" where ``NCL(video_marginal=...)`` says it.
+        "auto", "even", "gentle", or "given" where ``NCL(video_marginal=...)`` says it.
     queries : float
         How many different texts there are, near-equal ones counted once.
     found_cautiously : float
@@ -189,7 +189,7 @@ def earned_biases(
         Of the same source.
     gains : (Evidence, Evidence)
         Of the gentle and of the cautious run.
-    mode : {"auto", "even", "gentle", "bank"}
+    mode : {"auto", "even", "gentle"}
     std, weights, memory, progress
         As in :func:`emcl_plugin.ncl.fit_biases`.
     """

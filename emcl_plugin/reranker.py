@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from emcl_plugin.arrays import Array, Kind
-from emcl_plugin.bank import fit_corrector, leak
+from emcl_plugin.bank import BankReport, fit_corrector, leak
 from emcl_plugin.corrector import DRIFT
 from emcl_plugin.emcl import EMCL
 from emcl_plugin.errors import DriftWarning, InputValueError, LeakWarning, NotFittedError
@@ -232,6 +232,7 @@ class Reranker:
         progress : callable, optional
             Called with (stage, done, total).
         """
+        self.report_: BankReport | Report
         self.corrector_, self.report_ = fit_corrector(
             bank_queries,
             gallery,

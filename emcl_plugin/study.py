@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from emcl_plugin.banked import Banked
 from emcl_plugin.baselines.vectors import Changed
 from emcl_plugin.compare import ABLATION, INPUT, OURS, Row, ablation_row
 from emcl_plugin.correct import Correction
@@ -104,7 +106,7 @@ class Study:
 
 def study(
     job: Job,
-    found: Correction,
+    found: Correction | Banked,
     truth: GroundTruth,
     *,
     several: str = "best",
@@ -116,14 +118,16 @@ def study(
     Parameters
     ----------
     job : Job
-    found : Correction
-        What the job gave.
+    found : Correction or Banked
+        What the job gave, or banks made of it (without an ablation).
     truth : GroundTruth
     several : {"best", "mean", "worst"}
         The rank of a query with several right items.
     names : Names, optional
     progress : callable, optional
     """
+    if isinstance(found, Banked):
+        return _banked(found, truth, several, names or Names(), progress)
     has = {
         "+EMCL": job.emcl is not None and job.features is not None,
         "+NCL": job.ncl is not None and job.prior != "off",
@@ -146,6 +150,31 @@ def study(
         own = modality_gap(*job.features, pairs)
         gap = own, modality_gap(*_mapped(job, found), pairs)
     return Study(job.report(found), rows, before, after, spread, gap, truth, names or Names())
+
+
+def _banked(
+    found: Banked,
+    truth: GroundTruth,
+    several: str,
+    names: Names,
+    progress: Progress | None,
+) -> Study:
+    rows = []
+    titles = {INPUT: ("the scores as they are", "none"), OURS: (OURS, "bank")}
+    sources = {INPUT: found.base, OURS: found.source}
+    for done, (name, (title, protocol)) in enumerate(titles.items(), 1):
+        started = time.perf_counter()
+        evaluation = evaluate(sources[name], truth, several)
+        seconds = time.perf_counter() - started
+        hubs = hubness(sources[name])
+        rows.append(Row(name, title, protocol, True, seconds, evaluation, hubs))
+        if progress is not None:
+            progress("measuring", done, len(titles))
+    spread = {
+        DIRECTIONS[0]: (rows[0].hubness, rows[1].hubness),
+        DIRECTIONS[1]: (hubness(found.base.T), hubness(found.source.T)),
+    }
+    return Study(found.report, rows, found.base, found.source, spread, None, truth, names)
 
 
 def _mapped(job: Job, found: Correction) -> tuple[Features, Features]:

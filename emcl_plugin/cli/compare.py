@@ -9,14 +9,19 @@ import click
 
 from emcl_plugin.cli.inputs import (
     check_names,
+    read_banks,
     read_ground_truth,
     read_inputs,
     read_measures,
     read_size,
 )
-from emcl_plugin.cli.options import device_options, input_options, measure_options, truth_options
-
-_PATH = click.Path(path_type=Path)
+from emcl_plugin.cli.options import (
+    bank_options,
+    device_options,
+    input_options,
+    measure_options,
+    truth_options,
+)
 
 
 @click.command(
@@ -27,10 +32,7 @@ _PATH = click.Path(path_type=Path)
 )
 @input_options
 @truth_options
-@click.option(
-    "--text-bank", type=_PATH, metavar="TB.npy", help="Other texts' embeddings: a query bank."
-)
-@click.option("--video-bank", type=_PATH, metavar="VB.npy", help="Other videos' embeddings.")
+@bank_options
 @click.option("--demo", is_flag=True, help="On the demo data that ship with the package.")
 @click.option("--methods", metavar="LIST", help="Comma-separated names. Default: all that can run.")
 @measure_options
@@ -86,7 +88,6 @@ def compare_command(
 
     from emcl_plugin.cli.show import Progress, warnings_as_notes
     from emcl_plugin.compare import compare
-    from emcl_plugin.io.npy import read_npy
     from emcl_plugin.report.tables import render, sort_rows
 
     if demo:
@@ -98,7 +99,7 @@ def compare_command(
         banks: tuple[Any, Any] = (data.text_bank, data.video_bank)
     else:
         given = read_inputs(text, video, sim)
-        banks = (text_bank and read_npy(text_bank), video_bank and read_npy(video_bank))
+        banks = read_banks(text_bank, video_bank)
     with warnings_as_notes(quiet=quiet), Progress(enabled=not quiet) as progress:
         rows, skipped = compare(
             given.sim,

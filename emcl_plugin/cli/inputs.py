@@ -51,6 +51,23 @@ def check_names(
         raise click.UsageError(f"{lone} alone is one side only: give both, or --sim", context)
 
 
+def check_banks(
+    context: click.Context, text: Path | None, sim: Path | None, check_leak: bool
+) -> None:
+    """Banks hold embeddings and are compared with embeddings."""
+    if text is None or sim is not None:
+        raise click.UsageError(
+            "--text-bank and --video-bank hold embeddings: give --text and --video, without --sim",
+            context,
+        )
+    if check_leak:
+        raise click.UsageError(
+            "--check-leak asks whether the order of the texts leaks into the result; with a bank "
+            "no text depends on another",
+            context,
+        )
+
+
 def read_inputs(text: Path | None, video: Path | None, sim: Path | None) -> Inputs:
     """Open the files, memory-mapped."""
     from emcl_plugin.io.npy import read_npy
@@ -59,6 +76,18 @@ def read_inputs(text: Path | None, video: Path | None, sim: Path | None) -> Inpu
     if text is not None and video is not None:
         feats = (read_npy(text), read_npy(video))
     return Inputs(None if sim is None else read_npy(sim), feats)
+
+
+def read_banks(
+    text_bank: Path | None, video_bank: Path | None
+) -> tuple[Matrix | None, Matrix | None]:
+    """Open the banks that are given, memory-mapped."""
+    from emcl_plugin.io.npy import read_npy
+
+    return (
+        None if text_bank is None else read_npy(text_bank),
+        None if video_bank is None else read_npy(video_bank),
+    )
 
 
 def read_ground_truth(

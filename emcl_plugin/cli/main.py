@@ -14,6 +14,7 @@ from emcl_plugin.cli.compare import compare_command
 from emcl_plugin.cli.demo import demo
 from emcl_plugin.cli.eval import evaluate_command
 from emcl_plugin.cli.options import (
+    bank_options,
     device_options,
     input_options,
     measure_options,
@@ -31,6 +32,7 @@ Examples:
   emcl-rerank --text t.npy --video v.npy
   emcl-rerank --sim sims.npy --output better.npy --json
   emcl-rerank --text t.npy --video v.npy --gt diagonal --report out.html
+  emcl-rerank --text t.npy --video v.npy --text-bank tb.npy --video-bank vb.npy
   emcl-rerank --text t.npy --video v.npy --sim sims.npy --memory 2G
 
 Every option can also be set by an environment variable: EMCL_RERANK_TEXT for --text and so on.
@@ -48,6 +50,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage.
     epilog=EPILOG,
 )
 @input_options
+@bank_options
 @method_options
 @truth_options
 @measure_options

@@ -51,6 +51,24 @@ input_options = _apply(
     ]
 )
 
+bank_options = _apply(
+    [
+        click.option(
+            "--text-bank",
+            type=_PATH,
+            metavar="TB.npy",
+            help="Other texts' embeddings, of a training set or a log: they make the videos' "
+            "biases, and no text depends on the other texts any more.",
+        ),
+        click.option(
+            "--video-bank",
+            type=_PATH,
+            metavar="VB.npy",
+            help="Other videos' embeddings: they make the texts' biases.",
+        ),
+    ]
+)
+
 truth_options = _apply(
     [
         click.option(

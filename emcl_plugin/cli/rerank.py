@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from emcl_plugin.cli.inputs import (
+    check_banks,
     check_names,
+    read_banks,
     read_ground_truth,
     read_inputs,
     read_measures,
@@ -23,6 +25,7 @@ from emcl_plugin.cli.inputs import (
 from emcl_plugin.errors import InputValueError
 
 if TYPE_CHECKING:
+    from emcl_plugin.correct import Correction
     from emcl_plugin.emcl import EMCL
     from emcl_plugin.ncl import NCL
 
@@ -33,6 +36,8 @@ def run_rerank(
     text: Path | None,
     video: Path | None,
     sim: Path | None,
+    text_bank: Path | None,
+    video_bank: Path | None,
     metric: str,
     output: Path,
     force: bool,
@@ -58,6 +63,9 @@ def run_rerank(
 ) -> None:
     """Re-score files, write the matrix, and with ground truth measure what it gained."""
     check_names(context, text, video, sim)
+    banked = text_bank is not None or video_bank is not None
+    if banked:
+        check_banks(context, text, sim, check_leak)
     budget = read_size(context, memory)
     names = read_measures(context, measures)
     if gt is None and (report is not None or plots is not None):
@@ -70,7 +78,15 @@ def run_rerank(
 
     import torch
 
-    from emcl_plugin.cli.show import Progress, gains, metrics_table, summary, warnings_as_notes
+    from emcl_plugin.bank import default_ncl
+    from emcl_plugin.banked import Banked, correct_by_banks
+    from emcl_plugin.cli.show import (
+        Progress,
+        gains,
+        metrics_table,
+        summary,
+        warnings_as_notes,
+    )
     from emcl_plugin.io.atomic import check_target
     from emcl_plugin.io.npy import npy_size, write_npy
     from emcl_plugin.job import Job
@@ -106,9 +122,20 @@ def run_rerank(
         if not quiet and (verbose or plan.is_long):
             click.echo(f"{plan}; about {plan.seconds(job.device, job.dtype):.0f} s", err=True)
         with Progress(enabled=not quiet) as progress:
-            found = job.correct(progress.update)
-            facts = job.report(found)
-            rows = progress.rows("writing", job.blocks(found), job.shape[0])
+            found: Correction | Banked
+            if banked:
+                banks = read_banks(text_bank, video_bank)
+                gentle = ncl and replace(
+                    default_ncl(job.prior), temperature=ncl.temperature, rounds=ncl.rounds
+                )
+                found = correct_by_banks(
+                    job, *banks, emcl=emcl, ncl=gentle, progress=progress.update
+                )
+                facts = found.report
+            else:
+                found = job.correct(progress.update)
+                facts = job.report(found)
+            rows = progress.rows("writing", job.blocks(found.source), job.shape[0])
             write_npy(
                 output,
                 job.shape,
@@ -122,7 +149,7 @@ def run_rerank(
                     measured = study(
                         job, found, truth, several=several, names=called, progress=progress.update
                     )
-                if check_leak:
+                if check_leak and not isinstance(found, Banked):
                     leak = order_leaks(job, found, truth)
         with _written(output):
             if measured is not None and report is not None:
@@ -136,7 +163,8 @@ def run_rerank(
                 write_plots(plots, measured, features=job.features, force=force)
     seconds = time.perf_counter() - started
     if not quiet:
-        click.echo(summary(facts, verbose=verbose), err=True)
+        by_bank = found if isinstance(found, Banked) else None
+        click.echo(summary(facts, by_bank, verbose=verbose), err=True)
         if leak is not None:
             click.echo(f"  order        {_leak(leak)}", err=True)
         shape = f"{job.shape[0]} x {job.shape[1]} {job.kind.numpy_dtype}"
@@ -152,6 +180,8 @@ def run_rerank(
             click.echo(f"\n{metrics_table(table, names)}\n\n{gains(measured)}", err=True)
     if as_json:
         out = {**facts.to_dict(), "output": str(output), "seconds": round(seconds, 3)}
+        if isinstance(found, Banked):
+            out["likeness"], out["seen_in_bank"] = found.gates, found.seen
         if measured is not None:
             out["measured"] = measured.to_dict(names)
         if leak is not None:

@@ -16,15 +16,20 @@ if TYPE_CHECKING:
     import torch
 
     from emcl_plugin.agreement import Hubs
+    from emcl_plugin.bank import BankReport
+    from emcl_plugin.banked import Banked
     from emcl_plugin.job import Report
     from emcl_plugin.metrics import Placement
     from emcl_plugin.study import Study
 
 
-def summary(report: Report, *, verbose: bool = False) -> str:
-    """The run in a few aligned lines."""
+def summary(report: Report, found: Banked | None = None, *, verbose: bool = False) -> str:
+    """The run in a few aligned lines; ``found`` where it was corrected by banks."""
     n_text, n_video = report.shape
     lines = [("", f"{n_text} texts x {n_video} videos")]
+    if report.banks:
+        gates = [] if found is None else _gates(found)
+        return _aligned([*lines, *_banks(report, verbose), *gates])
     lines.append(
         ("protocol", f"{report.protocol} (the biases were computed from all the texts at once)")
     )
@@ -61,8 +66,38 @@ def summary(report: Report, *, verbose: bool = False) -> str:
         lines.append(("hubs", _change(report.hubs_before, report.hubs_after, n_text)))
     else:
         lines.append(("hubs", _hubs(report.hubs_before, n_text)))
+    return _aligned(lines)
+
+
+def _aligned(lines: list[tuple[str, str]]) -> str:
     width = max(len(name) for name, _ in lines) + 4
     return "\n".join(f"  {name:{width}} {text}" for name, text in lines)
+
+
+def _banks(report: Report, verbose: bool) -> list[tuple[str, str]]:
+    """What each direction's bank taught."""
+    lines = [("protocol", "bank (the correction was learnt from other items, not from these)")]
+    for direction, bank in report.banks.items():
+        lines += [(direction, ""), *((f"  {name}", value) for name, value in bank.facts(verbose))]
+    n_text = report.shape[0]
+    lines.append(("hubs", _change(report.hubs_before, report.hubs_after, n_text)))
+    return lines
+
+
+def bank_summary(report: BankReport, *, verbose: bool = False) -> str:
+    """A fit on a bank in a few aligned lines."""
+    return _aligned([("protocol", "bank"), *report.facts(verbose)])
+
+
+def _gates(found: Banked) -> list[tuple[str, str]]:
+    """How like the bank's the queries are; with two banks it was not asked of each."""
+    if len(found.gates) > 1:
+        return []
+    ((direction, gate),) = found.gates.items()
+    what = direction.partition(" ")[0] + "s"
+    return [
+        ("gate", f"{100 * gate:.0f} % of the {what} are like the bank's; the others are left alone")
+    ]
 
 
 def _change(before: Hubs, after: Hubs, n_text: int) -> str:

@@ -230,6 +230,9 @@ def _headline(study: Study, gains: dict[str, Comparison]) -> str:
     how = study.report.protocol
     if how == "transductive":
         how = f"transductive: the {what} computed from all the texts at once"
+    elif how == "bank":
+        sides = " and ".join(d.partition(" ")[0] + "s" for d in study.report.banks)
+        how = f"bank: the correction was learnt from other {sides}"
     return f"R@1 {parts[0]}, and {parts[1]} ({how})."
 
 
@@ -406,7 +409,10 @@ def _facts(study: Study) -> list[tuple[str, str]]:
             ("prior", f"{p.mode}, {100 * p.even:.0f} % even: {p.reason}"),
             ("different texts, near-equal ones counted once", f"{p.queries:,.0f}"),
         ]
-    facts.append(("guard", report.guard.reason))
+    if not report.banks:
+        facts.append(("guard", report.guard.reason))
+    for direction, found in report.banks.items():
+        facts += [(f"{direction}: {name}", value) for name, value in found.facts()]
     if any((report.repeated_texts, report.repeated_videos)):
         copies = f"{report.repeated_texts} texts, {report.repeated_videos} videos"
         facts.append(("exact copies", copies))
