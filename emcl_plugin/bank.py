@@ -217,7 +217,9 @@ def fit_corrector(
         memory=memory,
     )
     fit = BankFit(job, n, progress)
-    return fit.corrector(job.ncl, tuple(names))
+    corrector, trust = fit.corrector(job.ncl)
+    report = fit.report(corrector, trust)
+    return replace(corrector, names=tuple(names), facts=report.to_dict()), report
 
 
 def default_ncl(prior: str) -> NCL:
@@ -227,6 +229,20 @@ def default_ncl(prior: str) -> NCL:
     (0.8, 1.0)
     """
     return {"gentle": GENTLE, "even": NCL()}.get(prior, BANK)
+
+
+@dataclass(frozen=True)
+class Trust:
+    """The biases before they were weakened (None: there are none), and by what they were."""
+
+    biases: Biases | None
+    reliability: float = 1.0
+    kinship: float | None = None
+
+    @property
+    def share(self) -> float:
+        """Reliability times kinship."""
+        return self.reliability * (1.0 if self.kinship is None else self.kinship)
 
 
 class BankFit:
@@ -249,37 +265,29 @@ class BankFit:
         every = torch.ones(job.shape[0], dtype=job.dtype, device=job.device)
         self.weights = every if self.found.weights is None else self.found.weights
 
-    def corrector(
-        self, ncl: NCL | None, names: tuple[str, ...] = ()
-    ) -> tuple[Corrector, BankReport]:
-        """The corrector with these settings of NCL (None: EMCL alone), and the report on it."""
-        corrector = replace(self._bare(), names=names)
-        reliability, kinship, biases = 1.0, None, None
-        guard = self.found.guard
-        if ncl is not None and self.found.probes is not None and guard.applied:
-            pair = self._pair(corrector, self.queries.rows(0, self.job.shape[0]))
-            memory = self.job.memory
-            biases = fit_biases(
-                pair, ncl, weights=self.weights, memory=memory, progress=self.progress
-            )
-            corrector = replace(
-                corrector,
-                potential=biases.text,
-                temperature=biases.temperature,
-                rho=ncl.rho,
-                strength=guard.strength,
-            ).renewed()
-            if guard.enabled:
-                before = self.found.before
-                gate = fit_likeness(self.queries, before.video_of_text, before.text_score)
-                corrector = replace(corrector, likeness=gate)
-                reliability = self._reliability(corrector)
-                kinship = self._kinship() if self.size < self.job.shape[1] else None
-                corrector = corrector.weakened(reliability * (1.0 if kinship is None else kinship))
-        report = self._report(corrector, biases, reliability, kinship)
-        return replace(corrector, facts=report.to_dict()), report
+    def corrector(self, ncl: NCL | None) -> tuple[Corrector, Trust]:
+        """The corrector with these settings of NCL (None: EMCL alone), and what was applied."""
+        corrector, guard = self.bare(), self.found.guard
+        if ncl is None or self.found.probes is None or not guard.applied:
+            return corrector, Trust(None)
+        pair, memory = self._pair(corrector, corrector.bank), self.job.memory
+        biases = fit_biases(pair, ncl, weights=self.weights, memory=memory, progress=self.progress)
+        corrector = replace(
+            corrector,
+            potential=biases.text,
+            temperature=biases.temperature,
+            rho=ncl.rho,
+            strength=guard.strength,
+        ).renewed()
+        if not guard.enabled:
+            return corrector, Trust(biases)
+        before = self.found.before
+        gate = fit_likeness(self.queries, before.video_of_text, before.text_score)
+        kinship = self._kinship() if self.size < self.job.shape[1] else None
+        trust = Trust(biases, self._reliability(corrector), kinship)
+        return replace(corrector, likeness=gate).weakened(trust.share), trust
 
-    def _bare(self) -> Corrector:
+    def bare(self) -> Corrector:
         """Vectors and EMCL, without biases or gate."""
         job, found = self.job, self.found
         columns = self.columns.rows(0, self.columns.shape[0])
@@ -352,13 +360,9 @@ class BankFit:
         job = self.job
         return Features(x, metric="dot", dtype=job.dtype, device=job.device, memory=job.memory)
 
-    def _report(
-        self,
-        corrector: Corrector,
-        biases: Biases | None,
-        reliability: float,
-        kinship: float | None,
-    ) -> BankReport:
+    def report(self, corrector: Corrector, trust: Trust) -> BankReport:
+        """Everything about the fit but the corrector."""
+        biases = trust.biases
         job, found = self.job, self.found
         bank = self._features(corrector.map(corrector.bank))
         gallery = self._features(corrector.map(corrector.gallery))
@@ -380,8 +384,8 @@ class BankFit:
             error=biases.error if biases is not None else 0.0,
             converged=biases is None or biases.converged,
             guard=found.guard,
-            reliability=reliability,
-            kinship=kinship,
+            reliability=trust.reliability,
+            kinship=trust.kinship,
             strength=corrector.strength,
             coverage=int((torch.bincount(ranked.flatten()) > 0).sum()) / self.size,
             evenness=None if found.prior is None else found.prior.evenness,
