@@ -24,8 +24,8 @@ from emcl_plugin.emcl import renormalized
 from emcl_plugin.errors import InputValueError
 from emcl_plugin.likeness import Likeness
 from emcl_plugin.reductions import logsumexp
-from emcl_plugin.similarity import Biased, FeaturePair, Features
-from emcl_plugin.tiles import padded, tiles
+from emcl_plugin.similarity import Biased, FeaturePair, Features, Similarity
+from emcl_plugin.tiles import TILE, padded, tiles
 
 DRIFT = 0.25
 """Drift from which a fit is worth its time: the biases are a quarter of their spread off."""
@@ -291,6 +291,23 @@ class Corrector:
             nearest = torch.stack([block.amax(1) for block in cosines]).amax(0)
             count += int((2 - 2 * nearest < SAME).sum())
         return count
+
+
+class Scores(Similarity):
+    """A corrector's scores of these queries, as a source for metrics; rows only."""
+
+    def __init__(self, corrector: Corrector, queries: Array) -> None:
+        self.corrector, self.queries = corrector, queries
+        self.shape = len(queries), len(corrector)
+        self.dtype, self.device = corrector.gallery.dtype, corrector.gallery.device
+        self.block_rows = TILE
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        return torch.cat(list(self.corrector.scores(self.queries[start:stop])))
+
+    @property
+    def T(self) -> Similarity:
+        raise NotImplementedError("each query is scored by itself: there are no columns")
 
 
 def _unit(tile: torch.Tensor, count: int, start: int, metric: str) -> torch.Tensor:

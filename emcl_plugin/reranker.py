@@ -410,6 +410,7 @@ class Reranker:
         changed = (
             f"{name}={value!r}"
             for name, value in self.get_params().items()
-            if value is not defaults[name].default
+            if value is not (usual := defaults[name].default)
+            and not (isinstance(value, str) and value == usual)
         )
         return f"Reranker({', '.join(changed)})"

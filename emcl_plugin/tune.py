@@ -28,13 +28,13 @@ import torch
 
 from emcl_plugin.arrays import Array, check_matrix
 from emcl_plugin.bank import BANK, BankFit
+from emcl_plugin.corrector import Scores
 from emcl_plugin.emcl import EMCL
 from emcl_plugin.errors import InputValueError
 from emcl_plugin.job import Job
 from emcl_plugin.metrics import place
 from emcl_plugin.ncl import NCL, Progress
 from emcl_plugin.significance import Comparison, compare
-from emcl_plugin.similarity import Dense
 from emcl_plugin.truth import Floats, GroundTruth, Ints
 
 TEMPERATURES = (0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
@@ -371,8 +371,7 @@ class _Run:
                 corrector = fits[key].bare()
             else:
                 corrector = fits[key].corrector(ncl)[0]
-            scores = torch.cat(list(corrector.scores(_take(self.queries, asked))))
-            placement = place(Dense(scores, dtype=scores.dtype, device=scores.device), truth)
+            placement = place(Scores(corrector, _take(self.queries, asked)), truth)
             ranks.append(placement.ranks())
         return asked[placement.queries], ranks
 

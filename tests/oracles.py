@@ -75,6 +75,22 @@ def queries(
     return Queries(text, video, scores, owner, hub, liked)
 
 
+class Banked(NamedTuple):
+    """Queries, their gallery, and a bank of other pairs of the same kind, as unit vectors."""
+
+    queries: np.ndarray
+    gallery: np.ndarray
+    bank: np.ndarray
+    gallery_bank: np.ndarray
+
+
+def banked(seed, n_gallery=120, n_bank=180, dimension=24, **cone):
+    """Query i belongs to gallery item i, bank query i to item i of the gallery bank."""
+    n = n_gallery + n_bank
+    text, video = cone_pair(n, n, dimension, seed, **cone)
+    return Banked(text[:n_gallery], video[:n_gallery], text[n_gallery:], video[n_gallery:])
+
+
 # --- EMCL --------------------------------------------------------------------------------
 
 
@@ -198,6 +214,80 @@ def plain_prior(S, w=None, *, gentle, evidence, hubs, evenness):
     wanted = h * (u * b + (1 - u) * m) + (1 - h) * c
     f, g = plain_ncl(S, tau, b=wanted, w=w, start=h * g + (1 - h) * cautious_g)
     return S + strength * tau * (f[:, None] + g), strength, h, u
+
+
+# --- bank mode ---------------------------------------------------------------------------
+
+
+def plain_ends(x, group, quantiles=(0.01, 0.05), fewest=50):
+    """Where the gate of known items begins and ends to open; None where too few compare."""
+    nearest = []
+    for i in range(len(x)):
+        others = [float(x[i] @ x[k]) for k in range(len(x)) if group[k] != group[i]]
+        if others:
+            nearest.append(max(others))
+    if len(nearest) < fewest:
+        return None
+    low, high = np.quantile(nearest, quantiles)
+    return low, max(high, low + 1e-6)
+
+
+def plain_gate(known, ends, x):
+    """How far each of the unit vectors x is let through."""
+    if ends is None:
+        return np.ones(len(x))
+    nearest = np.array([max(float(known[k] @ y) for k in range(len(known))) for y in x])
+    return np.clip((nearest - ends[0]) / (ends[1] - ends[0]), 0, 1)
+
+
+def plain_map(x, basis, change, *, renormalize, floor=1e-2):
+    """EMCL's map of the rows of x: direction k becomes 1 + change_k times as long."""
+    out = x @ (np.eye(x.shape[1]) + (basis * change) @ basis.T)
+    if not renormalize:
+        return out
+    length, was = np.linalg.norm(out, axis=1), np.linalg.norm(x, axis=1)
+    return out / np.maximum(length, floor * was)[:, None]
+
+
+def plain_spread(S, w):
+    """Standard deviation of scores whose rows count w times."""
+    mean = np.average(S.mean(1), weights=w)
+    return np.sqrt(np.average(((S - mean) ** 2).mean(1), weights=w))
+
+
+def plain_column_biases(S, f, tau, rho, w):
+    """tau g from f: half a round of NCL, up to a constant (all in the units of the scores)."""
+    return -rho * tau * logsumexp((S + f[:, None]) / tau + np.log(w)[:, None], axis=0)
+
+
+def plain_bank_biases(S, w, size, *, std=0.4, rho=0.8):
+    """The biases that bank queries give the first ``size`` columns, with mean 0, and their f.
+
+    NCL over all columns to its tolerance, then one more half round for those that stay.
+    """
+    tau = std * plain_spread(S, w)
+    f = tau * plain_ncl(S, tau, rho=rho, w=w)[0]
+    g = plain_column_biases(S[:, :size], f, tau, rho, w)
+    return g - g.mean(), f, tau
+
+
+def plain_reliability(S, w, size, tau, rho, *, by=None):
+    """Agreement of two halves, every other query by its best score, on the whole's length.
+
+    Copies are in one half together. ``by`` are the scores to sort by, where they are others.
+    """
+    by = S if by is None else by
+    halves = [[], []]
+    last, turn = (-np.inf, -1), 1
+    for i in sorted(range(len(S)), key=lambda i: by[i].max()):
+        this = (by[i].max(), int(by[i].argmax()))
+        if this[1] != last[1] or this[0] - last[0] > 1e-12:  # no copy of the last one
+            turn = 1 - turn
+        last = this
+        halves[turn].append(i)
+    g = [plain_ncl(S[half], tau, rho=rho, w=w[half])[1][:size] for half in halves]
+    r = np.corrcoef(g)[0, 1]
+    return 2 * r / (1 + r) if r > 0 else 0.0
 
 
 # --- agreement and ranks -----------------------------------------------------------------

@@ -68,6 +68,46 @@ def check_banks(
         )
 
 
+@dataclass(frozen=True)
+class Sides:
+    """Which files a bank-mode command works on.
+
+    ``asks`` is the option of the side whose queries will come, --text or --video.
+    """
+
+    gallery: Path
+    bank: Path
+    gallery_bank: Path | None
+    asks: str
+
+
+def sides(
+    context: click.Context,
+    text: Path | None,
+    video: Path | None,
+    text_bank: Path | None,
+    video_bank: Path | None,
+) -> Sides:
+    """The gallery is the side that is given; its bank is of the other side."""
+    if (text is None) == (video is None):
+        raise click.UsageError(
+            "give the gallery that will be searched: --video where texts will ask, --text where "
+            "videos will; " + ("not both" if text is not None else "neither is there"),
+            context,
+        )
+    forward = video is not None
+    gallery = video if video is not None else text
+    bank, other = (text_bank, video_bank) if forward else (video_bank, text_bank)
+    if bank is None:
+        missing = "--text-bank" if forward else "--video-bank"
+        given = "--video" if forward else "--text"
+        raise click.UsageError(
+            f"{given} is searched by the other side, whose bank is missing: give {missing}", context
+        )
+    assert gallery is not None
+    return Sides(gallery, bank, other, "--text" if forward else "--video")
+
+
 def read_inputs(text: Path | None, video: Path | None, sim: Path | None) -> Inputs:
     """Open the files, memory-mapped."""
     from emcl_plugin.io.npy import read_npy

@@ -10,9 +10,12 @@ from typing import Any, NoReturn
 import click
 
 from emcl_plugin import __version__
+from emcl_plugin.cli.apply import apply_command
 from emcl_plugin.cli.compare import compare_command
 from emcl_plugin.cli.demo import demo
 from emcl_plugin.cli.eval import evaluate_command
+from emcl_plugin.cli.export import export_command
+from emcl_plugin.cli.fit import fit_command
 from emcl_plugin.cli.options import (
     bank_options,
     device_options,
@@ -24,6 +27,9 @@ from emcl_plugin.cli.options import (
     truth_options,
 )
 from emcl_plugin.cli.rerank import run_rerank
+from emcl_plugin.cli.saved import show_command
+from emcl_plugin.cli.serve import serve_command
+from emcl_plugin.cli.tune import tune_command
 from emcl_plugin.errors import EmclError
 
 EPILOG = """\b
@@ -80,7 +86,17 @@ def command(context: click.Context, /, **options: Any) -> None:
         )
 
 
-for sub_command in (demo, evaluate_command, compare_command):
+for sub_command in (
+    demo,
+    evaluate_command,
+    compare_command,
+    fit_command,
+    tune_command,
+    apply_command,
+    show_command,
+    export_command,
+    serve_command,
+):
     command.add_command(sub_command)
 
 

@@ -69,6 +69,48 @@ bank_options = _apply(
     ]
 )
 
+
+def saved_options(*, required: bool) -> Callable[[F], F]:
+    """A gallery, and the folder of its corrector."""
+    return _apply(
+        [
+            click.option(
+                "--video",
+                type=_PATH,
+                metavar="V.npy",
+                help="The gallery, where texts will ask: video embeddings.",
+            ),
+            click.option(
+                "--text",
+                type=_PATH,
+                metavar="T.npy",
+                help="The gallery, where videos will ask: text embeddings.",
+            ),
+            click.option(
+                "--names",
+                type=_PATH,
+                metavar="FILE",
+                help="Names or ids of the gallery's items, one per line; kept with them.",
+            ),
+            click.option(
+                "--metric",
+                type=click.Choice(["cosine", "dot"]),
+                default="cosine",
+                show_default=True,
+                help="Similarity of embeddings.",
+            ),
+            click.option(
+                "--save",
+                type=_PATH,
+                required=required,
+                metavar="DIR",
+                help="Folder for the corrector.",
+            ),
+            click.option("--force", is_flag=True, help="Replace a corrector that is there."),
+        ]
+    )
+
+
 truth_options = _apply(
     [
         click.option(

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ def summary(report: Report, found: Banked | None = None, *, verbose: bool = Fals
     lines = [("", f"{n_text} texts x {n_video} videos")]
     if report.banks:
         gates = [] if found is None else _gates(found)
-        return _aligned([*lines, *_banks(report, verbose), *gates])
+        return aligned([*lines, *_banks(report, verbose), *gates])
     lines.append(
         ("protocol", f"{report.protocol} (the biases were computed from all the texts at once)")
     )
@@ -66,10 +67,11 @@ def summary(report: Report, found: Banked | None = None, *, verbose: bool = Fals
         lines.append(("hubs", _change(report.hubs_before, report.hubs_after, n_text)))
     else:
         lines.append(("hubs", _hubs(report.hubs_before, n_text)))
-    return _aligned(lines)
+    return aligned(lines)
 
 
-def _aligned(lines: list[tuple[str, str]]) -> str:
+def aligned(lines: list[tuple[str, str]]) -> str:
+    """Names in one column, what they say in the next."""
     width = max(len(name) for name, _ in lines) + 4
     return "\n".join(f"  {name:{width}} {text}" for name, text in lines)
 
@@ -84,9 +86,17 @@ def _banks(report: Report, verbose: bool) -> list[tuple[str, str]]:
     return lines
 
 
-def bank_summary(report: BankReport, *, verbose: bool = False) -> str:
-    """A fit on a bank in a few aligned lines."""
-    return _aligned([("protocol", "bank"), *report.facts(verbose)])
+def bank_summary(report: BankReport, saved: Path | None = None, *, verbose: bool = False) -> str:
+    """A fit on a bank in a few aligned lines, and where it was saved."""
+    lines = [
+        ("", f"{report.bank} bank queries x {report.gallery} gallery items"),
+        ("protocol", "bank (the correction was learnt from other items than will be scored)"),
+        *report.facts(verbose)[1:],
+        ("hubs", _change(report.hubs_before, report.hubs_after, report.bank, "bank queries")),
+    ]
+    if saved is not None:
+        lines.append(("written", str(saved)))
+    return aligned(lines)
 
 
 def _gates(found: Banked) -> list[tuple[str, str]]:
@@ -100,10 +110,11 @@ def _gates(found: Banked) -> list[tuple[str, str]]:
     ]
 
 
-def _change(before: Hubs, after: Hubs, n_text: int) -> str:
+def _change(before: Hubs, after: Hubs, n_text: int, who: str = "texts") -> str:
+    what = "videos" if who == "texts" else "gallery"
     return (
-        f"the commonest top result serves {before.largest} -> {after.largest} of {n_text} texts; "
-        f"never a top result: {100 * before.never:.0f} -> {100 * after.never:.0f} % of the videos"
+        f"the commonest top result serves {before.largest} -> {after.largest} of {n_text} {who}; "
+        f"never a top result: {100 * before.never:.0f} -> {100 * after.never:.0f} % of the {what}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all."""
+"""Writing a file, or a folder of files, whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -17,13 +17,42 @@ from emcl_plugin.sizes import format_size
 
 def check_target(path: Path, size: int, *, force: bool) -> None:
     """Raise now if writing ``size`` bytes to ``path`` is bound to fail later."""
-    folder = path.resolve().parent
     if path.is_dir():
         raise InputFileError("the output is a folder", str(path), "name a file in it")
     if path.exists() and not force:
         raise InputFileError(
             "the output is there already", str(path), "name another one, or add --force"
         )
+    _check_room(path, size)
+
+
+def check_folder_target(path: Path, size: int, *, force: bool, files: Collection[str]) -> None:
+    """As :func:`check_target` for a folder of ``files``.
+
+    With ``force`` a folder may be there that holds such files and nothing else, so that a
+    mistyped path never costs anybody's data.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputFileError("the output is a file", str(path), "name a folder")
+    if path.exists() and not force:
+        raise InputFileError(
+            "the output is there already", str(path), "name another one, or add --force"
+        )
+    if path.exists():
+        with os.scandir(path) as entries:
+            others = (e.name for e in entries if e.name not in files or e.is_dir())
+            other = min(others, default=None)
+        if other is not None:
+            raise InputFileError(
+                "the output folder holds something else, too, and is not replaced",
+                f"{path / other}",
+                "name another folder",
+            )
+    _check_room(path, size)
+
+
+def _check_room(path: Path, size: int) -> None:
+    folder = path.resolve().parent
     if not folder.is_dir():
         raise InputFileError("the output's folder does not exist", str(folder), "create it first")
     if not os.access(folder, os.W_OK):
@@ -43,45 +72,117 @@ def atomic_writer(path: Path, *, force: bool) -> Iterator[BinaryIO]:
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     part = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        part.chmod(0o666 & ~mask)  # mkstemp makes it private; a result is like any other file
-        if force:
-            part.replace(path)
-        else:
-            _rename_new(part, path)
-        _sync_folder(path.parent)
+        with _naming_a_full_disk(path):
+            with os.fdopen(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            part.chmod(0o666 & ~_umask())  # mkstemp makes it private; a result is as any file
+            if force:
+                part.replace(path)
+            else:
+                _rename_new(part, path)
+            _sync_folder(path.parent)
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+@contextmanager
+def atomic_folder(path: Path, *, force: bool, files: Collection[str]) -> Iterator[Path]:
+    """An empty folder that becomes ``path`` when the block ends well, and vanishes otherwise.
+
+    The block writes ``files`` into it. With ``force`` a folder of such files is replaced: for a
+    moment there is none under its name, and it comes back if the new one cannot take its place.
+    Nothing but ``files`` is ever deleted.
+    """
+    path = path.resolve()  # the folder itself, not a link to it
+    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    try:
+        with _naming_a_full_disk(path):
+            yield part
+            for file in part.iterdir():
+                _sync(file)
+            part.chmod(0o777 & ~_umask())
+            _sync_folder(part)
+            if force and path.exists():
+                _swap(part, path, files)
+            else:
+                _rename_new_folder(part, path)
+            _sync_folder(path.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _swap(part: Path, path: Path, files: Collection[str]) -> None:
+    """Put ``part`` in the place of ``path`` and delete these files of what was there."""
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+    try:
+        path.rename(old)
+        try:
+            part.rename(path)
+        except BaseException:
+            old.rename(path)
+            raise
+        with suppress(OSError):  # the new folder is in its place, whatever becomes of the old one
+            for name in files:
+                (old / name).unlink(missing_ok=True)
+    finally:
+        with suppress(OSError):
+            old.rmdir()
+
+
+def _rename_new_folder(part: Path, path: Path) -> None:
+    try:
+        part.rename(path)  # onto an empty folder at most
+    except OSError as error:
+        if path.exists():
+            raise _appeared(path) from error
+        raise
+
+
+@contextmanager
+def _naming_a_full_disk(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise _full(path, os.strerror(error.errno)) from error
         raise
-    finally:
-        with suppress(OSError):
-            part.unlink()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _rename_new(part: Path, path: Path) -> None:
     try:
         os.link(part, path)
     except FileExistsError:
-        raise InputFileError(
-            "the output appeared while this run worked", str(path), "add --force to replace it"
-        ) from None
+        raise _appeared(path) from None
     except OSError:  # a file system without hard links
         part.replace(path)
 
 
+def _appeared(path: Path) -> InputFileError:
+    return InputFileError(
+        "the output appeared while this run worked", str(path), "add --force to replace it"
+    )
+
+
 def _sync_folder(folder: Path) -> None:
     with suppress(OSError):  # not every system can open a folder
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _full(path: Path, received: str) -> InputFileError:

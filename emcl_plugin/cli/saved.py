@@ -1,0 +1,76 @@
+"""`emcl-rerank show`: what is in a saved corrector."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command(
+    "show", epilog="\b\nExamples:\n  emcl-rerank show fitted\n  emcl-rerank show fitted --json"
+)
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def show_command(folder: Path, as_json: bool) -> None:
+    """Tell what is in the corrector that was saved in DIR: the bank, the gallery, the settings.
+
+    The folder is checked as it would be for use; nothing in it is executed.
+    """
+    from emcl_plugin.cli.show import aligned, bank_summary
+    from emcl_plugin.reranker import Reranker
+
+    reranker = Reranker.from_pretrained(folder)
+    corrector = reranker.corrector_
+    drift = corrector.drift()
+    facts = {
+        "folder": str(folder),
+        "protocol": "bank",
+        "bank": len(corrector.bank),
+        "gallery": len(corrector),
+        "dimension": corrector.dimension,
+        "dtype": str(corrector.gallery.dtype).removeprefix("torch."),
+        "metric": corrector.metric,
+        "settings": repr(reranker),
+        "names": bool(corrector.names),
+        "temperature": corrector.temperature,
+        "rho": corrector.rho,
+        "strength": corrector.strength,
+        "emcl_directions": len(corrector.change),
+        "gate": [corrector.likeness.low, corrector.likeness.high]
+        if len(corrector.likeness.known)
+        else None,
+        "drift": drift,
+        "fit": corrector.facts or None,
+    }
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    if corrector.facts:
+        click.echo(bank_summary(reranker.report_))  # type: ignore[arg-type]
+    lowest, highest = (int(corrector.bias.argmin()), int(corrector.bias.argmax()))
+    gate = "every query is let through"
+    if facts["gate"] is not None:
+        low, high = corrector.likeness.low, corrector.likeness.high
+        gate = (
+            f"by the cosine to the nearest of {len(corrector.likeness.known)} bank queries: none "
+            f"of the correction up to {low:.3f}, all from {high:.3f}"
+        )
+    lines = [
+        ("gallery", f"{len(corrector)} items of dimension {corrector.dimension}, {facts['dtype']}, "
+         f"{'with' if corrector.names else 'without'} names"),
+        (
+            "biases",
+            f"{corrector.bias.min():+.4f} ({_called(corrector.names, lowest)}, the largest hub) "
+            f"to {corrector.bias.max():+.4f} ({_called(corrector.names, highest)})",
+        ),
+        ("gate", gate),
+        ("drift", f"{100 * drift:.1f} % since the fit"),
+        ("settings", repr(reranker)),
+    ]  # fmt: skip
+    click.echo(aligned(lines))
+
+
+def _called(names: tuple[str, ...], index: int) -> str:
+    return names[index] if names else f"item {index}"

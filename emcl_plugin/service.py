@@ -1,0 +1,447 @@
+"""A fitted corrector over HTTP, to try it: JSON in, JSON out, and a page with a form.
+
+It keeps nothing, asks for no password and loads nothing from elsewhere. What is wrong with a
+request comes back as {"error": {"problem": ..., "received": ..., "to_do": ...}}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import html
+import ipaddress
+import json
+import reprlib
+import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from string import Template
+from types import FrameType
+from typing import Annotated, Any
+
+import torch
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from emcl_plugin import __version__
+from emcl_plugin.errors import EmclError, InputValueError
+from emcl_plugin.reranker import Reranker
+
+AT_ONCE = 2
+"""Searches that run at the same time; each uses all of torch's threads."""
+CONNECTIONS = 256
+"""Open connections, beyond which requests get status 503."""
+PATIENCE = 5
+"""Seconds that a client may take for a request's head, for its body, and between requests."""
+GRACE = 8
+"""Seconds that requests may take to finish after a signal to end; more than ``PATIENCE``."""
+
+
+class Result(BaseModel):
+    """One gallery item; its name where names are known."""
+
+    rank: int
+    index: int
+    name: str | None = None
+    score: float
+
+
+class Answer(BaseModel):
+    """The best items, best first, and how far the bank's correction was applied, 0 to 1."""
+
+    protocol: str
+    results: list[Result]
+    like_the_bank: float
+
+
+class Health(BaseModel):
+    """What is served."""
+
+    status: str
+    gallery: int
+    dimension: int
+    protocol: str
+    package_version: str
+
+
+class Problem(BaseModel):
+    """What is wrong, what came in, and what to do."""
+
+    problem: str
+    received: str
+    to_do: str
+
+
+class Failure(BaseModel):
+    """The body of every status but 200."""
+
+    error: Problem
+
+
+class _RefusedError(EmclError):
+    def __init__(self, status: int, problem: str, received: str, remedy: str) -> None:
+        super().__init__(problem, received, remedy)
+        self.status = status
+
+
+def create_app(reranker: Reranker, *, max_k: int = 1000, max_body: int = 1 << 20) -> FastAPI:
+    """The service as an ASGI application: POST /search, GET /healthz, and a page at GET /.
+
+    Parameters
+    ----------
+    reranker : Reranker
+        Fitted.
+    max_k, max_body : int
+        Most results that a request may ask for, and most bytes of its body.
+    """
+    if max_k < 1 or max_body < 1:
+        got = f"max_k={max_k}, max_body={max_body}"
+        raise InputValueError("the limits must be at least 1", got, "leave them out")
+    dimension = reranker.corrector_.dimension
+    most = torch.finfo(reranker.corrector_.gallery.dtype).max
+    advice = f'send {{"vector": [{dimension} finite numbers], "k": 1 to {max_k}}}'
+    number = Annotated[float, Field(ge=-most, le=most, allow_inf_nan=False)]
+    numbers = Annotated[list[number], FailFast(), Field(min_length=dimension, max_length=dimension)]
+
+    class Query(BaseModel):
+        model_config = ConfigDict(extra="forbid", strict=True)
+
+        vector: numbers
+        k: Annotated[int, Field(ge=1, le=max_k)] = min(10, max_k)
+
+    def answer(content: bytes) -> Answer:
+        try:
+            query = Query.model_validate_json(content)
+        except ValidationError as error:
+            raise _refused(error, advice) from None
+        corrector = reranker.corrector_
+        vector = torch.tensor([query.vector], dtype=torch.float64)
+        scores, indices = corrector.search(vector, min(query.k, len(corrector)))
+        if not bool(torch.isfinite(scores).all()):
+            raise InputValueError("the scores overflow", "numbers too large", "scale the vector")
+        results = []
+        pairs = zip(scores[0].tolist(), indices[0].tolist(), strict=True)
+        for rank, (score, index) in enumerate(pairs, 1):
+            results.append(Result(rank=rank, index=index, score=score))
+            if corrector.names:
+                results[-1].name = _printable(corrector.names[index])
+        gate = next(corrector.vectors(vector))[0, -1]
+        return Answer(protocol="bank", results=results, like_the_bank=float(gate))
+
+    caught = (_RefusedError, InputValueError, HTTPException, Exception)
+    app = FastAPI(
+        title="emcl_plugin",
+        summary="Corrected scores of a query vector against a gallery.",
+        version=__version__,
+        docs_url=None,  # FastAPI's own pages load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        exception_handlers=dict.fromkeys(caught, _failure),
+    )
+    threads = ThreadPoolExecutor(AT_ONCE, "search")
+    body = {
+        "required": True,
+        "content": {"application/json": {"schema": Query.model_json_schema()}},
+    }
+
+    @app.post(
+        "/search",
+        response_model_exclude_unset=True,
+        responses={code: {"model": Failure} for code in (400, 408, 413, 415, 422, 500, 503)},
+        openapi_extra={"requestBody": body},
+    )
+    async def search(request: Request) -> Answer:
+        """The k gallery items with the highest corrected scores for a vector."""
+        content = await _body(request, max_body)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(threads, answer, content)
+        except asyncio.CancelledError:
+            got = f"a search of more than {GRACE} seconds"
+            raise _RefusedError(503, "the service ends", got, "try again later") from None
+
+    @app.get("/healthz")
+    async def healthz() -> Health:
+        """Whether the service is up, and what it serves."""
+        return Health(
+            status="ok",
+            gallery=len(reranker.corrector_),
+            dimension=dimension,
+            protocol="bank",
+            package_version=__version__,
+        )
+
+    @app.get("/", include_in_schema=False)
+    async def page(request: Request) -> HTMLResponse:
+        corrector = reranker.corrector_
+        text = _PAGE.substitute(
+            items=f"{len(corrector):,}",
+            dimension=dimension,
+            version=__version__,
+            max_k=max_k,
+            k=min(10, max_k),
+            example=json.dumps([float(f"{x:.6g}") for x in corrector.gallery[0].tolist()]),
+            name=html.escape(f" ({_printable(corrector.names[0])})" if corrector.names else ""),
+            curl=html.escape(_CURL.format(str(request.base_url).rstrip("/"), dimension)),
+        )
+        return HTMLResponse(text, headers={"content-security-policy": _POLICY})
+
+    return app
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    """The body of a request, if it is JSON, in time and not too large."""
+    kind = request.headers.get("content-type", "")
+    if kind.partition(";")[0].strip().lower() != "application/json":
+        advice = "add the header content-type: application/json"
+        raise _RefusedError(415, "the content type is not JSON", reprlib.repr(kind), advice)
+    large = (413, "the body is too large", f"more than {limit} bytes", "send one vector at a time")
+
+    async def read() -> bytes:
+        content = bytearray()
+        length = request.headers.get("content-length", "0")[:20]
+        if length.isdecimal() and int(length) > limit:
+            raise _RefusedError(*large)
+        async for part in request.stream():
+            content += part
+            if len(content) > limit:
+                raise _RefusedError(*large)
+        return bytes(content)
+
+    try:
+        return await asyncio.wait_for(read(), PATIENCE)
+    except asyncio.TimeoutError:
+        got = f"not all of it within {PATIENCE} seconds"
+        raise _RefusedError(408, "the body came too slowly", got, "send it at once") from None
+    except ClientDisconnect:  # nobody will read this
+        raise _RefusedError(400, "the client went away", "half a body", "try again") from None
+
+
+def _refused(error: ValidationError, advice: str) -> _RefusedError:
+    """The first thing that is wrong with a body."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    where = "".join(f"[{k}]" if isinstance(k, int) else str(k)[:40] for k in first["loc"])
+    given = first["input"]
+    received = f"{len(given)} entries" if isinstance(given, list) else reprlib.repr(given)
+    status = 400 if first["type"] == "json_invalid" else 422
+    return _RefusedError(status, f"{where or 'the body'}: {first['msg']}", received, advice)
+
+
+async def _failure(request: Request, error: Exception) -> JSONResponse:
+    """Any error as a response; after one that was not meant, the server logs where it arose."""
+    status, headers = 500, None
+    parts = ("an error of this program, not of yours", type(error).__name__, "see the server's log")
+    if isinstance(error, HTTPException):
+        status, headers = error.status_code, error.headers
+        received = f"{request.method} {reprlib.repr(request.url.path)}"
+        parts = (error.detail, received, "POST /search, GET /healthz, GET / or GET /openapi.json")
+    elif isinstance(error, _RefusedError | InputValueError):
+        status = error.status if isinstance(error, _RefusedError) else 422
+        parts = (error.problem, error.received, error.remedy)
+    content = Failure(error=Problem(problem=parts[0], received=parts[1], to_do=parts[2]))
+    return JSONResponse(content.model_dump(), status, headers)
+
+
+def _printable(name: str) -> str:
+    """A name without what UTF-8 cannot hold, such as odd bytes of a file name."""
+    return name.encode(errors="replace").decode()
+
+
+def serve(
+    reranker: Reranker,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    *,
+    max_k: int = 1000,
+    max_body: int = 1 << 20,
+    access_log: bool = False,
+) -> None:
+    """Serve until SIGINT or SIGTERM. The address goes to standard error.
+
+    Parameters
+    ----------
+    reranker : Reranker
+        Fitted.
+    host, port : str, int
+        Where to listen; port 0 takes a free one. There is no authentication.
+    max_k, max_body : int
+        As in :func:`create_app`.
+    access_log : bool
+        Log every request to standard error.
+    """
+    app = create_app(reranker, max_k=max_k, max_body=max_body)
+    listener = _listener(host, port)
+    logs = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
+    logs["handlers"]["access"]["stream"] = "ext://sys.stderr"
+    config = uvicorn.Config(
+        app,
+        http=_Protocol,
+        ws="none",
+        lifespan="off",
+        log_config=logs,
+        log_level="info" if access_log else "warning",
+        access_log=access_log,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=PATIENCE,
+        timeout_graceful_shutdown=GRACE,
+    )
+    address, port = listener.getsockname()[:2]
+    url = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+    count, dimension = reranker.corrector_.gallery.shape
+    notice = (
+        f"Serving {count} items of dimension {dimension} at {url}/ (open it to try a vector; "
+        f"Ctrl+C ends it). For example:\n  {_CURL.format(url, dimension)}"
+    )
+    if not ipaddress.ip_address(address).is_loopback:
+        notice += "\nNote: there is no authentication; whoever reaches this address can search"
+    with listener:
+        _Server(config, notice).run([listener])
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    try:
+        if not 0 <= port < 1 << 16:  # bind would raise OverflowError and leave the socket open
+            raise OSError("ports go from 0 to 65535")
+        family, *_, found = min(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
+        return socket.create_server((str(found[0]), port), family=family)
+    except (OSError, UnicodeError) as error:
+        raise InputValueError(
+            "the service cannot listen there",
+            f"{host}, port {port}: {getattr(error, 'strerror', None) or error}",
+            "take another port (0: any that is free), or an address of this machine",
+        ) from None
+
+
+class _Server(uvicorn.Server):
+    """Tells when it listens; a signal is a wish to end, not an error."""
+
+    def __init__(self, config: uvicorn.Config, notice: str) -> None:
+        super().__init__(config)
+        self.notice = notice
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print(self.notice, file=sys.stderr, flush=True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        del sig, frame  # not passed on: uvicorn would raise the signal again after the end
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+class _Protocol(H11Protocol):
+    """HTTP over a connection that is closed if the next request's head is late."""
+
+    awaited_after: Any = "nothing yet"
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._await_head()
+
+    def _await_head(self) -> None:
+        last = self.cycle
+        if last is not self.awaited_after and (last is None or last.response_complete):
+            self.awaited_after = last
+            self.loop.call_later(PATIENCE, self._end, last)
+
+    def _end(self, last: Any) -> None:
+        if self.cycle is last:
+            self.timeout_keep_alive_handler()
+
+
+_POLICY = (
+    "default-src 'none'; connect-src 'self'; img-src data:; script-src 'unsafe-inline'; "
+    "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_CURL = (
+    "curl -s {}/search -H 'content-type: application/json' "
+    """-d "{{\\"vector\\": $(python3 -c 'print([1] * {})')}}\""""
+)
+_PAGE = Template(r"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>emcl_plugin: try a query</title>
+<link rel="icon" href="data:,">
+<style>
+:root { color-scheme: light dark; --line: #8885; --soft: #8881 }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: auto; padding: 2rem 1rem }
+h1 { font-size: 1.5rem; margin: 0 }
+h2 { font-size: 1.1rem; margin: 2rem 0 .5rem }
+p { margin: .3rem 0 }
+textarea, pre, input, button { border: 1px solid var(--line); border-radius: 6px; font: inherit }
+textarea, pre { font: 13px/1.5 ui-monospace, monospace; background: var(--soft); padding: .7rem }
+textarea { width: 100%; box-sizing: border-box; color: inherit }
+pre { white-space: pre-wrap; overflow-wrap: anywhere }
+input, button { padding: .3rem .8rem; margin: .5rem .6rem 0 0 }
+input { width: 5rem }
+button.main { background: #2563eb; color: #fff }
+table { border-collapse: collapse; width: 100%; margin-top: .6rem }
+th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid var(--line) }
+th:nth-child(2), td:nth-child(2) { text-align: left; width: 100% }
+.quiet { opacity: .7 }
+.error { border-left: 4px solid #dc2626; padding: 0 .8rem; margin: 1rem 0; white-space: pre-line }
+</style>
+<h1>Try a query</h1>
+<p class="quiet">$items items, $dimension dimensions, protocol bank, emcl_plugin $version</p>
+<form>
+<h2><label for="vector">Query vector</label></h2>
+<textarea id="vector" rows="5" placeholder="[$dimension numbers]" required></textarea>
+<button class="main">Search</button>
+<label>best <input id="k" type="number" min="1" max="$max_k" value="$k" required></label>
+<button type="button" id="example">Take the vector of item 0$name</button>
+</form>
+<div id="out" aria-live="polite"></div>
+<h2>From a program</h2>
+<p><b>POST /search</b> takes <code>{"vector": [...], "k": 10}</code>, for example:</p>
+<pre>$curl</pre>
+<p><b>GET /healthz</b> tells what is served, <b>GET /openapi.json</b> describes it all.</p>
+<script>
+const vector = document.getElementById("vector"), k = document.getElementById("k")
+const out = document.getElementById("out")
+function put(parent, tag, text, style) {
+  const element = parent.appendChild(document.createElement(tag))
+  element.textContent = text ?? ""
+  element.className = style ?? ""
+  return element
+}
+document.getElementById("example").onclick = () => { vector.value = JSON.stringify($example) }
+document.forms[0].onsubmit = async event => {
+  event.preventDefault()
+  const body = '{"vector": ' + vector.value + ', "k": ' + k.value + '}'
+  const headers = { "content-type": "application/json" }
+  try {
+    const answer = await (await fetch("search", { method: "POST", headers, body })).json()
+    out.replaceChildren()
+    if (answer.error) {
+      const { problem, received, to_do } = answer.error
+      return put(out, "p", problem + "\nreceived: " + received + "\nto do: " + to_do, "error")
+    }
+    put(out, "h2", "Results")
+    const like = Math.round(100 * answer.like_the_bank)
+    put(out, "p", "Like the bank: " + like + " %, so much of its correction was applied.", "quiet")
+    const table = put(out, "table")
+    const head = put(table, "tr")
+    for (const title of ["rank", "name", "index", "score"]) put(head, "th", title)
+    for (const { rank, name, index, score } of answer.results) {
+      const row = put(table, "tr")
+      for (const text of [rank, name, index, score.toFixed(4)]) put(row, "td", text)
+    }
+  } catch (error) {
+    out.replaceChildren()
+    put(out, "p", "The service does not answer: " + error.message, "error")
+  }
+}
+</script>
+</html>
+""")

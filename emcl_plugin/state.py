@@ -1,0 +1,632 @@
+"""A fitted corrector in a folder, none of whose files can run anything:
+
+    corrector.json          settings, scalars, report, and a SHA-256 of every tensor and of itself
+    corrector.safetensors   the tensors of :class:`~emcl_plugin.corrector.Corrector`
+    names.json              what the gallery's items are called, where they have names
+
+The JSON must be the dataclass :class:`_Facts` below, key by key, and says what the other two
+hold, down to the byte. So whatever is missing, cut short, swapped, edited or not ours is found
+before it is used, and before memory is taken for it. The safetensors format, a JSON header and
+plain numbers, is read and written here: its header is compared with what must be in it, and a
+disk that is full says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
+from io import BufferedReader
+from pathlib import Path
+from reprlib import repr as shown
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+import numpy as np
+import torch
+
+from emcl_plugin import __version__
+from emcl_plugin.arrays import Kind
+from emcl_plugin.bank import BankReport
+from emcl_plugin.corrector import Corrector
+from emcl_plugin.emcl import EMCL, PRESETS
+from emcl_plugin.errors import InputValueError, StateError
+from emcl_plugin.io.atomic import atomic_folder, check_folder_target
+from emcl_plugin.job import _device
+from emcl_plugin.likeness import Likeness
+from emcl_plugin.ncl import NCL
+from emcl_plugin.prior import MODES
+from emcl_plugin.reranker import Reranker
+from emcl_plugin.sizes import format_size
+
+KIND = "emcl_plugin corrector"
+FORMAT = 1
+FACTS, TENSORS, NAMES = FILES = ("corrector.json", "corrector.safetensors", "names.json")
+LARGEST = {FACTS: 1 << 20, TENSORS: 1 << 20, NAMES: 64 << 20}
+"""Bytes of JSON that are read of each file; of the tensors' it is the header."""
+CODES = {"float32": "F32", "float64": "F64"}
+UNIT = 1e-4
+"""How far a unit vector's length may be from 1."""
+
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""Step k makes the content of format k + 1 from that of format k."""
+_SCALARS = ("metric", "renormalize", "level", "temperature", "rho", "strength")
+_METRICS = ("cosine", "dot")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings:
+    """Of the Reranker; device and memory are the machine's."""
+
+    emcl: EMCL | str | None
+    ncl: NCL | str | None
+    prior: str
+    guard: bool
+    metric: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Facts:
+    """What corrector.json holds, key by key."""
+
+    kind: str
+    format_version: int
+    package_version: str
+    protocol: str
+    dtype: str
+    dimension: int
+    n_bank: int
+    n_gallery: int
+    n_directions: int
+    n_known: int
+    metric: str
+    renormalize: bool
+    level: float
+    temperature: float
+    rho: float
+    strength: float
+    likeness_low: float
+    likeness_high: float
+    settings: _Settings
+    report: BankReport | None
+    named: bool
+    tensors: dict[str, str]
+    gallery_order: str
+    sha256: str
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of all tensors."""
+        return {
+            "gallery": (self.n_gallery, self.dimension),
+            "bias": (self.n_gallery,),
+            "basis": (self.dimension, self.n_directions),
+            "change": (self.n_directions,),
+            "bank": (self.n_bank, self.dimension),
+            "potential": (self.n_bank,),
+            "weight": (self.n_bank,),
+            "likeness.known": (self.n_known, self.dimension),
+        }
+
+    def check(self, path: Path) -> None:
+        """That every value can be what it says it is."""
+        _same_keys(self.tensors, list(self.shapes()), f"{path}: tensors")
+        emcl, ncl, prior = self.settings.emcl, self.settings.ncl, self.settings.prior
+        sizes = (
+            ("dimension", self.dimension, 1),
+            ("n_bank", self.n_bank, 1),
+            ("n_gallery", self.n_gallery, 1),
+            ("n_directions", self.n_directions, 0),
+            ("n_known", self.n_known, 0),
+        )
+        for name, value, good, allowed in (
+            ("protocol", self.protocol, self.protocol == "bank", "bank"),
+            ("dtype", self.dtype, self.dtype in CODES, tuple(CODES)),
+            *((name, size, low <= size < 1 << 48, f"from {low}") for name, size, low in sizes),
+            ("metric", self.metric, self.metric in _METRICS, _METRICS),
+            ("temperature", self.temperature, self.temperature > 0, "above 0"),
+            ("rho", self.rho, 0 < self.rho <= 1, "above 0 and at most 1"),
+            ("strength", self.strength, 0 <= self.strength <= 1, "0 to 1"),
+            ("likeness_low", self.likeness_low, self.likeness_low < self.likeness_high,
+             "below likeness_high"),
+            ("emcl", emcl, not isinstance(emcl, str) or emcl in ("auto", *PRESETS), "a preset"),
+            ("ncl", ncl, not isinstance(ncl, str) or ncl == "auto", "auto"),
+            ("prior", prior, prior in MODES, MODES),
+            ("settings' metric", self.settings.metric, self.settings.metric in _METRICS, _METRICS),
+        ):  # fmt: skip
+            if not good:
+                raise _bad(
+                    f"the {name} is out of its range", f"{path}: {shown(value)}, not {allowed}"
+                )
+
+
+def _bad(
+    problem: str, received: str, remedy: str = "copy the folder again, or fit and save anew"
+) -> StateError:
+    return StateError(problem, received, remedy)
+
+
+# --- the two ways ---------------------------------------------------------------------------------
+
+
+def save(reranker: Reranker, folder: Path, *, force: bool = False) -> None:
+    """Write a fitted Reranker to a folder, whole or not at all.
+
+    Parameters
+    ----------
+    reranker : Reranker
+        Fitted on a bank. Its device and memory budget are not saved.
+    folder : Path
+        To be made, in a folder that is there.
+    force : bool
+        Replace a saved corrector, or an empty folder. Nothing else is ever replaced.
+
+    Raises
+    ------
+    NotFittedError
+        Before ``fit``.
+    InputFileError
+        It cannot be written there, or the disk is full. Then nothing is.
+    StateError
+        It could not be loaded again: it holds NaN or infinity, marginals, names that are not
+        text. Also where ``force`` is to replace what is no saved corrector.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from emcl_plugin.demo import load_demo
+    >>> fitted = Reranker().fit(load_demo().text_bank, load_demo().video)
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     save(fitted, Path(place) / "corrector")
+    ...     again = load(Path(place) / "corrector")
+    >>> bool((again.transform(load_demo().text) == fitted.transform(load_demo().text)).all())
+    True
+    """
+    folder, corrector = Path(folder), reranker.corrector_
+    tensors = _tensors(corrector)
+    check_folder_target(folder, sum(x.nbytes for x in tensors.values()), force=force, files=FILES)
+    if folder.exists() and any(folder.iterdir()):
+        _check_kind(_read_json(folder / FACTS), folder / FACTS)
+    count = len(corrector) if corrector.names else 0
+    names = _check_names(list(corrector.names), count, folder / NAMES)
+    digests = _digests(tensors)
+    content = _content(reranker)
+    content["tensors"] = {name: digest.hexdigest() for name, digest in digests.items()}
+    content["gallery_order"] = _order(digests["gallery"], names)
+    content["sha256"] = _seal(content)
+    facts = _checked(content, folder / FACTS)  # what could not be loaded is not saved
+    _check_tensors(tensors, digests, facts, folder / TENSORS)
+    with atomic_folder(folder, force=force, files=FILES) as part:
+        _write(part / FACTS, [json.dumps(content, indent=2).encode()])
+        _write(part / TENSORS, [_header(tensors), *(x.numpy() for x in tensors.values())])
+        if names:
+            _write(part / NAMES, [_json(names).encode()])
+
+
+def load(folder: Path, *, device: str | None = None) -> Reranker:
+    """The fitted Reranker of a folder; nothing in it is executed, and nothing is guessed.
+
+    Parameters
+    ----------
+    folder : Path
+        As :func:`save` wrote it. Other files in it are not looked at.
+    device : str, optional
+        Where to hold it. Default: "cpu".
+
+    Returns
+    -------
+    Reranker
+        Its scores are those of the one that was saved, bit for bit.
+
+    Raises
+    ------
+    StateError
+        Anything is missing, damaged, of a newer version, or not a saved corrector.
+    InputValueError
+        There is no such device.
+
+    Examples
+    --------
+    >>> load(Path("nowhere"))
+    Traceback (most recent call last):
+        ...
+    emcl_plugin.errors.StateError: there is no saved corrector
+      received: nowhere does not exist
+      to do:    check the path
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.is_file() else "does not exist"
+        raise _bad("there is no saved corrector", f"{folder} {what}", "check the path")
+    facts = _checked(_read_json(folder / FACTS), folder / FACTS)
+    tensors = _read_tensors(folder / TENSORS, facts)
+    digests = _digests(tensors)
+    _check_tensors(tensors, digests, facts, folder / TENSORS)
+    names: list[str] = []
+    if facts.named:
+        names = _check_names(_read_json(folder / NAMES), facts.n_gallery, folder / NAMES)
+    if _order(digests["gallery"], names) != facts.gallery_order:
+        raise _bad(
+            "the gallery's items or names are not those that were saved, in their order",
+            f"{folder}: another gallery_order",
+        )
+    place = _device(device or "cpu", Kind.of(tensors["gallery"]))
+    held: dict[str, Any] = {name: x.to(place) for name, x in tensors.items()}
+    known = held.pop("likeness.known")
+    reranker = Reranker(device=device, **vars(facts.settings))
+    reranker.corrector_ = Corrector(
+        **held,
+        **{name: getattr(facts, name) for name in _SCALARS},
+        likeness=Likeness(known, facts.likeness_low, facts.likeness_high),
+        names=tuple(names),
+        facts={} if facts.report is None else facts.report.to_dict(),
+    )
+    if facts.report is not None:
+        reranker.report_ = facts.report
+    return reranker
+
+
+def _write(path: Path, parts: Iterable[Any]) -> None:
+    with path.open("xb") as file:
+        file.writelines(parts)
+
+
+# --- corrector.json -------------------------------------------------------------------------------
+
+
+def _content(reranker: Reranker) -> dict[str, Any]:
+    """The content of corrector.json, but for the checksums."""
+    corrector = reranker.corrector_
+    content: dict[str, Any] = {
+        "kind": KIND,
+        "format_version": FORMAT,
+        "package_version": __version__,
+        "protocol": "bank",
+        "dtype": str(corrector.gallery.dtype)[6:],
+        "dimension": corrector.dimension,
+        "n_bank": len(corrector.bank),
+        "n_gallery": len(corrector),
+        "n_directions": len(corrector.change),
+        "n_known": len(corrector.likeness.known),
+        **{name: getattr(corrector, name) for name in _SCALARS},
+        "likeness_low": corrector.likeness.low,
+        "likeness_high": corrector.likeness.high,
+        "settings": {field.name: getattr(reranker, field.name) for field in fields(_Settings)},
+        "report": corrector.facts or None,
+        "named": bool(corrector.names),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(content, default=_plain))
+    return plain
+
+
+def _plain(value: object) -> Any:
+    """What JSON has for settings, and for NumPy's numbers."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, EMCL | NCL):
+        kept = _fields(type(value))
+        if all(getattr(value, f.name) is None for f in fields(value) if f.name not in kept):
+            return {name: getattr(value, name) for name in kept}
+    raise _bad(
+        "these settings cannot be saved", shown(value), "leave marginals out: a bank has none"
+    )
+
+
+def _checked(content: Any, path: Path) -> _Facts:
+    """The facts that the content of corrector.json amounts to, or what is wrong with it."""
+    _check_kind(content, path)
+    version = _read(int, content.get("format_version"), f"{path}: format_version")
+    if version > FORMAT:
+        raise _bad(
+            "the corrector was written by a newer version of emcl_plugin",
+            f"{path}: format {version} of version {shown(content.get('package_version'))}; this "
+            f"is {__version__!r}, which knows formats up to {FORMAT}",
+            "upgrade: pip install --upgrade emcl-plugin",
+        )
+    if version < FORMAT and version not in _UPGRADES:
+        raise _bad("there never was such a format", f"{path}: format_version {version}")
+    current = content
+    try:
+        for step in range(version, FORMAT):
+            current = _UPGRADES[step](current)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        received = f"{path}: {shown(error)}"
+        raise _bad(f"this is not what format {version} looks like", received) from None
+    nested = {"report": _nested(current["report"])} if "report" in current else {}
+    facts: _Facts = _read(_Facts, current | nested, f"{path}")
+    facts.check(path)
+    if current["report"] != (None if facts.report is None else facts.report.to_dict()):
+        raise _bad("the report is not that of a fit", f"{path}: report")
+    if _seal(content) != content["sha256"]:
+        raise _bad("the file was changed after it was saved", f"{path}: another sha256")
+    return facts
+
+
+def _check_kind(content: Any, path: Path) -> None:
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        raise _bad("this is not a saved corrector", f"{path}: no kind {KIND!r}", "check the path")
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    """SHA-256 of everything in corrector.json but itself."""
+    text = _json({key: value for key, value in content.items() if key != "sha256"})
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _order(gallery: Any, names: list[str]) -> str:
+    """SHA-256 of the gallery, whose own is given, and its names, in their order."""
+    digest = gallery.copy()
+    digest.update(_json(names).encode())
+    return str(digest.hexdigest())
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _nested(report: Any) -> Any:
+    """A report's ``to_dict`` as its dataclasses are nested, as far as it looks like one."""
+    try:
+        out = dict(report)
+        hubs = out.pop("hubs")
+        out |= {f"hubs_{when}": hubs[when] for when in ("before", "after")}
+        out["guard"] = {key: value for key, value in out["guard"].items() if key != "applied"}
+        if out["emcl"] is not None:
+            tried = [[t["strength"], t["mutual_nearest_neighbours"]] for t in out["emcl"]["tried"]]
+            out["emcl"] = {**out["emcl"], "tried": tried}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return report
+    return out
+
+
+# --- tensors and names ----------------------------------------------------------------------------
+
+
+def _tensors(corrector: Corrector) -> dict[str, torch.Tensor]:
+    """All tensors by name, contiguous and on the CPU."""
+    names = ("gallery", "bias", "basis", "change", "bank", "potential", "weight")
+    every = {name: getattr(corrector, name) for name in names}
+    every["likeness.known"] = corrector.likeness.known
+    return {name: x.detach().cpu().contiguous() for name, x in every.items()}
+
+
+def _digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    return {name: hashlib.sha256(x.numpy().reshape(-1).data) for name, x in tensors.items()}
+
+
+def _header(tensors: Mapping[str, torch.Tensor]) -> bytes:
+    """What a safetensors file begins with: the length of a JSON, and the JSON."""
+    entries, end = {}, 0
+    for name, x in tensors.items():
+        start, end = end, end + x.nbytes
+        code = CODES[str(x.dtype)[6:]]
+        entries[name] = {"dtype": code, "shape": list(x.shape), "data_offsets": [start, end]}
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+@dataclass(frozen=True)
+class _Entry:
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
+def _read_tensors(path: Path, facts: _Facts) -> dict[str, torch.Tensor]:
+    """The tensors, once header and size of the file are what they must be."""
+    shapes, dtype = facts.shapes(), getattr(torch, facts.dtype)
+    with _opened(path) as (file, size):
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        header = None
+        if 8 <= 8 + length <= min(size, LARGEST[TENSORS]):
+            header = _parse(file.read(length), path)
+        if not isinstance(header, dict):
+            raise _not_safetensors(path, start, size)
+        header.pop("__metadata__", None)  # other programs' notes
+        _same_keys(header, list(shapes), f"{path}")
+        entries = {name: _read(_Entry, header[name], f"{path}: {name}") for name in shapes}
+        _check_layout(entries, facts, size - 8 - length, path)
+        try:
+            if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+                raise MemoryError
+            out = {name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}
+        except (MemoryError, RuntimeError):
+            received = f"{path}: {format_size(size)}"
+            raise _bad("the corrector does not fit into the memory", received) from None
+        for name, x in out.items():
+            file.seek(8 + length + entries[name].data_offsets[0])
+            file.readinto(x.numpy().data)
+    return out
+
+
+def _check_layout(entries: Mapping[str, _Entry], facts: _Facts, size: int, path: Path) -> None:
+    """That the tensors have their shapes and fill the file's ``size`` bytes of numbers."""
+    shapes, code, end = facts.shapes(), CODES[facts.dtype], 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
+        start, stop = entry.data_offsets
+        if entry.dtype != code:
+            raise _bad("a tensor has another dtype", f"{path}: {name} {entry.dtype}, not {code}")
+        if entry.shape != shapes[name]:
+            received = f"{path}: {name} {shown(entry.shape)}, not {shapes[name]}"
+            raise _bad("a tensor has another shape", received)
+        length = math.prod(entry.shape) * getattr(torch, facts.dtype).itemsize
+        if (start, stop) != (end, end + length):
+            received = f"{path}: {name} from {start} to {stop}, not {end} to {end + length}"
+            raise _bad("tensors overlap, leave a gap or have another length", received)
+        end = stop
+    if size != end:
+        problem = "the file is cut short" if size < end else "the file goes on after its end"
+        raise _bad(problem, f"{path}: {size} bytes of numbers, not {end}")
+
+
+def _not_safetensors(path: Path, start: bytes, size: int) -> StateError:
+    problem = "the file is cut short, or not a safetensors file"
+    if start[:1] == b"\x80":
+        problem = "the file is a pickle, which could run any code"
+    elif start[:2] == b"PK":
+        problem = "the file is a zip archive, as of torch.save, not a safetensors file"
+    return _bad(problem, f"{path}: {size} bytes that begin with {start!r}")
+
+
+def _check_tensors(
+    tensors: Mapping[str, torch.Tensor], digests: Mapping[str, Any], facts: _Facts, path: Path
+) -> None:
+    """That the tensors can be a corrector's, and are those that were saved."""
+    for name, x in tensors.items():
+        if tuple(x.shape) != facts.shapes()[name] or str(x.dtype)[6:] != facts.dtype:
+            received = f"{path}: {name} {tuple(x.shape)}, {x.dtype}"
+            raise _bad("a tensor's shape or dtype does not go with the others'", received)
+        _all(torch.isfinite(x), name, x, "a tensor holds NaN or infinity", path)
+    weight = tensors["weight"]
+    _all((weight > 0) & (weight <= 1), "weight", weight, "a weight is not in (0, 1]", path)
+    for name in ("gallery", "bank", "likeness.known") if facts.metric == "cosine" else ():
+        length = torch.linalg.vector_norm(tensors[name], dim=1)
+        _all((length - 1).abs() <= UNIT, f"length of {name}", length, "no unit vector", path)
+    for name, digest in digests.items():
+        if digest.hexdigest() != facts.tensors.get(name):
+            raise _bad("a tensor is not the one that was saved", f"{path}: {name}, another sha256")
+
+
+def _all(good: torch.Tensor, name: str, x: torch.Tensor, problem: str, path: Path) -> None:
+    """Raise at the first place that is not good."""
+    if not bool(good.all()):
+        place = [int(i) for i in (~good).nonzero()[0]]
+        raise _bad(problem, f"{path}: {name}{place} = {float(x[tuple(place)]):g}")
+
+
+def _check_names(names: Any, count: int, path: Path) -> list[str]:
+    """The names, if they are texts, ``count`` of them."""
+    if not isinstance(names, list):
+        raise _bad("the names are not a list", f"{path}: {shown(names)}")
+    wrong = [(i, name) for i, name in enumerate(names) if not isinstance(name, str)]
+    if wrong:
+        raise _bad("a name is not text", f"{path}: names[{wrong[0][0]}] = {shown(wrong[0][1])}")
+    if len(names) != count:
+        raise _bad("there must be one name per item", f"{path}: {len(names)} for {count} items")
+    size = len(_json(names))
+    if size > LARGEST[NAMES]:
+        raise _bad(
+            "the names take too much room",
+            f"{path}: {size} bytes, {LARGEST[NAMES]} at most",
+            "keep them in a table of your own, in the gallery's order",
+        )
+    return names
+
+
+# --- JSON, strictly -------------------------------------------------------------------------------
+
+_WORDS = {
+    dict: "an object", list: "a list", str: "text", bool: "true or false",
+    int: "a whole number", float: "a number", NoneType: "null",
+}  # fmt: skip
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    """A value from JSON as an object of this type.
+
+    >>> _read(tuple[float, ...], [1, 0.5], "here")
+    (1.0, 0.5)
+    """
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    fitting = [k for k in kinds if type(value) in _json_types(k)]
+    if not fitting:
+        words = " or ".join(_WORDS[_json_types(k)[0]] for k in kinds)
+        raise _bad("a value has another type", f"{where}: {shown(value)}, not {words}")
+    kind, inner = fitting[0], get_args(fitting[0])
+    if is_dataclass(kind):
+        return _read_object(kind, value, where)
+    if kind is float:
+        if not abs(value) <= sys.float_info.max:
+            raise _bad("a number is not finite", f"{where}: {shown(value)}")
+        return float(value)
+    if isinstance(value, dict):
+        return {key: _read(inner[1], item, f"{where}: {key}") for key, item in value.items()}
+    if isinstance(value, list):
+        kinds = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
+        if len(kinds) != len(value):
+            raise _bad("a list has another length", f"{where}: {len(value)}, not {len(kinds)}")
+        pairs = enumerate(zip(kinds, value, strict=True))
+        return tuple(_read(k, item, f"{where}[{i}]") for i, (k, item) in pairs)
+    return value
+
+
+def _json_types(kind: Any) -> tuple[type, ...]:
+    """What may stand for this type in JSON."""
+    origin = dict if is_dataclass(kind) else get_origin(kind) or kind
+    return {tuple: (list,), float: (float, int)}.get(origin, (origin,))
+
+
+def _read_object(kind: Any, value: dict[str, Any], where: str) -> Any:
+    names, hints = _fields(kind), get_type_hints(kind)
+    _same_keys(value, names, where)
+    found = {name: _read(hints[name], value[name], f"{where}: {name}") for name in names}
+    try:
+        return kind(**found)
+    except InputValueError as error:
+        raise _bad(error.problem, f"{where}: {error.received}") from None
+
+
+def _fields(kind: Any) -> list[str]:
+    """What is saved of a dataclass: all but NCL's marginals."""
+    return [field.name for field in fields(kind) if not field.name.endswith("_marginal")]
+
+
+def _same_keys(found: Mapping[str, Any], wanted: Sequence[str], where: str) -> None:
+    missing, others = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    if missing:
+        raise _bad("something is missing", f"{where}: no {missing[0]}")
+    if others:
+        raise _bad("something does not belong there", f"{where}: {shown(others[0])}")
+
+
+def _parse(data: bytes, path: Path) -> Any:
+    """JSON without its traps: NaN, keys that are there twice, a million brackets."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in out:
+                raise _bad("a key is there twice", f"{path}: {shown(key)}")
+            out[key] = value
+        return out
+
+    def constant(name: str) -> Any:
+        raise _bad("a number is not finite", f"{path}: {name}")
+
+    try:
+        return json.loads(data.decode(), object_pairs_hook=unique, parse_constant=constant)
+    except RecursionError:
+        raise _bad("the JSON is nested too deeply", f"{path}") from None
+    except ValueError as error:
+        raise _bad("the JSON is damaged or cut short", f"{path}: {error}") from None
+
+
+def _read_json(path: Path) -> Any:
+    with _opened(path) as (file, size):
+        if size > LARGEST[path.name]:
+            received = f"{path}: {size} bytes, {LARGEST[path.name]} at most"
+            raise _bad("the file is too large", received)
+        return _parse(file.read(size), path)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BufferedReader, int]]:
+    """A regular file and its size; no other is opened, since a pipe would wait for a writer."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise _bad("this is not a regular file", f"{path}")
+        with open(path, "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:
+            yield file, os.fstat(file.fileno()).st_size
+    except StateError:
+        raise
+    except FileNotFoundError:
+        raise _bad("a file of the corrector is missing", f"{path}") from None
+    except OSError as error:
+        raise _bad("a file cannot be read", f"{path}: {error.strerror}") from None

@@ -1,0 +1,122 @@
+"""`serve`: a saved corrector answers over HTTP until it is told to stop."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+pytest.importorskip("fastapi", reason='the service needs pip install ".[serve]"')
+pytest.importorskip("uvicorn", reason='the service needs pip install ".[serve]"')
+
+from emcl_plugin import Reranker, service
+from emcl_plugin.cli.serve import serve_command
+from emcl_plugin.demo import load_demo
+from emcl_plugin.errors import InputValueError, StateError
+
+PROGRAM = (
+    "import sys; from emcl_plugin.cli import main; "
+    "from emcl_plugin.cli.main import command; from emcl_plugin.cli.serve import serve_command; "
+    "command.add_command(serve_command); main()"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("state") / "fitted"
+    demo = load_demo()
+    Reranker().fit(demo.text_bank, demo.video, names=demo.video_names).save_pretrained(folder)
+    return folder
+
+
+def run(*arguments):
+    return CliRunner().invoke(serve_command, [str(a) for a in arguments])
+
+
+def test_from_a_folder_to_an_answer_and_an_end(folder):
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "serve", str(folder), "--port", "0", "--device", "cpu"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        url = re.search(r"http://127.0.0.1:\d+/", process.stderr.readline())[0]
+        assert url in process.stderr.readline()  # the example
+        demo = load_demo()
+        body = json.dumps({"vector": demo.text[0].tolist(), "k": 4}).encode()
+        request = urllib.request.Request(f"{url}search", body, {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=20) as response:
+            results = json.load(response)["results"]
+        expected = Reranker.from_pretrained(folder).search(demo.text[:1].astype(np.float32), 4)
+        assert [r["score"] for r in results] == expected[0][0].tolist()
+        assert [r["name"] for r in results] == [demo.video_names[i] for i in expected[1][0]]
+        process.send_signal(signal.SIGTERM)
+        out, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.communicate()
+    assert (process.returncode, out, errors) == (0, "", "")
+
+
+def test_options_reach_the_service(folder, monkeypatch):
+    calls = []
+    monkeypatch.setattr(service, "serve", lambda *args, **kwargs: calls.append((args, kwargs)))
+    assert run(folder).exit_code == 0
+    assert run(folder, "--host", "::1", "--port", 9, "--max-k", 5).exit_code == 0
+    assert [args[1:] for args, _ in calls] == [("127.0.0.1", 8000), ("::1", 9)]
+    assert [kwargs for _, kwargs in calls] == [{"max_k": 1000}, {"max_k": 5}]
+    assert calls[0][0][0].corrector_.dimension == 128
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "Missing argument"),
+        (["x", "--port", "70000"], "70000"),
+        (["x", "--port", "-1"], "-1"),
+        (["x", "--max-k", "0"], "0"),
+    ],
+)
+def test_wrong_use(options, words):
+    result = run(*options)
+    assert result.exit_code == 2
+    assert words in result.output
+
+
+def test_what_cannot_be_served_is_told(folder, tmp_path):
+    assert isinstance(run(tmp_path / "nothing").exception, StateError)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = run(folder, "--port", other.getsockname()[1]).exception
+    assert isinstance(taken, InputValueError)
+    assert "take another port" in taken.remedy
+    assert isinstance(run(folder, "--port", 0, "--device", "none").exception, InputValueError)
+
+
+@pytest.mark.parametrize("missing", ["fastapi", "uvicorn"])
+def test_without_the_packages_it_says_what_to_install(folder, monkeypatch, missing):
+    monkeypatch.delitem(sys.modules, "emcl_plugin.service")
+    monkeypatch.setitem(sys.modules, missing, None)
+    error = run(folder).exception
+    assert isinstance(error, InputValueError)
+    assert error.remedy == 'pip install "emcl-plugin[serve]"'
+    assert missing in error.received
+
+
+def test_help_waits_for_nothing_heavy():
+    result = run("--help")
+    assert "emcl-rerank serve fitted" in result.output
+    code = (
+        "import sys, emcl_plugin.cli.serve; "
+        "print([m for m in ('torch', 'numpy', 'fastapi', 'uvicorn') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
