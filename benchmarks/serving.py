@@ -31,7 +31,8 @@ from emcl_plugin.spaces import Vectors
 
 K = 10
 CLUSTERS = 1000
-LEAN = 2.0  # towards one direction: all queries wholly, items between not at all and wholly
+NOISE = 3.0  # of a query around its item, where items are around their cluster by 1
+LEAN = 1.5  # towards one direction: all queries wholly, items between not at all and wholly
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,10 @@ def draw(items: int, queries: int, bank: int, dimension: int, seed: int = 0) -> 
         return rng.standard_normal((rows, dimension), dtype=np.float32)
 
     shared = LEAN * normal(1)
-    gallery = normal(CLUSTERS)[rng.integers(CLUSTERS, size=items)] + normal(items)
-    gallery += rng.random((items, 1), dtype=np.float32) * shared
-    asked = gallery[rng.integers(items, size=queries + bank)] + normal(queries + bank) + shared
+    items_alone = normal(CLUSTERS)[rng.integers(CLUSTERS, size=items)] + normal(items)
+    chosen = rng.integers(items, size=queries + bank)
+    asked = items_alone[chosen] + NOISE * normal(queries + bank) + shared
+    gallery = items_alone + rng.random((items, 1), dtype=np.float32) * shared
     faiss.normalize_L2(gallery)
     faiss.normalize_L2(asked)
     return Data(gallery, asked[:queries], asked[queries:])

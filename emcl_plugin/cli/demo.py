@@ -18,7 +18,7 @@ import click
     "--save",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Also write text.npy and video.npy there, to try the main job on files.",
+    help="Also write text.npy, video.npy and their banks there, to try the commands on files.",
 )
 def demo(as_json: bool, save: Path | None) -> None:
     """Re-score real embeddings that ship with the package and show what it gains.
@@ -34,8 +34,8 @@ def demo(as_json: bool, save: Path | None) -> None:
         import numpy as np
 
         save.mkdir(parents=True, exist_ok=True)
-        np.save(save / "text.npy", data.text)
-        np.save(save / "video.npy", data.video)
+        for name in ("text", "video", "text_bank", "video_bank"):
+            np.save(save / f"{name}.npy", getattr(data, name))
     outcome = run_demo(data)
     if as_json:
         click.echo(json.dumps(outcome.to_dict(), indent=2))

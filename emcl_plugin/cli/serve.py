@@ -17,7 +17,7 @@ import click
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="Address to listen at. There is no authentication: others need not know of it.",
+    help="Address to listen at. There is no authentication: by default only this machine gets in.",
 )
 @click.option(
     "--port",
