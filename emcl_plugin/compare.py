@@ -125,8 +125,9 @@ def compare(
         can take a query bank use it; without one they use the test queries themselves.
     methods : iterable of str, optional
         Names; default all that the input allows: "input", "+EMCL", "+NCL", "emcl_plugin",
-        "emcl_plugin-bank" (by the banks in place of the test queries), "ncl-even" and "ncl-gentle" (NCL alone, with that prior and without the guard) and
-        the names in :data:`emcl_plugin.baselines.METHODS`.
+        "emcl_plugin-bank" (fitted on the banks), "ncl-even" and "ncl-gentle" (NCL alone, with
+        that prior and without the guard) and the names in
+        :data:`emcl_plugin.baselines.METHODS`.
     several : {"best", "mean", "worst"}
         The rank of a query with several right items.
 

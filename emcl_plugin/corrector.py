@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 
+from emcl_plugin.agreement import nearest
 from emcl_plugin.arrays import Array, check_finite, check_matrix
 from emcl_plugin.emcl import renormalized
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.likeness import Likeness
+from emcl_plugin.likeness import Likeness, fit_likeness
 from emcl_plugin.reductions import logsumexp
 from emcl_plugin.similarity import Biased, FeaturePair, Features, Similarity
 from emcl_plugin.tiles import TILE, padded, tiles
@@ -187,7 +188,7 @@ class Corrector:
 
     @torch.no_grad()
     def with_queries(self, queries: Array) -> Corrector:
-        """With new bank queries: their potentials, and all biases renewed, by one round."""
+        """With new bank queries: their potentials and all biases, by one round, and the gate."""
         self._check(queries, "new bank queries")
         new = self._read(queries, "bank")
         found, known = self._full_potential(new), self._full_potential(self.bank)
@@ -198,7 +199,17 @@ class Corrector:
             potential=torch.cat([self.potential, found]),
             weight=torch.cat([self.weight, torch.ones_like(found)]),
         )
+        if len(self.likeness.known):  # they are of the bank's kind now
+            more = replace(more, likeness=more._gate())
         return more.renewed()
+
+    def _gate(self) -> Likeness:
+        dtype, device = self.gallery.dtype, self.gallery.device
+        bank, gallery = (
+            Features(x, metric="dot", dtype=dtype, device=device) for x in (self.bank, self.gallery)
+        )
+        best = nearest(FeaturePair(bank, gallery))
+        return fit_likeness(bank, best.video_of_text, best.text_score)
 
     @torch.no_grad()
     def without(self, indices: Sequence[int]) -> Corrector:

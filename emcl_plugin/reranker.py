@@ -258,8 +258,22 @@ class Reranker:
             warnings.warn(leak(seen, len(queries), "queries"), LeakWarning, stacklevel=2)
         return self._out(queries, list(self.corrector_.scores(queries)))
 
-    def search(self, queries: Array, k: int = 10) -> tuple[Array, Array]:
-        """The k best gallery items of every query, best first: scores and indices, (n, k)."""
+    def search(self, queries: Array, k: int = 10, *, index: Any = None) -> tuple[Array, Array]:
+        """The k best gallery items of every query, best first: scores and indices, (n, k).
+
+        Parameters
+        ----------
+        queries : (n, D)
+        k : int, default 10
+        index : FAISS index, optional
+            Search this one, made by :meth:`to_faiss`, in place of every gallery item. Where it
+            finds fewer than k items, -1 stands for the others.
+        """
+        if index is not None:
+            from emcl_plugin.serving import search_faiss
+
+            found: tuple[Array, Array] = search_faiss(self.corrector_, index, queries, k)
+            return found
         scores, indices = self.corrector_.search(queries, k)
         numpy = isinstance(queries, np.ndarray)
         return self._out(queries, [scores]), indices.cpu().numpy() if numpy else indices

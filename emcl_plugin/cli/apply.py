@@ -111,7 +111,7 @@ def apply_command(
             ("", f"{shape[0]} queries x {shape[1]} gallery items"),
             ("protocol", f"bank ({len(corrector.bank)} bank queries made the correction)"),
             ("applied", f"{100 * corrector.strength:.0f} % of the biases"),
-            ("gate", f"{100 * gate:.0f} % of the queries are like the bank's; others are left alone"),
+            ("gate", f"{100 * gate:.0f} % of the queries are like the bank's, others left alone"),
             ("leak", f"{seen or 'none'} of the queries {'is' if seen == 1 else 'are'} in the bank"),
             ("written", f"{output}, {seconds:.1f} s in all"),
         ]  # fmt: skip
