@@ -382,7 +382,7 @@ def test_new_items_are_not_the_array_that_came_in():
 
 @EVERY
 def test_new_queries_renew_all_biases_by_one_round(metric, emcl):
-    """(f), on the constant of the potentials that are there, then (g); to 1e-10."""
+    """(f), on the constant of the potentials that are there, then (g); to 1e-7."""
     corrector = fitted(metric, emcl, ncl=EXACT)
     new = data(metric, seed=4).queries[:40]
     grown = corrector.with_queries(new)
@@ -394,11 +394,11 @@ def test_new_queries_renew_all_biases_by_one_round(metric, emcl):
     f = -rho * tau * logsumexp((more @ gallery.T + bias) / tau, axis=1)
     f += (potential - f[:150]).mean()
     assert_allclose(grown.potential[:150], potential, rtol=0, atol=0)
-    assert_allclose(grown.potential[150:], f[150:], rtol=0, atol=1e-10)
+    assert_allclose(grown.potential[150:], f[150:], rtol=0, atol=1e-7)
     f[:150] = potential
     weight = np.append(weight, np.ones(40))
     g = plain_column_biases(more @ gallery.T, f, tau, rho, weight)
-    assert_allclose(grown.bias, corrector.strength * (g - g.mean()), rtol=0, atol=1e-10)
+    assert_allclose(grown.bias, corrector.strength * (g - g.mean()), rtol=0, atol=1e-7)
     assert len(grown.bank) == len(grown.weight) == 190
 
 

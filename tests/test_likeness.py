@@ -137,12 +137,6 @@ def test_fewer_than_fifty_items_let_everything_through(n):
     assert len(gate.known) == (n if n >= FEWEST else 0)
 
 
-def test_items_that_all_ask_for_the_same_let_everything_through():
-    """They have nobody to be compared with."""
-    gate = fit(kind(300)[0], np.zeros(300, int), np.arange(300.0))
-    assert (let_through(gate, kind(50, space=1)[0]) == 1).all()
-
-
 @pytest.mark.parametrize("dtype", [F32, F64])
 def test_items_all_equally_far_from_one_another_have_no_percentiles_between(dtype):
     """The ends are a millionth apart then, not equal: s is a number."""

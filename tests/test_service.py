@@ -194,7 +194,10 @@ def vector_with(number):
         (b'{"vector": [1, 2, 3, 4, 5]}', 422, "5 entries"),
         (b'{"vector": [[1, 2, 3, 4]]}', 422, "vector[0]"),
         (b'{"vector": [1, 2, 3, [4]]}', 422, "vector[3]"),
-        *((vector_with(x), 422, "be a finite") for x in (b"NaN", b"Infinity", b"-Infinity", b"1e999")),
+        *(
+            (vector_with(x), 422, "be a finite")
+            for x in (b"NaN", b"Infinity", b"-Infinity", b"1e999")
+        ),
         *((vector_with(x), 422, "number") for x in (b"true", b"null", b'"3"', b"{}")),
         *((vector_with(x), 422, "equal to") for x in (b"1e300", b"-1e39")),
         (b'{"vector": [0, 0.0, -0.0, 0]}', 422, "all zeros"),
@@ -381,7 +384,7 @@ def is_good(body):
     return bool(np.array(vector, np.float32).any())
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(bodies)
 def test_any_json_is_answered_or_refused(app, small, body):
     response = search(app, json.dumps(body))
@@ -480,6 +483,9 @@ class Served:
         command = [sys.executable, "-c", SERVER, *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(command, **pipes)
+
+    def wait(self):
+        """Until it listens."""
         for line in self.process.stderr:
             if line.startswith("Serving"):
                 break
@@ -500,6 +506,7 @@ class Served:
 def served(*arguments):
     server = Served(*arguments)
     try:
+        server.wait()
         yield server
     finally:
         server.process.kill()
@@ -584,7 +591,7 @@ def test_its_own_example_works_as_printed(server):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_once_requests_are_answered(number):
-    with served(0.7, *(["log"] if number == signal.SIGTERM else [])) as server:
+    with served(1.5, *(["log"] if number == signal.SIGTERM else [])) as server:
         answers = []
 
         def post():
@@ -597,6 +604,8 @@ def test_a_signal_ends_it_once_requests_are_answered(number):
         thread.start()
         while "searching" not in server.process.stderr.readline():
             pass
+        assert httpx.get(f"{server.url}/healthz").status_code == 200
+        assert not answers  # the search goes on
         errors = server.end(number)
         thread.join()
         idle.close()

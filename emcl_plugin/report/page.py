@@ -288,7 +288,7 @@ def _ablation(
             gain = gains[row.name][side] if row.name in gains else None
             rows.append(
                 {
-                    "name": _METHODS.get(row.name, row.name),
+                    "name": row.name if study.report.banks else _METHODS.get(row.name, row.name),
                     "cells": [(f"{x:.1f}", x == top) for x, top in zip(numbers, best, strict=True)],
                     "gain": "" if gain is None else f"{gain.gain:+.1f}",
                     "interval": "" if gain is None else f"{gain.low:+.1f} to {gain.high:+.1f}",

@@ -22,12 +22,6 @@ from emcl_plugin.cli.serve import serve_command
 from emcl_plugin.demo import load_demo
 from emcl_plugin.errors import InputValueError, StateError
 
-PROGRAM = (
-    "import sys; from emcl_plugin.cli import main; "
-    "from emcl_plugin.cli.main import command; from emcl_plugin.cli.serve import serve_command; "
-    "command.add_command(serve_command); main()"
-)
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -43,7 +37,17 @@ def run(*arguments):
 
 def test_from_a_folder_to_an_answer_and_an_end(folder):
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, "serve", str(folder), "--port", "0", "--device", "cpu"],
+        [
+            sys.executable,
+            "-m",
+            "emcl_plugin",
+            "serve",
+            str(folder),
+            "--port",
+            "0",
+            "--device",
+            "cpu",
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
