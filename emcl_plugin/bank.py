@@ -31,7 +31,7 @@ from emcl_plugin.agreement import GuardDecision, Hubs, nearest
 from emcl_plugin.arrays import Array, check_matrix
 from emcl_plugin.corrector import Corrector
 from emcl_plugin.emcl import EMCL, EMCLReport
-from emcl_plugin.errors import EmclWarning, InputValueError
+from emcl_plugin.errors import EmclWarning, InputTypeError, InputValueError
 from emcl_plugin.job import CITATIONS, Job
 from emcl_plugin.likeness import Likeness, fit_likeness
 from emcl_plugin.ncl import NCL, Biases, Progress, fit_biases
@@ -194,6 +194,10 @@ def fit_corrector(
     Corrector, BankReport
     """
     n = int(check_matrix(gallery, "gallery").shape[0])
+    if not all(isinstance(name, str) for name in names):
+        raise InputTypeError(
+            "the names are not all text", repr(names[:3]), "pass str(name) of each"
+        )
     if names and len(names) != n:
         raise InputValueError(
             "there must be one name per gallery item", f"{len(names)} for {n}", "add the others"
@@ -300,13 +304,13 @@ class BankFit:
         queries = self.queries.rows(0, job.shape[0])
         return Corrector(
             metric=self.columns.metric,
-            gallery=columns[: self.size],
+            gallery=columns[: self.size].clone(),
             bias=columns.new_zeros(self.size),
             basis=basis,
             change=change,
             renormalize=renormalize and self.columns.metric == "cosine",
             likeness=Likeness(columns[:0], -1.0, 0.0),
-            bank=queries,
+            bank=queries.clone(),
             potential=queries.new_zeros(len(queries)),
             weight=self.weights,
             level=0.0,

@@ -157,7 +157,7 @@ class Job:
             raise InputValueError("the metric is not known", repr(metric), '"cosine" or "dot"')
         arrays = _check_inputs(sim, feats)
         self.kind = Kind.of(*arrays) if sim is None else Kind.of(sim)
-        self.device = _device(device, self.kind)
+        self.device = pick_device(device, self.kind)
         self.dtype = compute_dtype(*arrays)
         if dtype is not None:
             self.kind = replace(self.kind, dtype=dtype)
@@ -387,7 +387,8 @@ def _check_inputs(sim: Array | None, feats: FeaturesPair | None) -> list[Array]:
     return arrays
 
 
-def _device(given: str | torch.device | None, kind: Kind) -> torch.device:
+def pick_device(given: str | torch.device | None, kind: Kind) -> torch.device:
+    """Where to compute: as told, where the tensors are, or CUDA if there is one."""
     if given is None and not kind.numpy:
         return kind.device
     if given is None or str(given) == "auto":

@@ -108,9 +108,11 @@ class NCL:
                 f"rounds={self.rounds}",
                 "leave it out for 200",
             )
-        if not self.tolerance >= 0:
+        if not 0 <= self.tolerance < math.inf:
             raise InputValueError(
-                "the tolerance must not be negative", f"tolerance={self.tolerance}", "0.1 is usual"
+                "the tolerance must be finite and not negative",
+                f"tolerance={self.tolerance}",
+                "0.1 is usual",
             )
         if not 0 < self.rho <= 1:
             raise InputValueError(
@@ -380,7 +382,8 @@ def sinkhorn(
         f, column_lse = sweep(g)  # (f)
         next_g = config.rho * (log_b - column_lse)  # (g)
         # with rho = 1 this is max_j |sum_i P_ij / b_j - 1|
-        error = float(torch.expm1(g - next_g).abs().max())
+        worst = torch.expm1(g - next_g).abs().max()
+        error = float(worst.clamp(max=torch.finfo(worst.dtype).max))
         if progress is not None:
             progress("sinkhorn", done, config.rounds)
         if error <= config.tolerance:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -318,12 +319,13 @@ class Reranker:
 
     def remove(self, items: Sequence[int | str], *, refit_at: float | None = None) -> Reranker:
         """Take gallery items away, by index or by name; the others keep their order."""
-        known = {name: index for index, name in enumerate(self.corrector_.names)}
-        wrong = [item for item in items if isinstance(item, str) and item not in known]
-        if wrong:
-            raise InputValueError(
-                "no gallery item has this name", repr(wrong[0]), "see corrector_.names"
-            )
+        names = self.corrector_.names
+        known = {name: index for index, name in enumerate(names)}
+        count = Counter(names)
+        for item in items:
+            if isinstance(item, str) and count[item] != 1:
+                how = "no gallery item has" if not count[item] else "several gallery items have"
+                raise InputValueError(f"{how} this name", repr(item), "remove it by its index")
         indices = [known[item] if isinstance(item, str) else int(item) for item in items]
         self.corrector_ = self.corrector_.without(indices)
         return self._watch(refit_at)
@@ -358,7 +360,7 @@ class Reranker:
         """The Reranker that was saved in a folder; nothing in it is executed."""
         from emcl_plugin.state import load
 
-        return load(Path(folder), device=device)
+        return load(Path(folder), device=device, kind=cls)
 
     def export_vectors(self) -> Array:
         """[M v, tau g], (n_gallery, D + 1): put these into any inner-product index."""

@@ -6,39 +6,41 @@
 
 The JSON must be the dataclass :class:`_Facts` below, key by key, and says what the other two
 hold, down to the byte. So whatever is missing, cut short, swapped, edited or not ours is found
-before it is used, and before memory is taken for it. The safetensors format, a JSON header and
-plain numbers, is read and written here: its header is compared with what must be in it, and a
-disk that is full says so.
+before it is used.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import stat
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
-from io import BufferedReader
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from reprlib import repr as shown
-from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
 
 from emcl_plugin import __version__
 from emcl_plugin.arrays import Kind
 from emcl_plugin.bank import BankReport
 from emcl_plugin.corrector import Corrector
 from emcl_plugin.emcl import EMCL, PRESETS
-from emcl_plugin.errors import InputValueError, StateError
 from emcl_plugin.io.atomic import atomic_folder, check_folder_target
-from emcl_plugin.job import _device
+from emcl_plugin.io.strict_json import (
+    bad,
+    check_size,
+    opened,
+    read_as,
+    read_json,
+    same_keys,
+    saved_fields,
+)
+from emcl_plugin.job import pick_device
 from emcl_plugin.likeness import Likeness
 from emcl_plugin.ncl import NCL
 from emcl_plugin.prior import MODES
@@ -48,8 +50,8 @@ from emcl_plugin.sizes import format_size
 KIND = "emcl_plugin corrector"
 FORMAT = 1
 FACTS, TENSORS, NAMES = FILES = ("corrector.json", "corrector.safetensors", "names.json")
-LARGEST = {FACTS: 1 << 20, TENSORS: 1 << 20, NAMES: 64 << 20}
-"""Bytes of JSON that are read of each file; of the tensors' it is the header."""
+LARGEST = {FACTS: 1 << 20, NAMES: 64 << 20}
+"""Bytes of JSON that are read of each file."""
 CODES = {"float32": "F32", "float64": "F64"}
 UNIT = 1e-4
 """How far a unit vector's length may be from 1."""
@@ -115,7 +117,7 @@ class _Facts:
 
     def check(self, path: Path) -> None:
         """That every value can be what it says it is."""
-        _same_keys(self.tensors, list(self.shapes()), f"{path}: tensors")
+        same_keys(self.tensors, list(self.shapes()), f"{path}: tensors")
         emcl, ncl, prior = self.settings.emcl, self.settings.ncl, self.settings.prior
         sizes = (
             ("dimension", self.dimension, 1),
@@ -140,15 +142,9 @@ class _Facts:
             ("settings' metric", self.settings.metric, self.settings.metric in _METRICS, _METRICS),
         ):  # fmt: skip
             if not good:
-                raise _bad(
+                raise bad(
                     f"the {name} is out of its range", f"{path}: {shown(value)}, not {allowed}"
                 )
-
-
-def _bad(
-    problem: str, received: str, remedy: str = "copy the folder again, or fit and save anew"
-) -> StateError:
-    return StateError(problem, received, remedy)
 
 
 # --- the two ways ---------------------------------------------------------------------------------
@@ -191,7 +187,7 @@ def save(reranker: Reranker, folder: Path, *, force: bool = False) -> None:
     tensors = _tensors(corrector)
     check_folder_target(folder, sum(x.nbytes for x in tensors.values()), force=force, files=FILES)
     if folder.exists() and any(folder.iterdir()):
-        _check_kind(_read_json(folder / FACTS), folder / FACTS)
+        _check_kind(read_json(folder / FACTS, LARGEST[FACTS]), folder / FACTS)
     count = len(corrector) if corrector.names else 0
     names = _check_names(list(corrector.names), count, folder / NAMES)
     digests = _digests(tensors)
@@ -201,14 +197,17 @@ def save(reranker: Reranker, folder: Path, *, force: bool = False) -> None:
     content["sha256"] = _seal(content)
     facts = _checked(content, folder / FACTS)  # what could not be loaded is not saved
     _check_tensors(tensors, digests, facts, folder / TENSORS)
+    texts = {FACTS: json.dumps(content, indent=2).encode(), NAMES: _json(names).encode()}
+    for name, text in texts.items():
+        check_size(folder / name, len(text), LARGEST[name])
     with atomic_folder(folder, force=force, files=FILES) as part:
-        _write(part / FACTS, [json.dumps(content, indent=2).encode()])
-        _write(part / TENSORS, [_header(tensors), *(x.numpy() for x in tensors.values())])
+        _write(part / FACTS, texts[FACTS])
+        _write(part / TENSORS, to_bytes(tensors))
         if names:
-            _write(part / NAMES, [_json(names).encode()])
+            _write(part / NAMES, texts[NAMES])
 
 
-def load(folder: Path, *, device: str | None = None) -> Reranker:
+def load(folder: Path, *, device: str | None = None, kind: type[Reranker] = Reranker) -> Reranker:
     """The fitted Reranker of a folder; nothing in it is executed, and nothing is guessed.
 
     Parameters
@@ -217,6 +216,8 @@ def load(folder: Path, *, device: str | None = None) -> Reranker:
         As :func:`save` wrote it. Other files in it are not looked at.
     device : str, optional
         Where to hold it. Default: "cpu".
+    kind : type
+        What to make of it: Reranker, or a class that is one.
 
     Returns
     -------
@@ -242,23 +243,25 @@ def load(folder: Path, *, device: str | None = None) -> Reranker:
     folder = Path(folder)
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.is_file() else "does not exist"
-        raise _bad("there is no saved corrector", f"{folder} {what}", "check the path")
-    facts = _checked(_read_json(folder / FACTS), folder / FACTS)
+        raise bad("there is no saved corrector", f"{folder} {what}", "check the path")
+    facts = _checked(read_json(folder / FACTS, LARGEST[FACTS]), folder / FACTS)
     tensors = _read_tensors(folder / TENSORS, facts)
     digests = _digests(tensors)
     _check_tensors(tensors, digests, facts, folder / TENSORS)
     names: list[str] = []
     if facts.named:
-        names = _check_names(_read_json(folder / NAMES), facts.n_gallery, folder / NAMES)
+        names = _check_names(
+            read_json(folder / NAMES, LARGEST[NAMES]), facts.n_gallery, folder / NAMES
+        )
     if _order(digests["gallery"], names) != facts.gallery_order:
-        raise _bad(
+        raise bad(
             "the gallery's items or names are not those that were saved, in their order",
             f"{folder}: another gallery_order",
         )
-    place = _device(device or "cpu", Kind.of(tensors["gallery"]))
+    place = pick_device(device or "cpu", Kind.of(tensors["gallery"]))
     held: dict[str, Any] = {name: x.to(place) for name, x in tensors.items()}
     known = held.pop("likeness.known")
-    reranker = Reranker(device=device, **vars(facts.settings))
+    reranker = kind(device=device, **vars(facts.settings))
     reranker.corrector_ = Corrector(
         **held,
         **{name: getattr(facts, name) for name in _SCALARS},
@@ -271,9 +274,8 @@ def load(folder: Path, *, device: str | None = None) -> Reranker:
     return reranker
 
 
-def _write(path: Path, parts: Iterable[Any]) -> None:
-    with path.open("xb") as file:
-        file.writelines(parts)
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
 
 
 # --- corrector.json -------------------------------------------------------------------------------
@@ -309,10 +311,10 @@ def _plain(value: object) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, EMCL | NCL):
-        kept = _fields(type(value))
+        kept = saved_fields(type(value))
         if all(getattr(value, f.name) is None for f in fields(value) if f.name not in kept):
             return {name: getattr(value, name) for name in kept}
-    raise _bad(
+    raise bad(
         "these settings cannot be saved", shown(value), "leave marginals out: a bank has none"
     )
 
@@ -320,36 +322,36 @@ def _plain(value: object) -> Any:
 def _checked(content: Any, path: Path) -> _Facts:
     """The facts that the content of corrector.json amounts to, or what is wrong with it."""
     _check_kind(content, path)
-    version = _read(int, content.get("format_version"), f"{path}: format_version")
+    version = read_as(int, content.get("format_version"), f"{path}: format_version")
     if version > FORMAT:
-        raise _bad(
+        raise bad(
             "the corrector was written by a newer version of emcl_plugin",
             f"{path}: format {version} of version {shown(content.get('package_version'))}; this "
             f"is {__version__!r}, which knows formats up to {FORMAT}",
             "upgrade: pip install --upgrade emcl-plugin",
         )
     if version < FORMAT and version not in _UPGRADES:
-        raise _bad("there never was such a format", f"{path}: format_version {version}")
+        raise bad("there never was such a format", f"{path}: format_version {version}")
     current = content
     try:
         for step in range(version, FORMAT):
             current = _UPGRADES[step](current)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         received = f"{path}: {shown(error)}"
-        raise _bad(f"this is not what format {version} looks like", received) from None
+        raise bad(f"this is not what format {version} looks like", received) from None
     nested = {"report": _nested(current["report"])} if "report" in current else {}
-    facts: _Facts = _read(_Facts, current | nested, f"{path}")
+    facts: _Facts = read_as(_Facts, current | nested, f"{path}")
     facts.check(path)
     if current["report"] != (None if facts.report is None else facts.report.to_dict()):
-        raise _bad("the report is not that of a fit", f"{path}: report")
+        raise bad("the report is not that of a fit", f"{path}: report")
     if _seal(content) != content["sha256"]:
-        raise _bad("the file was changed after it was saved", f"{path}: another sha256")
+        raise bad("the file was changed after it was saved", f"{path}: another sha256")
     return facts
 
 
 def _check_kind(content: Any, path: Path) -> None:
     if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise _bad("this is not a saved corrector", f"{path}: no kind {KIND!r}", "check the path")
+        raise bad("this is not a saved corrector", f"{path}: no kind {KIND!r}", "check the path")
 
 
 def _seal(content: Mapping[str, Any]) -> str:
@@ -399,80 +401,33 @@ def _digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     return {name: hashlib.sha256(x.numpy().reshape(-1).data) for name, x in tensors.items()}
 
 
-def _header(tensors: Mapping[str, torch.Tensor]) -> bytes:
-    """What a safetensors file begins with: the length of a JSON, and the JSON."""
-    entries, end = {}, 0
-    for name, x in tensors.items():
-        start, end = end, end + x.nbytes
-        code = CODES[str(x.dtype)[6:]]
-        entries[name] = {"dtype": code, "shape": list(x.shape), "data_offsets": [start, end]}
-    text = json.dumps(entries).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-@dataclass(frozen=True)
-class _Entry:
-    dtype: str
-    shape: tuple[int, ...]
-    data_offsets: tuple[int, int]
-
-
 def _read_tensors(path: Path, facts: _Facts) -> dict[str, torch.Tensor]:
-    """The tensors, once header and size of the file are what they must be."""
-    shapes, dtype = facts.shapes(), getattr(torch, facts.dtype)
-    with _opened(path) as (file, size):
+    """The tensors, once their names, shapes and dtypes are what they must be."""
+    shapes, code = facts.shapes(), CODES[facts.dtype]
+    with opened(path) as (file, size):
         start = file.read(8)
-        length = int.from_bytes(start, "little")
-        header = None
-        if 8 <= 8 + length <= min(size, LARGEST[TENSORS]):
-            header = _parse(file.read(length), path)
-        if not isinstance(header, dict):
-            raise _not_safetensors(path, start, size)
-        header.pop("__metadata__", None)  # other programs' notes
-        _same_keys(header, list(shapes), f"{path}")
-        entries = {name: _read(_Entry, header[name], f"{path}: {name}") for name in shapes}
-        _check_layout(entries, facts, size - 8 - length, path)
-        try:
-            if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
-                raise MemoryError
-            out = {name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}
-        except (MemoryError, RuntimeError):
-            received = f"{path}: {format_size(size)}"
-            raise _bad("the corrector does not fit into the memory", received) from None
-        for name, x in out.items():
-            file.seek(8 + length + entries[name].data_offsets[0])
-            file.readinto(x.numpy().data)
-    return out
-
-
-def _check_layout(entries: Mapping[str, _Entry], facts: _Facts, size: int, path: Path) -> None:
-    """That the tensors have their shapes and fill the file's ``size`` bytes of numbers."""
-    shapes, code, end = facts.shapes(), CODES[facts.dtype], 0
-    for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
-        start, stop = entry.data_offsets
-        if entry.dtype != code:
-            raise _bad("a tensor has another dtype", f"{path}: {name} {entry.dtype}, not {code}")
-        if entry.shape != shapes[name]:
-            received = f"{path}: {name} {shown(entry.shape)}, not {shapes[name]}"
-            raise _bad("a tensor has another shape", received)
-        length = math.prod(entry.shape) * getattr(torch, facts.dtype).itemsize
-        if (start, stop) != (end, end + length):
-            received = f"{path}: {name} from {start} to {stop}, not {end} to {end + length}"
-            raise _bad("tensors overlap, leave a gap or have another length", received)
-        end = stop
-    if size != end:
-        problem = "the file is cut short" if size < end else "the file goes on after its end"
-        raise _bad(problem, f"{path}: {size} bytes of numbers, not {end}")
-
-
-def _not_safetensors(path: Path, start: bytes, size: int) -> StateError:
-    problem = "the file is cut short, or not a safetensors file"
-    if start[:1] == b"\x80":
-        problem = "the file is a pickle, which could run any code"
-    elif start[:2] == b"PK":
-        problem = "the file is a zip archive, as of torch.save, not a safetensors file"
-    return _bad(problem, f"{path}: {size} bytes that begin with {start!r}")
+    if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        raise bad("the corrector does not fit into the memory", f"{path}: {format_size(size)}")
+    try:
+        with safe_open(path, framework="pt") as stored:
+            same_keys(dict.fromkeys(stored.keys()), list(shapes), f"{path}")
+            for name, shape in shapes.items():
+                entry = stored.get_slice(name)
+                if entry.get_dtype() != code:
+                    received = f"{path}: {name} {entry.get_dtype()}, not {code}"
+                    raise bad("a tensor has another dtype", received)
+                if tuple(entry.get_shape()) != shape:
+                    received = f"{path}: {name} {tuple(entry.get_shape())}, not {shape}"
+                    raise bad("a tensor has another shape", received)
+            return {name: stored.get_tensor(name).clone() for name in shapes}
+    except SafetensorError as error:
+        problem = "the file is damaged, cut short, or not a safetensors file"
+        if start[:1] == b"\x80":
+            problem = "the file is a pickle, which could run any code, or damaged"
+        elif start[:2] == b"PK":
+            problem = "the file is a zip archive, as of torch.save, not a safetensors file"
+        received = f"{path}: {size} bytes that begin with {start!r}; {error}"
+        raise bad(problem, received) from None
 
 
 def _check_tensors(
@@ -482,7 +437,7 @@ def _check_tensors(
     for name, x in tensors.items():
         if tuple(x.shape) != facts.shapes()[name] or str(x.dtype)[6:] != facts.dtype:
             received = f"{path}: {name} {tuple(x.shape)}, {x.dtype}"
-            raise _bad("a tensor's shape or dtype does not go with the others'", received)
+            raise bad("a tensor's shape or dtype does not go with the others'", received)
         _all(torch.isfinite(x), name, x, "a tensor holds NaN or infinity", path)
     weight = tensors["weight"]
     _all((weight > 0) & (weight <= 1), "weight", weight, "a weight is not in (0, 1]", path)
@@ -491,142 +446,23 @@ def _check_tensors(
         _all((length - 1).abs() <= UNIT, f"length of {name}", length, "no unit vector", path)
     for name, digest in digests.items():
         if digest.hexdigest() != facts.tensors.get(name):
-            raise _bad("a tensor is not the one that was saved", f"{path}: {name}, another sha256")
+            raise bad("a tensor is not the one that was saved", f"{path}: {name}, another sha256")
 
 
 def _all(good: torch.Tensor, name: str, x: torch.Tensor, problem: str, path: Path) -> None:
     """Raise at the first place that is not good."""
     if not bool(good.all()):
         place = [int(i) for i in (~good).nonzero()[0]]
-        raise _bad(problem, f"{path}: {name}{place} = {float(x[tuple(place)]):g}")
+        raise bad(problem, f"{path}: {name}{place} = {float(x[tuple(place)]):g}")
 
 
 def _check_names(names: Any, count: int, path: Path) -> list[str]:
     """The names, if they are texts, ``count`` of them."""
     if not isinstance(names, list):
-        raise _bad("the names are not a list", f"{path}: {shown(names)}")
+        raise bad("the names are not a list", f"{path}: {shown(names)}")
     wrong = [(i, name) for i, name in enumerate(names) if not isinstance(name, str)]
     if wrong:
-        raise _bad("a name is not text", f"{path}: names[{wrong[0][0]}] = {shown(wrong[0][1])}")
+        raise bad("a name is not text", f"{path}: names[{wrong[0][0]}] = {shown(wrong[0][1])}")
     if len(names) != count:
-        raise _bad("there must be one name per item", f"{path}: {len(names)} for {count} items")
-    size = len(_json(names))
-    if size > LARGEST[NAMES]:
-        raise _bad(
-            "the names take too much room",
-            f"{path}: {size} bytes, {LARGEST[NAMES]} at most",
-            "keep them in a table of your own, in the gallery's order",
-        )
+        raise bad("there must be one name per item", f"{path}: {len(names)} for {count} items")
     return names
-
-
-# --- JSON, strictly -------------------------------------------------------------------------------
-
-_WORDS = {
-    dict: "an object", list: "a list", str: "text", bool: "true or false",
-    int: "a whole number", float: "a number", NoneType: "null",
-}  # fmt: skip
-
-
-def _read(kind: Any, value: Any, where: str) -> Any:
-    """A value from JSON as an object of this type.
-
-    >>> _read(tuple[float, ...], [1, 0.5], "here")
-    (1.0, 0.5)
-    """
-    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-    fitting = [k for k in kinds if type(value) in _json_types(k)]
-    if not fitting:
-        words = " or ".join(_WORDS[_json_types(k)[0]] for k in kinds)
-        raise _bad("a value has another type", f"{where}: {shown(value)}, not {words}")
-    kind, inner = fitting[0], get_args(fitting[0])
-    if is_dataclass(kind):
-        return _read_object(kind, value, where)
-    if kind is float:
-        if not abs(value) <= sys.float_info.max:
-            raise _bad("a number is not finite", f"{where}: {shown(value)}")
-        return float(value)
-    if isinstance(value, dict):
-        return {key: _read(inner[1], item, f"{where}: {key}") for key, item in value.items()}
-    if isinstance(value, list):
-        kinds = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
-        if len(kinds) != len(value):
-            raise _bad("a list has another length", f"{where}: {len(value)}, not {len(kinds)}")
-        pairs = enumerate(zip(kinds, value, strict=True))
-        return tuple(_read(k, item, f"{where}[{i}]") for i, (k, item) in pairs)
-    return value
-
-
-def _json_types(kind: Any) -> tuple[type, ...]:
-    """What may stand for this type in JSON."""
-    origin = dict if is_dataclass(kind) else get_origin(kind) or kind
-    return {tuple: (list,), float: (float, int)}.get(origin, (origin,))
-
-
-def _read_object(kind: Any, value: dict[str, Any], where: str) -> Any:
-    names, hints = _fields(kind), get_type_hints(kind)
-    _same_keys(value, names, where)
-    found = {name: _read(hints[name], value[name], f"{where}: {name}") for name in names}
-    try:
-        return kind(**found)
-    except InputValueError as error:
-        raise _bad(error.problem, f"{where}: {error.received}") from None
-
-
-def _fields(kind: Any) -> list[str]:
-    """What is saved of a dataclass: all but NCL's marginals."""
-    return [field.name for field in fields(kind) if not field.name.endswith("_marginal")]
-
-
-def _same_keys(found: Mapping[str, Any], wanted: Sequence[str], where: str) -> None:
-    missing, others = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
-    if missing:
-        raise _bad("something is missing", f"{where}: no {missing[0]}")
-    if others:
-        raise _bad("something does not belong there", f"{where}: {shown(others[0])}")
-
-
-def _parse(data: bytes, path: Path) -> Any:
-    """JSON without its traps: NaN, keys that are there twice, a million brackets."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        out: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in out:
-                raise _bad("a key is there twice", f"{path}: {shown(key)}")
-            out[key] = value
-        return out
-
-    def constant(name: str) -> Any:
-        raise _bad("a number is not finite", f"{path}: {name}")
-
-    try:
-        return json.loads(data.decode(), object_pairs_hook=unique, parse_constant=constant)
-    except RecursionError:
-        raise _bad("the JSON is nested too deeply", f"{path}") from None
-    except ValueError as error:
-        raise _bad("the JSON is damaged or cut short", f"{path}: {error}") from None
-
-
-def _read_json(path: Path) -> Any:
-    with _opened(path) as (file, size):
-        if size > LARGEST[path.name]:
-            received = f"{path}: {size} bytes, {LARGEST[path.name]} at most"
-            raise _bad("the file is too large", received)
-        return _parse(file.read(size), path)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[BufferedReader, int]]:
-    """A regular file and its size; no other is opened, since a pipe would wait for a writer."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise _bad("this is not a regular file", f"{path}")
-        with open(path, "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:
-            yield file, os.fstat(file.fileno()).st_size
-    except StateError:
-        raise
-    except FileNotFoundError:
-        raise _bad("a file of the corrector is missing", f"{path}") from None
-    except OSError as error:
-        raise _bad("a file cannot be read", f"{path}: {error.strerror}") from None

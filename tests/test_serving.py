@@ -242,7 +242,7 @@ def test_an_item_longer_than_phi_is_an_error(space):
 
 @pytest.mark.parametrize("phi", [0.0, -1.0, np.nan, np.inf])
 def test_phi_is_a_length(phi):
-    with pytest.raises(InputValueError, match="phi"):
+    with pytest.raises(InputValueError, match="phi is the length"):
         items_in("l2", np.ones((1, 2)), phi=phi)
 
 

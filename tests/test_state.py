@@ -284,7 +284,6 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path, change, words):
     ("params", "words"),
     [
         ({"ncl": NCL(text_marginal=[1.0] * 80)}, "marginals"),
-        ({"ncl": NCL(tolerance=float("inf"))}, "tolerance: inf"),
         ({"emcl": object()}, "cannot be saved"),
         ({"emcl": "nosuch"}, "a preset"),
         ({"prior": "weird"}, "prior"),
@@ -297,9 +296,10 @@ def test_settings_that_make_no_sense_are_not_saved(tmp_path, params, words):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_too_many_names(tmp_path, monkeypatch):
-    monkeypatch.setitem(state.LARGEST, NAMES, 100)
-    with pytest.raises(StateError, match="too much room"):
+@pytest.mark.parametrize("name", [FACTS, NAMES])
+def test_what_would_be_too_large_to_load_is_not_saved(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(state.LARGEST, name, 100)
+    with pytest.raises(StateError, match=f"too large\n.*{name}"):
         save(fitted(names=True), tmp_path / "saved")
     assert list(tmp_path.iterdir()) == []
 
@@ -619,7 +619,7 @@ NOT_JSON = [
     (b"{", "damaged or cut short"),
     (b"\x00" * 50, "damaged or cut short"),
     (b"\xff\xfe{\x00}\x00", "damaged or cut short"),
-    (b"[" * DEEP, "nested too deeply"),
+    (b"[" * DEEP, "damaged, cut short"),
     (b'{"a":' * (DEEP // 6), "nested too deeply"),
     (b"[" * 500 + b"]" * 500, "not a saved corrector|not text"),
     (b"[" + b"9" * 5000 + b"]", "damaged or cut short|not text"),
@@ -747,24 +747,23 @@ def tampered(folder: Path, change) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        ("bias.data_offsets", [0, 10**12], "overlap, leave a gap"),
-        ("bias.data_offsets", [0, 32], "overlap, leave a gap"),
-        ("bias.data_offsets", [-32, 0], "overlap, leave a gap"),
-        ("bias.data_offsets", [224, 192], "overlap, leave a gap"),
-        ("bias.data_offsets", [10**4000, 10**4000], "overlap, leave a gap"),
-        ("gallery.data_offsets", [0, 64], "overlap, leave a gap"),
-        ("bias.data_offsets", [0], "another length"),
-        ("bias.data_offsets", "0, 32", "another type"),
-        ("bias.data_offsets", [0.0, 32.0], "another type"),
-        ("bias.shape", [10**4000], "another shape"),
-        ("bias.shape", [-8], "another shape"),
+        ("bias.data_offsets", [0, 10**12], "damaged"),
+        ("bias.data_offsets", [0, 32], "damaged"),
+        ("bias.data_offsets", [-32, 0], "damaged"),
+        ("bias.data_offsets", [224, 192], "damaged"),
+        ("bias.data_offsets", [10**4000, 10**4000], "damaged"),
+        ("gallery.data_offsets", [0, 64], "damaged"),
+        ("bias.data_offsets", [0], "damaged"),
+        ("bias.data_offsets", "0, 32", "damaged"),
+        ("bias.data_offsets", [0.0, 32.0], "damaged"),
+        ("bias.shape", [10**4000], "damaged"),
+        ("bias.shape", [-8], "damaged"),
         ("bias.shape", [8, 1], "another shape"),
-        ("bias.shape", [True], "another type"),
-        ("bias.dtype", "F64", "another dtype"),
-        ("bias.dtype", 32, "another type"),
-        ("bias", [], "another type"),
-        ("bias.more", 1, "does not belong there"),
-        ("bias.dtype", ..., "missing"),
+        ("bias.shape", [True], "damaged"),
+        ("bias.dtype", "F64", "damaged"),
+        ("bias.dtype", 32, "damaged"),
+        ("bias", [], "damaged"),
+        ("bias.dtype", ..., "damaged"),
         ("gallery.shape", [6, 8], "another shape"),
     ],
     ids=lambda value: str(value)[:40],
@@ -807,7 +806,7 @@ def test_bytes_that_no_tensor_needs(folder):
     tampered(folder, change)
     with (folder / TENSORS).open("ab") as file:
         file.write(b"\0" * 8)
-    refused(folder, "have another length")
+    refused(folder, "damaged")
 
 
 def test_a_corrector_larger_than_the_memory(folder, monkeypatch):
@@ -835,15 +834,18 @@ def torch_file() -> bytes:
     [
         (b"", "cut short, or not a safetensors"),
         (b"\x05\x00", "cut short, or not a safetensors"),
-        (header_of(0), "damaged or cut short"),
-        (header_of(2), "missing"),
+        (header_of(0), "damaged, cut short"),
+        (header_of(2), "damaged, cut short"),
         (header_of(1 << 63), "cut short, or not a safetensors"),
         (header_of((1 << 64) - 1), "cut short, or not a safetensors"),
         (header_of(43), "cut short, or not a safetensors"),
         (b"\x06" + b"\x00" * 7 + b"[null]", "not a safetensors"),
-        (b"\x08" + b"\x00" * 7 + b'{"a": ' + b"\xff" * 9, "damaged or cut short"),
-        ((DEEP).to_bytes(8, "little") + b"[" * DEEP, "nested too deeply"),
-        ((30).to_bytes(8, "little") + b'{"bias": 1, "bias": 1' + b" " * 8 + b"}", "there twice"),
+        (b"\x08" + b"\x00" * 7 + b'{"a": ' + b"\xff" * 9, "damaged, cut short"),
+        ((DEEP).to_bytes(8, "little") + b"[" * DEEP, "damaged, cut short"),
+        (
+            (30).to_bytes(8, "little") + b'{"bias": 1, "bias": 1' + b" " * 8 + b"}",
+            "damaged, cut short",
+        ),
         (b"text,video\n" * 100, "cut short, or not a safetensors"),
         *((pickle.dumps(Bomb(), protocol), "pickle") for protocol in (2, 3, 4, 5)),
         (pickle.dumps(Bomb(), 0), "not a safetensors"),
@@ -859,7 +861,7 @@ def test_files_that_are_not_safetensors(folder, data, words):
 def test_a_header_that_is_too_large(folder):
     data = (folder / TENSORS).read_bytes()
     length = int.from_bytes(data[:8], "little")
-    padding = b" " * (state.LARGEST[TENSORS] - length)
+    padding = b" " * (128 << 20)
     start = (length + len(padding)).to_bytes(8, "little")
     (folder / TENSORS).write_bytes(start + data[8 : 8 + length] + padding + data[8 + length :])
     refused(folder, "not a safetensors")
@@ -871,7 +873,7 @@ def test_too_short_and_too_long(folder):
         (folder / TENSORS).write_bytes(data[:-cut])
         refused(folder, "cut short")
     (folder / TENSORS).write_bytes(data + b"\0")
-    refused(folder, "goes on after its end")
+    refused(folder, "damaged")
 
 
 # --- what is refused: folders --------------------------------------------------------------------
