@@ -619,7 +619,7 @@ NOT_JSON = [
     (b"{", "damaged or cut short"),
     (b"\x00" * 50, "damaged or cut short"),
     (b"\xff\xfe{\x00}\x00", "damaged or cut short"),
-    (b"[" * DEEP, "damaged, cut short"),
+    (b"[" * DEEP, "nested too deeply"),
     (b'{"a":' * (DEEP // 6), "nested too deeply"),
     (b"[" * 500 + b"]" * 500, "not a saved corrector|not text"),
     (b"[" + b"9" * 5000 + b"]", "damaged or cut short|not text"),
