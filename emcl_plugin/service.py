@@ -15,6 +15,7 @@ import reprlib
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
 from string import Template
 from types import FrameType
 from typing import Annotated, Any
@@ -178,7 +179,8 @@ def create_app(reranker: Reranker, *, max_k: int = 1000, max_body: int = 1 << 20
     @app.get("/", include_in_schema=False)
     async def page(request: Request) -> HTMLResponse:
         corrector = reranker.corrector_
-        text = _PAGE.substitute(
+        page = resources.files("emcl_plugin") / "data" / "service.html"
+        text = Template(page.read_text(encoding="utf-8")).substitute(
             items=f"{len(corrector):,}",
             dimension=dimension,
             version=__version__,
@@ -367,81 +369,3 @@ _CURL = (
     "curl -s {}/search -H 'content-type: application/json' "
     """-d "{{\\"vector\\": $(python3 -c 'print([1] * {})')}}\""""
 )
-_PAGE = Template(r"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>emcl_plugin: try a query</title>
-<link rel="icon" href="data:,">
-<style>
-:root { color-scheme: light dark; --line: #8885; --soft: #8881 }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: auto; padding: 2rem 1rem }
-h1 { font-size: 1.5rem; margin: 0 }
-h2 { font-size: 1.1rem; margin: 2rem 0 .5rem }
-p { margin: .3rem 0 }
-textarea, pre, input, button { border: 1px solid var(--line); border-radius: 6px; font: inherit }
-textarea, pre { font: 13px/1.5 ui-monospace, monospace; background: var(--soft); padding: .7rem }
-textarea { width: 100%; box-sizing: border-box; color: inherit }
-pre { white-space: pre-wrap; overflow-wrap: anywhere }
-input, button { padding: .3rem .8rem; margin: .5rem .6rem 0 0 }
-input { width: 5rem }
-button.main { background: #2563eb; color: #fff }
-table { border-collapse: collapse; width: 100%; margin-top: .6rem }
-th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid var(--line) }
-th:nth-child(2), td:nth-child(2) { text-align: left; width: 100% }
-.quiet { opacity: .7 }
-.error { border-left: 4px solid #dc2626; padding: 0 .8rem; margin: 1rem 0; white-space: pre-line }
-</style>
-<h1>Try a query</h1>
-<p class="quiet">$items items, $dimension dimensions, protocol bank, emcl_plugin $version</p>
-<form>
-<h2><label for="vector">Query vector</label></h2>
-<textarea id="vector" rows="5" placeholder="[$dimension numbers]" required></textarea>
-<button class="main">Search</button>
-<label>best <input id="k" type="number" min="1" max="$max_k" value="$k" required></label>
-<button type="button" id="example">Take the vector of item 0$name</button>
-</form>
-<div id="out" aria-live="polite"></div>
-<h2>From a program</h2>
-<p><b>POST /search</b> takes <code>{"vector": [...], "k": 10}</code>, for example:</p>
-<pre>$curl</pre>
-<p><b>GET /healthz</b> tells what is served, <b>GET /openapi.json</b> describes it all.</p>
-<script>
-const vector = document.getElementById("vector"), k = document.getElementById("k")
-const out = document.getElementById("out")
-function put(parent, tag, text, style) {
-  const element = parent.appendChild(document.createElement(tag))
-  element.textContent = text ?? ""
-  element.className = style ?? ""
-  return element
-}
-document.getElementById("example").onclick = () => { vector.value = JSON.stringify($example) }
-document.forms[0].onsubmit = async event => {
-  event.preventDefault()
-  const body = '{"vector": ' + vector.value + ', "k": ' + k.value + '}'
-  const headers = { "content-type": "application/json" }
-  try {
-    const answer = await (await fetch("search", { method: "POST", headers, body })).json()
-    out.replaceChildren()
-    if (answer.error) {
-      const { problem, received, to_do } = answer.error
-      return put(out, "p", problem + "\nreceived: " + received + "\nto do: " + to_do, "error")
-    }
-    put(out, "h2", "Results")
-    const like = Math.round(100 * answer.like_the_bank)
-    put(out, "p", "Like the bank: " + like + " %, so much of its correction was applied.", "quiet")
-    const table = put(out, "table")
-    const head = put(table, "tr")
-    for (const title of ["rank", "name", "index", "score"]) put(head, "th", title)
-    for (const { rank, name, index, score } of answer.results) {
-      const row = put(table, "tr")
-      for (const text of [rank, name, index, score.toFixed(4)]) put(row, "td", text)
-    }
-  } catch (error) {
-    out.replaceChildren()
-    put(out, "p", "The service does not answer: " + error.message, "error")
-  }
-}
-</script>
-</html>
-""")

@@ -302,6 +302,7 @@ def test_product_quantisation_of_a_dimension_that_it_does_not_divide(forward, fa
     index = to_faiss(corrector, factory)
     assert index.d == 129
     assert index.ntotal == 945
+    assert isinstance(index, faiss.IndexIDMap) == factory.startswith("IDMap")
     assert recall(corrector, queries[:100], search_faiss(corrector, index, queries[:100])[1]) > 0.2
 
 
@@ -571,10 +572,13 @@ def test_faiss_file_and_its_ids(small, tmp_path, factory):
     assert index.ntotal == 40
     if factory == "Flat":
         assert_array_equal(index.reconstruct_n(0, 40), gallery_vectors(named))
+        export(named, tmp_path / "l2", "faiss", space="l2", phi=3.0)
+        wide = faiss.read_index(str(tmp_path / "l2")).reconstruct_n(0, 40)
+        assert_array_equal(wide, gallery_vectors(named, "l2", phi=3.0))
     beside = tmp_path / "g.faiss.ids.txt"
     assert beside.read_text(encoding="utf-8").split("\n") == [*named.names, ""]
     export(nameless, path, "faiss", force=True)  # whose ids are no longer those
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["g.faiss"]
+    assert not beside.exists()
     beside.write_text("other\n")
     path.unlink()
     with pytest.raises(InputFileError, match=r"there already(?s:.)*ids\.txt"):

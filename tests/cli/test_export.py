@@ -100,7 +100,7 @@ def test_the_shown_lines_of_python_find_the_same(run, saved, tmp_path):
     faiss = pytest.importorskip("faiss")
     folder, corrector = saved
     queries = ["--queries", str(folder / "q.npy"), "--queries-output", "q.npy", "--force"]
-    best = corrector.search(load_demo().text, 10)[1].numpy()[0]
+    scores, best = (x[0].numpy() for x in corrector.search(load_demo().text, 10))
     names = {"faiss": faiss, "lancedb": lancedb, "np": np}
     for to in ("faiss", "lancedb", "npy"):
         shown = run("--to", to, "--output", f"out.{to}", *queries).stderr
@@ -114,7 +114,9 @@ def test_the_shown_lines_of_python_find_the_same(run, saved, tmp_path):
         if to == "faiss":
             found = found[1][0]
         if to == "lancedb":
-            found = [corrector.names.index(row["id"]) for row in found.to_list()]
+            rows = found.to_list()
+            assert [1 - row["_distance"] for row in rows] == pytest.approx(scores, abs=1e-5)
+            found = [corrector.names.index(row["id"]) for row in rows]
         assert set(found) == set(best)
 
 
