@@ -33,10 +33,11 @@ from emcl_plugin.corrector import Corrector
 from emcl_plugin.emcl import EMCL, EMCLReport
 from emcl_plugin.errors import EmclWarning, InputTypeError, InputValueError
 from emcl_plugin.job import CITATIONS, Job
-from emcl_plugin.likeness import Likeness, fit_likeness
+from emcl_plugin.likeness import Likeness, directions, fit_likeness
 from emcl_plugin.ncl import NCL, Biases, Progress, fit_biases
-from emcl_plugin.prior import GENTLE_RHO, GENTLE_TEMPERATURE_STD
+from emcl_plugin.prior import GENTLE_RHO, GENTLE_TEMPERATURE_STD, check_mode
 from emcl_plugin.reductions import topk
+from emcl_plugin.repeats import first_equal
 from emcl_plugin.similarity import Biased, FeaturePair, Features, Similarity
 
 BANK = NCL(temperature_std=0.4, rho=0.8)
@@ -208,6 +209,7 @@ def fit_corrector(
             "NCL(text_marginal=...) or NCL(video_marginal=...)",
             "leave them out; repeated bank queries are weighed by themselves",
         )
+    check_mode(prior)
     given = default_ncl(prior) if ncl == "auto" else ncl
     job = Job(
         None,
@@ -219,6 +221,7 @@ def fit_corrector(
         metric=metric,
         device=device,
         memory=memory,
+        names=("bank", "gallery" if gallery_bank is None else "gallery and gallery bank"),
     )
     fit = BankFit(job, n, progress)
     corrector, trust = fit.corrector(job.ncl)
@@ -313,6 +316,8 @@ class BankFit:
             bank=queries.clone(),
             potential=queries.new_zeros(len(queries)),
             weight=self.weights,
+            beside=columns[self.size :].clone(),
+            beside_bias=columns.new_zeros(len(columns) - self.size),
             level=0.0,
             temperature=1.0,
             rho=1.0,
@@ -333,7 +338,7 @@ class BankFit:
         gate = fit_likeness(
             others, before.text_of_video[self.size :], before.video_score[self.size :]
         )
-        unit = torch.nn.functional.normalize(self.columns.rows(0, self.size), dim=1)
+        unit = directions(self.columns.rows(0, self.size))
         return float(torch.cat([gate.of(part) for part in torch.split(unit, 1024)]).mean())
 
     def _reliability(self, corrector: Corrector) -> float:
@@ -348,16 +353,16 @@ class BankFit:
                 warnings.simplefilter("ignore", EmclWarning)
                 biases = fit_biases(pair, config, weights=weights, memory=self.job.memory)
             halves.append(biases.video[: self.size])
-        r = float(torch.corrcoef(torch.stack(halves))[0, 1])
+        r = float(torch.corrcoef(torch.stack(halves).double())[0, 1])
         return 2 * r / (1 + r) if r > 0 else 0.0  # also where r is NaN: equal biases
 
     def _halves(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Every other bank query by its best score, copies kept together."""
+        """Every other bank query by its best score, near-equal ones kept together."""
         before = self.found.before
         order = torch.argsort(before.text_score, stable=True)
-        score, video = before.text_score[order], before.video_of_text[order]
-        other = (score.diff() > before.slack) | (video.diff() != 0)
-        rank = torch.cat([other.new_zeros(1), other]).cumsum(0)
+        vectors = self._features(self.queries.take(order))
+        first = first_equal(vectors, before.video_of_text[order])
+        rank = torch.unique(first, return_inverse=True)[1]
         return order[rank % 2 == 0], order[rank % 2 == 1]
 
     def _features(self, x: torch.Tensor) -> Features:
@@ -408,7 +413,9 @@ def _stacked(gallery: Array, gallery_bank: Array) -> Array:
             "embed it with the same model",
         )
     if isinstance(gallery, torch.Tensor):
-        return torch.cat([gallery, torch.as_tensor(gallery_bank).to(gallery)])
+        other = torch.as_tensor(gallery_bank).to(gallery.device)
+        dtype = torch.promote_types(gallery.dtype, other.dtype)
+        return torch.cat([gallery.to(dtype), other.to(dtype)])
     return np.concatenate([gallery, np.asarray(gallery_bank)])
 
 

@@ -23,9 +23,11 @@ from emcl_plugin.agreement import nearest
 from emcl_plugin.arrays import Array, check_finite, check_matrix
 from emcl_plugin.emcl import renormalized
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.likeness import Likeness, fit_likeness
+from emcl_plugin.likeness import Likeness, directions, fit_likeness
 from emcl_plugin.reductions import logsumexp
+from emcl_plugin.repeats import weights as repeat_weights
 from emcl_plugin.similarity import Biased, FeaturePair, Features, Similarity
+from emcl_plugin.sizes import DEFAULT_MEMORY
 from emcl_plugin.tiles import TILE, padded, tiles
 
 DRIFT = 0.25
@@ -55,6 +57,8 @@ class Corrector:
         The bank's queries, to give new gallery items a bias and to fit anew.
     potential, weight : (n_bank,)
         The bank queries' own biases tau f_i, and as how many queries each counts.
+    beside, beside_bias : (n_beside, D), (n_beside,)
+        The gallery bank, and its whole tau g; n_beside = 0 without one.
     level : float
         A constant of tau g, such that its mean over the gallery was 0.
     temperature, rho, strength : float
@@ -75,6 +79,8 @@ class Corrector:
     bank: torch.Tensor
     potential: torch.Tensor
     weight: torch.Tensor
+    beside: torch.Tensor
+    beside_bias: torch.Tensor
     level: float
     temperature: float
     rho: float
@@ -158,7 +164,7 @@ class Corrector:
             unit = _unit(tile, stop - start, start, self.metric)
             strength = unit.new_ones(len(unit))
             if gate:
-                direction = unit if self.metric == "cosine" else _direction(unit)
+                direction = unit if self.metric == "cosine" else directions(unit)
                 strength = self.likeness.of(direction)
             yield stop - start, self.map(unit), strength
 
@@ -193,23 +199,25 @@ class Corrector:
         new = self._read(queries, "bank")
         found, known = self._full_potential(new), self._full_potential(self.bank)
         found += (self.potential - known).mean()  # the same constant as those that are there
-        more = replace(
-            self,
-            bank=torch.cat([self.bank, new]),
-            potential=torch.cat([self.potential, found]),
-            weight=torch.cat([self.weight, torch.ones_like(found)]),
-        )
-        if len(self.likeness.known):  # they are of the bank's kind now
-            more = replace(more, likeness=more._gate())
-        return more.renewed()
-
-    def _gate(self) -> Likeness:
         dtype, device = self.gallery.dtype, self.gallery.device
         bank, gallery = (
-            Features(x, metric="dot", dtype=dtype, device=device) for x in (self.bank, self.gallery)
+            Features(x, metric="dot", dtype=dtype, device=device)
+            for x in (torch.cat([self.bank, new]), self.gallery)
         )
         best = nearest(FeaturePair(bank, gallery))
-        return fit_likeness(bank, best.video_of_text, best.text_score)
+        weight = repeat_weights(bank, best.video_of_text, memory=DEFAULT_MEMORY)
+        likeness = self.likeness
+        if len(likeness.known):  # they are of the bank's kind now
+            likeness = fit_likeness(bank, best.video_of_text, best.text_score)
+        return replace(
+            self,
+            bank=bank.rows(0, bank.shape[0]),
+            potential=torch.cat([self.potential, found]),
+            weight=bank.rows(0, bank.shape[0]).new_ones(bank.shape[0])
+            if weight is None
+            else weight,
+            likeness=likeness,
+        ).renewed()
 
     @torch.no_grad()
     def without(self, indices: Sequence[int]) -> Corrector:
@@ -240,9 +248,8 @@ class Corrector:
             return 0.0
         now = self.bias / self.strength
         potential = self._full_potential(self.bank)
-        potential += (self.potential - potential).mean()
         then = replace(self, potential=potential)._full_bias(self.gallery)
-        change, now = then - now, now - now.mean()
+        change, now = (then - now).double(), (now - now.mean()).double()  # squares may overflow
         spread = float(now.square().mean().sqrt())
         change -= change.mean()
         return float(change.square().mean().sqrt()) / spread if spread > 0 else 0.0
@@ -251,7 +258,8 @@ class Corrector:
         """With all biases computed anew from the bank's potentials, and centred."""
         full = self._full_bias(self.gallery)
         mean = float(full.mean())
-        return replace(self, bias=self.strength * (full - mean), level=self.level - mean)
+        out = replace(self, bias=self.strength * (full - mean), level=self.level - mean)
+        return replace(out, beside_bias=out._full_bias(self.beside)) if len(self.beside) else out
 
     def weakened(self, share: float) -> Corrector:
         """With this share of its biases."""
@@ -266,8 +274,10 @@ class Corrector:
 
     def _full_potential(self, queries: torch.Tensor) -> torch.Tensor:
         """tau f of bank queries from the gallery's biases, up to a constant: (f)."""
-        bias = self.bias / self.strength if self.strength else self.bias
-        source = Biased(self._source(queries, self.gallery), bias.new_zeros(len(queries)), bias)
+        full = self.bias / self.strength if self.strength else self.bias
+        bias = torch.cat([full, self.beside_bias])
+        items = torch.cat([self.gallery, self.beside])
+        source = Biased(self._source(queries, items), bias.new_zeros(len(queries)), bias)
         return -self.rho * self.temperature * logsumexp(source, self.temperature)[0]
 
     def _source(self, queries: torch.Tensor, items: torch.Tensor) -> FeaturePair:
@@ -295,9 +305,9 @@ class Corrector:
         """How many of these queries are in the bank: what they gain says nothing of new ones."""
         self._check(queries, "queries")
         count = 0
-        bank = _direction(self.bank)
+        bank = directions(self.bank)
         for start, stop, tile in tiles(queries, bank.dtype, bank.device):
-            unit = _direction(tile[: stop - start, : self.dimension])
+            unit = directions(tile[: stop - start, : self.dimension])
             cosines = (unit @ part.T for part in torch.split(bank, 8192))
             nearest = torch.stack([block.amax(1) for block in cosines]).amax(0)
             count += int((2 - 2 * nearest < SAME).sum())
@@ -336,7 +346,3 @@ def _unit(tile: torch.Tensor, count: int, start: int, metric: str) -> torch.Tens
         )
     largest[count:] = 1
     return torch.nn.functional.normalize(tile / largest, dim=1)
-
-
-def _direction(x: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.normalize(x, dim=1)

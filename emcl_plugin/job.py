@@ -148,6 +148,7 @@ class Job:
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         memory: int | None = None,
+        names: tuple[str, str] = ("text", "video"),
     ) -> None:
         self.emcl = _settings(emcl, EMCL, "emcl")
         self.ncl = _settings(ncl, NCL, "ncl")
@@ -177,8 +178,8 @@ class Job:
         self.repeated = (0, 0)
         if feats is not None:
             self.features = (
-                Features(feats[0], name="text", metric=metric, **common),
-                Features(feats[1], name="video", metric=metric, **common),
+                Features(feats[0], name=names[0], metric=metric, **common),
+                Features(feats[1], name=names[1], metric=metric, **common),
             )
             self.repeated = repeated(self.features[0]), repeated(self.features[1])
         if self.sim is not None:

@@ -64,6 +64,12 @@ class Likeness:
         return padded(self.known)
 
 
+def directions(x: torch.Tensor) -> torch.Tensor:
+    """Rows at unit length, of any magnitude; zeros stay zeros."""
+    largest = x.abs().amax(1, keepdim=True)
+    return torch.nn.functional.normalize(x / torch.where(largest > 0, largest, 1), dim=1)
+
+
 def fit_likeness(items: Features, group: torch.Tensor, order: torch.Tensor) -> Likeness:
     """Learn the gate from known items.
 
@@ -81,8 +87,10 @@ def fit_likeness(items: Features, group: torch.Tensor, order: torch.Tensor) -> L
     ranked = torch.argsort(order, stable=True)
     if n > MOST:
         ranked = ranked[torch.linspace(0, n - 1, MOST, device=ranked.device).round().long()]
-    known = torch.nn.functional.normalize(items.take(ranked), dim=1)
+    known = directions(items.take(ranked))
     kind = group[ranked]
+    if bool((kind == kind[0]).all()):  # of a space far away: each is compared with all others
+        kind = torch.arange(len(kind), device=kind.device)
     nearest = []
     for rows, kinds in zip(torch.split(known, TILE), torch.split(kind, TILE), strict=True):
         cosines = rows @ known.T

@@ -286,7 +286,7 @@ class Problem:
         The text biases are then those that give every text its marginal.
         """
         g = video_bias / self.tau
-        return g + self.kernel.sweep(g)[1]
+        return g + self.kernel.sweep(g, 1.0)[1]
 
     def solve(
         self,
@@ -354,7 +354,7 @@ class Potentials:
 
 
 class _Kernel(Protocol):
-    def sweep(self, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def sweep(self, g: torch.Tensor, rho: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """f from g by (f), and LSE_i(S_ij / tau + f_i) with that f, reading the scores once.
 
         A text of weight w_i counts as w_i texts: it adds log w_i to its terms of the latter.
@@ -424,13 +424,14 @@ class BlockKernel:
     ) -> None:
         self.source, self.tau, self.log_a, self.rho, self.log_w = source, tau, log_a, rho, log_w
 
-    def sweep(self, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def sweep(self, g: torch.Tensor, rho: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        rho = self.rho if rho is None else rho
         f = torch.empty_like(self.log_a)
         columns = torch.full_like(g, -math.inf)
         for start, stop, block in self.source.blocks():
             scaled = block / self.tau
             row_lse = torch.logsumexp(scaled + g, 1)
-            f[start:stop] = self.rho * (self.log_a[start:stop] - row_lse)  # (f)
+            f[start:stop] = rho * (self.log_a[start:stop] - row_lse)  # (f)
             counted = f[start:stop] + self.log_w[start:stop]
             columns = torch.logaddexp(columns, torch.logsumexp(scaled + counted[:, None], 0))
         return f, columns
@@ -462,17 +463,18 @@ class StoredKernel:
         self.kernel = torch.empty(source.shape, dtype=source.dtype, device=source.device)
         self._absorb(torch.zeros(source.shape[1]).to(log_a))
 
-    def sweep(self, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        found = self._attempt(g)
+    def sweep(self, g: torch.Tensor, rho: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        rho = self.rho if rho is None else rho
+        found = self._attempt(g, rho)
         if found is None:
             self._absorb(g)
-            found = self._attempt(g)
+            found = self._attempt(g, rho)
         if found is None:
             blocks = BlockKernel(self.source, self.tau, self.log_a, self.rho, self.log_w)
-            found = blocks.sweep(g)
+            found = blocks.sweep(g, rho)
         return found
 
-    def _attempt(self, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def _attempt(self, g: torch.Tensor, rho: float) -> tuple[torch.Tensor, torch.Tensor] | None:
         """f and the columns' log-sum-exp, or None where they cannot be trusted."""
         v = g - self.g0
         v_level = v.max()
@@ -487,7 +489,7 @@ class StoredKernel:
             sums = torch.mv(block, v)
             lowest = torch.minimum(lowest, sums.min())
             row_lse = sums.log() + v_level - self.f0[rows]
-            f[rows] = self.rho * (self.log_a[rows] - row_lse)  # (f)
+            f[rows] = rho * (self.log_a[rows] - row_lse)  # (f)
             u = f[rows] + self.log_w[rows] - self.f0[rows]
             if start == 0:
                 u_level = u.max()  # near enough to the other rows' for exp not to overflow

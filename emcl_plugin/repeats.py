@@ -70,6 +70,21 @@ def weights(
     return None if bool((counts <= 1).all()) else counts.clamp(min=1).reciprocal()
 
 
+def first_equal(vectors: Features | Dense, best_video: torch.Tensor) -> torch.Tensor:
+    """The first text that each text is near-equal to, (n_text,); its own index for most."""
+    sizes = torch.bincount(best_video)
+    mean, spread = _spread(vectors, 1.0 / sizes[best_video].double())
+    first = torch.arange(vectors.shape[0], device=vectors.device)
+    if spread <= 0:
+        return torch.zeros_like(first)
+    for members in torch.split(torch.argsort(best_video, stable=True), sizes[sizes > 0].tolist()):
+        x = ((vectors.take(members).double() - mean) / spread**0.5).to(vectors.dtype)
+        for rows, part in zip(torch.split(members, 1024), torch.split(x, 1024), strict=True):
+            near = _kernel(part, x) > 0.5
+            first[rows] = torch.where(near, members, vectors.shape[0]).amin(1)
+    return first
+
+
 def _kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """exp(-u / u_0) of every x with every y, for vectors of the unit in which spread is 1."""
     squares = x.square().sum(1)[:, None] + y.square().sum(1)

@@ -311,10 +311,12 @@ class Reranker:
             raise InputValueError(
                 "there is nothing new", "neither gallery nor bank_queries", "pass one of them"
             )
+        corrector = self.corrector_
         if bank_queries is not None:
-            self.corrector_ = self.corrector_.with_queries(bank_queries)
+            corrector = corrector.with_queries(bank_queries)
         if gallery is not None:
-            self.corrector_ = self.corrector_.with_items(gallery, names)
+            corrector = corrector.with_items(gallery, tuple(names))
+        self.corrector_ = corrector
         return self._watch(refit_at)
 
     def remove(self, items: Sequence[int | str], *, refit_at: float | None = None) -> Reranker:
@@ -331,9 +333,12 @@ class Reranker:
         return self._watch(refit_at)
 
     def refit(self, *, progress: Progress | None = None) -> Reranker:
-        """Fit anew on the bank and the gallery as they are now (without a gallery bank)."""
+        """Fit anew on the bank and the gallery as they are now."""
         old = self.corrector_
-        return self.fit(old.bank, old.gallery, names=old.names, progress=progress)
+        beside = old.beside if len(old.beside) else None
+        return self.fit(
+            old.bank, old.gallery, gallery_bank=beside, names=old.names, progress=progress
+        )
 
     @property
     def drift_(self) -> float:

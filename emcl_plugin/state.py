@@ -87,6 +87,7 @@ class _Facts:
     n_gallery: int
     n_directions: int
     n_known: int
+    n_beside: int
     metric: str
     renormalize: bool
     level: float
@@ -112,6 +113,8 @@ class _Facts:
             "bank": (self.n_bank, self.dimension),
             "potential": (self.n_bank,),
             "weight": (self.n_bank,),
+            "beside": (self.n_beside, self.dimension),
+            "beside_bias": (self.n_beside,),
             "likeness.known": (self.n_known, self.dimension),
         }
 
@@ -125,6 +128,7 @@ class _Facts:
             ("n_gallery", self.n_gallery, 1),
             ("n_directions", self.n_directions, 0),
             ("n_known", self.n_known, 0),
+            ("n_beside", self.n_beside, 0),
         )
         for name, value, good, allowed in (
             ("protocol", self.protocol, self.protocol == "bank", "bank"),
@@ -295,6 +299,7 @@ def _content(reranker: Reranker) -> dict[str, Any]:
         "n_gallery": len(corrector),
         "n_directions": len(corrector.change),
         "n_known": len(corrector.likeness.known),
+        "n_beside": len(corrector.beside),
         **{name: getattr(corrector, name) for name in _SCALARS},
         "likeness_low": corrector.likeness.low,
         "likeness_high": corrector.likeness.high,
@@ -391,7 +396,7 @@ def _nested(report: Any) -> Any:
 
 def _tensors(corrector: Corrector) -> dict[str, torch.Tensor]:
     """All tensors by name, contiguous and on the CPU."""
-    names = ("gallery", "bias", "basis", "change", "bank", "potential", "weight")
+    names = [f.name for f in fields(Corrector) if f.type == "torch.Tensor"]
     every = {name: getattr(corrector, name) for name in names}
     every["likeness.known"] = corrector.likeness.known
     return {name: x.detach().cpu().contiguous() for name, x in every.items()}
@@ -441,7 +446,7 @@ def _check_tensors(
         _all(torch.isfinite(x), name, x, "a tensor holds NaN or infinity", path)
     weight = tensors["weight"]
     _all((weight > 0) & (weight <= 1), "weight", weight, "a weight is not in (0, 1]", path)
-    for name in ("gallery", "bank", "likeness.known") if facts.metric == "cosine" else ():
+    for name in ("gallery", "bank", "beside", "likeness.known") if facts.metric == "cosine" else ():
         length = torch.linalg.vector_norm(tensors[name], dim=1)
         _all((length - 1).abs() <= UNIT, f"length of {name}", length, "no unit vector", path)
     for name, digest in digests.items():
