@@ -31,7 +31,7 @@ from emcl_plugin.agreement import GuardDecision, Hubs, nearest
 from emcl_plugin.arrays import Array, check_matrix
 from emcl_plugin.corrector import Corrector
 from emcl_plugin.emcl import EMCL, EMCLReport
-from emcl_plugin.errors import EmclWarning, InputTypeError, InputValueError
+from emcl_plugin.errors import EmclWarning, InputTypeError, InputValueError, RepeatedItemsWarning
 from emcl_plugin.job import CITATIONS, Job
 from emcl_plugin.likeness import Likeness, directions, fit_likeness
 from emcl_plugin.ncl import NCL, Biases, Progress, fit_biases
@@ -223,7 +223,10 @@ def fit_corrector(
         memory=memory,
         names=("bank", "gallery" if gallery_bank is None else "gallery and gallery bank"),
     )
-    fit = BankFit(job, n, progress)
+    with warnings.catch_warnings():
+        if gallery_bank is not None:  # it may well hold items of the gallery
+            warnings.simplefilter("ignore", RepeatedItemsWarning)
+        fit = BankFit(job, n, progress)
     corrector, trust = fit.corrector(job.ncl)
     report = fit.report(corrector, trust)
     return replace(corrector, names=tuple(names), facts=report.to_dict()), report

@@ -115,31 +115,29 @@ def correct_by_banks(
             progress=progress,
         )
 
-    left, right = [], []  # what stands beside M t_i and M v_j
-    gates, seen = {}, {}
+    seen, gates = {}, {}
     forward, backward = DIRECTIONS
     if texts is not None:
         first, _ = found[forward] = fit(texts, video, videos)
         seen[forward] = first.seen(text)
-        gate = first.gate(text) if not both else torch.ones_like(text[:, 0])
-        gates[forward] = float(gate.mean())
-        left.append(gate)
-        right.append(first.bias)
-        text, video, texts = first.map(text), first.map(video), first.map(texts)
+        left = torch.cat(list(first.vectors(text, gate=not both)))  # [M t_i, s_i]
+        right = first.vectors_of_gallery()  # [M v_j, tau g_j]
+        gates[forward] = float(left[:, -1].mean())
+        text, video, texts = left[:, :-1], right[:, :-1], first.map(texts)
     if videos is not None:
         if texts is not None:
             videos, emcl = first.map(videos), None
             metric = metric if first.renormalize or not len(first.change) else "dot"
         second, _ = found[backward] = fit(videos, text, texts)
         seen[backward] = second.seen(video)
-        gate = second.gate(video) if not both else torch.ones_like(video[:, 0])
-        gates[backward] = float(gate.mean())
-        left.append(second.bias)
-        right.append(gate)
-        text, video = second.map(text), second.map(video)  # already done where there are both
-    source = TiledPair(
-        torch.cat([text, torch.stack(left, 1)], 1), torch.cat([video, torch.stack(right, 1)], 1)
-    )
+        asks = torch.cat(list(second.vectors(video, gate=not both)))  # [M v_j, s'_j]
+        gates[backward] = float(asks[:, -1].mean())
+        if texts is None:
+            left, right = second.vectors_of_gallery(), asks
+        else:
+            left = torch.cat([left, second.bias[:, None]], 1)
+            right = torch.cat([right, asks[:, -1:]], 1)
+    source = TiledPair(left, right)
     whats = dict(zip(DIRECTIONS, ("texts", "videos"), strict=True))
     for direction, count in seen.items():
         if count:

@@ -35,6 +35,7 @@ from emcl_plugin.job import Job
 from emcl_plugin.metrics import place
 from emcl_plugin.ncl import NCL, Progress
 from emcl_plugin.significance import Comparison, compare
+from emcl_plugin.similarity import Features
 from emcl_plugin.truth import Floats, GroundTruth, Ints
 
 TEMPERATURES = (0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
@@ -249,16 +250,17 @@ def tune(
             f"{shape[1]} items, {cuts} cuts, a budget of {budget:g} s",
             "without enough pairs the defaults are the best choice",
         )
+    for x, name in ((queries, "queries"), (items, "items")):
+        Features(x, name=name, metric=metric, memory=memory)  # looks at every vector
     options = {"metric": metric, "device": device, "memory": memory}
     run = _Run(queries, items, truth, budget, started, progress, options)
-    seeds = np.random.default_rng(seed)
-    first, done = run.part(DEFAULTS, NCLS, cuts, FIRST, seeds)
+    first, done = run.part(DEFAULTS, NCLS, cuts, FIRST, (seed, 0))
     stands = _best(first) if first else None
     second: list[Trial] = []
     more = 0
     if stands is not None:
         others = emcls(stands.candidate)
-        second, more = run.part(stands.candidate, others, cuts, BOTH, seeds)
+        second, more = run.part(stands.candidate, others, cuts, BOTH, (seed, 1))
     if stands is None:
         reason = f"the budget of {budget:g} s is too short for one cut; these are the defaults"
         return Tuning(DEFAULTS, (), None, 0, time.monotonic() - started, seed, reason)
@@ -300,13 +302,17 @@ class _Run:
     options: dict[str, Any]
 
     def __post_init__(self) -> None:
-        self.groups = _groups(self.truth)
-        if self.groups.max() < 1:
+        groups = _groups(self.truth)
+        asked = np.unique(groups[self.truth.query])  # the others have no pair
+        if len(asked) < 2:
             raise InputValueError(
                 "the bank's pairs cannot be cut in two",
                 "every query is linked to every other one by the items they share",
                 "give pairs of which some have nothing to do with others",
             )
+        number = np.full(groups.max() + 1, -1)
+        number[asked] = np.arange(len(asked))
+        self.of_query, self.of_item = np.split(number[groups], [self.truth.shape[0]])
 
     def part(
         self,
@@ -314,7 +320,7 @@ class _Run:
         others: Sequence[Candidate],
         cuts: int,
         share: float,
-        seeds: np.random.Generator,
+        seed: tuple[int, int],
     ) -> tuple[list[Trial], int]:
         """Cut after cut until this share of the budget is gone: the trials, and how many cuts.
 
@@ -331,7 +337,7 @@ class _Run:
             begun = time.monotonic()
             if begun + longest - self.started > share * self.budget:
                 return (trials, done) if done else ([], 0)
-            found = self._cut(trials, seeds, share)
+            found = self._cut(trials, np.random.default_rng((*seed, done)), share)
             if found is None:
                 return (trials, done) if done else ([], 0)
             asked, ranks = found
@@ -362,10 +368,11 @@ class _Run:
             if self.progress is not None:
                 self.progress("tuning", int(10 * gone), int(10 * self.budget))
             emcl, ncl = trial.candidate.emcl, trial.candidate.ncl
-            key = emcl.strength if isinstance(emcl, EMCL) else emcl
+            key = emcl.strength if isinstance(emcl, EMCL) else emcl, ncl is None
             if key not in fits:
                 sides = _take(self.queries, bank), _take(self.items, gallery)
-                job = Job(None, sides, emcl=emcl, prior="gentle", **self.options)
+                use = None if ncl is None else "auto"
+                job = Job(None, sides, emcl=emcl, ncl=use, prior="gentle", **self.options)
                 fits[key] = BankFit(job, len(gallery))
             if trial.candidate is NOTHING:
                 corrector = fits[key].bare()
@@ -377,21 +384,16 @@ class _Run:
 
     def _halves(self, seeds: np.random.Generator) -> tuple[Ints, Ints, Ints]:
         """Queries of one half, and of the other with its items; each sorted."""
-        of_query = np.full(self.truth.shape[0], -1)
-        of_query[self.truth.query] = self.groups[self.truth.query]
-        of_item = self.groups[self.truth.shape[0] :]
-        order = seeds.permutation(int(self.groups.max()) + 1)
-        place_of = np.empty_like(order)
-        place_of[order] = np.arange(len(order))
-        right = np.zeros(len(order), dtype=np.int64)
-        items = np.unique(self.truth.item)
-        np.add.at(right, place_of[of_item[items]], 1)
+        order = seeds.permutation(int(self.of_item.max()) + 1)
+        place_of = np.argsort(order)
+        items, queries = (np.flatnonzero(x >= 0) for x in (self.of_item, self.of_query))
+        right = np.bincount(place_of[self.of_item[items]])
         most = min(MOST_ITEMS, len(items) // 2)
         split = max(1, min(len(order) - 1, int(np.searchsorted(right.cumsum(), most, "right"))))
         held = place_of < split
-        gallery = items[held[of_item[items]]]
-        there = np.flatnonzero(of_query >= 0)
-        asked, bank = there[held[of_query[there]]], there[~held[of_query[there]]]
+        gallery = items[held[self.of_item[items]]]
+        asks = held[self.of_query[queries]]
+        asked, bank = queries[asks], queries[~asks]
         size = max(2, MOST_SCORES // len(gallery))
         return (
             np.sort(seeds.permutation(bank)[:size]),

@@ -130,6 +130,22 @@ def read_banks(
     )
 
 
+def check_gallery(gallery: Matrix, bank: Matrix, metric: str) -> None:
+    """Look at every vector of the gallery, before hours of work on the bank."""
+    from emcl_plugin.arrays import check_matrix
+    from emcl_plugin.errors import InputValueError
+    from emcl_plugin.similarity import Features
+
+    vectors = check_matrix(gallery, "gallery")
+    if vectors.shape[1:] != bank.shape[1:]:
+        raise InputValueError(
+            "the gallery has another dimension than the bank",
+            f"{tuple(vectors.shape)} against {tuple(bank.shape)}",
+            "embed it with the same model",
+        )
+    Features(vectors, name="gallery", metric=metric)
+
+
 def read_ground_truth(
     shape: tuple[int, int],
     gt: Path | None,

@@ -101,7 +101,7 @@ def tune_command(
         )
     limit = read_size(context, memory)
 
-    from emcl_plugin.cli.inputs import read_ground_truth
+    from emcl_plugin.cli.inputs import check_gallery, read_ground_truth
     from emcl_plugin.cli.show import Progress, bank_summary, warnings_as_notes
     from emcl_plugin.io.atomic import check_folder_target
     from emcl_plugin.io.npy import read_npy
@@ -120,6 +120,8 @@ def tune_command(
     if text is not None:
         queries, items, gallery, truth = videos, texts, text, truth.T
     rows = None if gallery is None else read_npy(gallery)
+    if rows is not None:
+        check_gallery(rows, items, metric)
     called = [] if names is None or rows is None else read_lines(names, len(rows), "names")
     options: dict[str, Any] = {"metric": metric, "device": device, "memory": limit}
     with warnings_as_notes(quiet=quiet), Progress(enabled=not quiet) as progress:
