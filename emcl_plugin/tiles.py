@@ -2,7 +2,7 @@
 
 A matrix product picks its way of summing by the shapes it is given, so the scores of a query
 alone and among others differ in the last bits. Here queries are always multiplied in tiles of
-32, the last one filled with zeros, with both other sides zero-padded to multiples of 16: every
+16, the last one filled with zeros, with both other sides zero-padded to multiples of 16: every
 row of a tile is then summed in the same way. (The same machine, device and number of threads
 taken for granted.)
 """
@@ -16,7 +16,7 @@ import torch
 from emcl_plugin.arrays import Array, read_rows
 from emcl_plugin.similarity import Similarity, rows_per_block
 
-TILE = 32
+TILE = 16
 _MULTIPLE = 16
 
 
@@ -33,7 +33,7 @@ def padded(x: torch.Tensor) -> torch.Tensor:
 def tiles(
     x: Array, dtype: torch.dtype, device: torch.device
 ) -> Iterator[tuple[int, int, torch.Tensor]]:
-    """Yield ``(start, stop, rows)``: rows ``start:stop`` of ``x`` in a (32, padded D) tile."""
+    """Yield ``(start, stop, rows)``: rows ``start:stop`` of ``x`` in a (16, padded D) tile."""
     for start in range(0, len(x), TILE):
         stop = min(start + TILE, len(x))
         rows = read_rows(x, start, stop, dtype, device)
