@@ -219,12 +219,7 @@ def test_a_bank_of_another_kind_than_the_gallery_is_not_believed():
     "emcl",
     [
         None,
-        pytest.param(
-            MAP,
-            marks=pytest.mark.xfail(
-                strict=True, reason="EMCL's map of the texts is one product, not tile by tile"
-            ),
-        ),
+        pytest.param(MAP),
     ],
     ids=["no EMCL", "EMCL"],
 )
@@ -448,10 +443,6 @@ def test_videos_of_the_bank_are_counted_and_said_in_both_directions():
     assert found.seen == {FORWARD: 2, BACKWARD: 5}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the second fit's gallery bank is the first's bank: copies are told as of 'the videos'",
-)
 def test_a_text_of_the_bank_is_told_once_and_as_a_text():
     x = data()
     leaking = x._replace(text=np.concatenate([x.text_bank[:3], x.text[3:]]))

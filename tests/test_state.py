@@ -491,7 +491,8 @@ def refused(folder: Path, words: str, **options) -> str:
 
 TYPES = {
     "format_version": "1", "package_version": 1, "protocol": None, "dtype": [], "dimension": 6.0,
-    "n_bank": True, "n_gallery": "8", "n_directions": None, "n_known": {}, "n_beside": 1.5, "metric": 0,
+    "n_bank": True, "n_gallery": "8", "n_directions": None, "n_known": {},
+    "n_beside": 1.5, "metric": 0,
     "renormalize": 1, "level": "0", "temperature": True, "rho": [1.0], "strength": None,
     "likeness_low": "x", "likeness_high": {}, "settings": [], "report": "none", "named": 0,
     "tensors": [], "gallery_order": 5, "sha256": None,
