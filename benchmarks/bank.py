@@ -73,7 +73,8 @@ def load(folder: Path) -> tuple[Way, Way]:
 
 def ends(way: Way) -> Iterator[Way]:
     """Queries and gallery from one end of the gallery's first principal component, bank from the
-    other: the third of the pairs that lies lowest, the third that lies highest, and back."""
+    other: the third of the pairs that lies lowest, the third that lies highest, and back.
+    """
     unit = way.gallery.astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     centred = unit - unit.mean(0)
@@ -201,8 +202,8 @@ def main() -> None:
                 settings = {"emcl": tuned.chosen.emcl, "ncl": tuned.chosen.ncl}
                 plain, better = way.ours(), way.ours(**settings)
                 found.setdefault("tuned", {}).setdefault(name, []).append(better)
-                rows.append([name, label, tuned.chosen.name, str(tuned.cuts), f"{seconds:.1f}",
-                             f"{plain:.1f}", f"{better:.1f}", f"{better - plain:+.1f}"])  # fmt: skip
+                cells = [str(tuned.cuts), f"{seconds:.1f}", f"{plain:.1f}", f"{better:.1f}"]
+                rows.append([name, label, tuned.chosen.name, *cells, f"{better - plain:+.1f}"])
         gain = mean("tuned") - mean("emcl_plugin")
         title = f"Tuned inside the bank, at most {given.tune:g} s each: mean {gain:+.2f}"
         header = ["set", "direction", "chosen", "cuts", "seconds", "defaults", "tuned", "gain"]

@@ -28,7 +28,10 @@ def demo_rows():
 
 def test_every_method_runs_on_the_demo(demo_rows):
     names = {row["name"] for row in demo_rows}
-    assert names == {"input", "+EMCL", "+NCL", "emcl_plugin", "ncl-even", "ncl-gentle", *METHODS}
+    ours = {"+EMCL", "+NCL", "emcl_plugin", "emcl_plugin-bank", "ncl-even", "ncl-gentle"}
+    assert names == {"input", *ours, *METHODS}
+    banked = next(row for row in demo_rows if row["name"] == "emcl_plugin-bank")
+    assert banked["protocol"] == "bank"
 
 
 def test_ours_is_first_with_no_option(demo_rows):
