@@ -19,6 +19,7 @@ Array: TypeAlias = "np.ndarray[Any, Any] | torch.Tensor"
 
 _NUMPY_FLOATS = (np.float16, np.float32, np.float64)
 _TORCH_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_NATIVE: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 def describe(x: object) -> str:
@@ -113,19 +114,45 @@ def take_rows(
     return _read(x, indices.cpu().numpy(), dtype, device)
 
 
+def read_tile(
+    x: Array,
+    start: int,
+    stop: int,
+    shape: tuple[int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> torch.Tensor:
+    """As :func:`read_rows`, at the top left of zeros of this shape."""
+    if isinstance(x, torch.Tensor):
+        rows = read_rows(x, start, stop, dtype, device)
+        more = (0, shape[1] - rows.shape[1], 0, shape[0] - len(rows))
+        return torch.nn.functional.pad(rows, more)
+    tile = np.zeros(shape, _NATIVE[dtype])
+    tile[: stop - start, : x.shape[1]] = x[start:stop]
+    _give_back(x)
+    return torch.from_numpy(tile).to(device)
+
+
 def _read(x: Array, which: Any, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     if isinstance(x, torch.Tensor):
         return x[which].detach().to(device=device, dtype=dtype)
-    native = np.dtype(str(dtype)[6:])
-    rows = np.ascontiguousarray(x[which], dtype=native)
-    pages: Any = x.base
-    mapped = isinstance(pages, mmap.mmap) and not x.flags.writeable
+    rows = np.ascontiguousarray(x[which], dtype=_NATIVE[dtype])
     # torch knows no negative strides, warns about read-only memory, and must not see a page again
-    if mapped or not rows.flags.writeable or min(rows.strides) < 0:
+    if _mapped(x) or not rows.flags.writeable or min(rows.strides) < 0:
         rows = rows.copy()
-    if mapped and hasattr(mmap, "MADV_DONTNEED"):
-        pages.madvise(mmap.MADV_DONTNEED)
+    _give_back(x)
     return torch.from_numpy(rows).to(device)
+
+
+def _mapped(x: np.ndarray[Any, Any]) -> bool:
+    return isinstance(x.base, mmap.mmap) and not x.flags.writeable
+
+
+def _give_back(x: np.ndarray[Any, Any]) -> None:
+    """Pages of a memory-mapped file, to the system."""
+    if _mapped(x) and hasattr(mmap, "MADV_DONTNEED"):
+        pages: Any = x.base
+        pages.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True)

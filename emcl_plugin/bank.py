@@ -33,7 +33,7 @@ from emcl_plugin.corrector import Corrector
 from emcl_plugin.emcl import EMCL, EMCLReport
 from emcl_plugin.errors import EmclWarning, InputTypeError, InputValueError, RepeatedItemsWarning
 from emcl_plugin.job import CITATIONS, Job
-from emcl_plugin.likeness import Likeness, directions, fit_likeness
+from emcl_plugin.likeness import directions, fit_likeness, leading_plane, open_to_all
 from emcl_plugin.ncl import NCL, Biases, Progress, fit_biases
 from emcl_plugin.prior import GENTLE_RHO, GENTLE_TEMPERATURE_STD, check_mode
 from emcl_plugin.reductions import topk
@@ -292,8 +292,9 @@ class BankFit:
         if not guard.enabled:
             return corrector, Trust(biases)
         before = self.found.before
-        gate = fit_likeness(self.queries, before.video_of_text, before.text_score)
-        kinship = self._kinship() if self.size < self.job.shape[1] else None
+        plane = leading_plane(directions(corrector.gallery))
+        gate = fit_likeness(self.queries, before.video_of_text, before.text_score, plane)
+        kinship = self._kinship(plane) if self.size < self.job.shape[1] else None
         trust = Trust(biases, self._reliability(corrector), kinship)
         return replace(corrector, likeness=gate).weakened(trust.share), trust
 
@@ -315,7 +316,7 @@ class BankFit:
             basis=basis,
             change=change,
             renormalize=renormalize and self.columns.metric == "cosine",
-            likeness=Likeness(columns[:0], -1.0, 0.0),
+            likeness=open_to_all(columns),
             bank=queries.clone(),
             potential=queries.new_zeros(len(queries)),
             weight=self.weights,
@@ -333,13 +334,13 @@ class BankFit:
         sides = self._features(corrector.map(queries)), self._features(columns)
         return FeaturePair(*sides, memory=self.job.memory)
 
-    def _kinship(self) -> float:
+    def _kinship(self, plane: torch.Tensor) -> float:
         """How far the gallery is of the gallery bank's kind."""
         rows = torch.arange(self.size, self.columns.shape[0], device=self.job.device)
         others = self._features(self.columns.take(rows))
         before = self.found.before
         gate = fit_likeness(
-            others, before.text_of_video[self.size :], before.video_score[self.size :]
+            others, before.text_of_video[self.size :], before.video_score[self.size :], plane
         )
         unit = directions(self.columns.rows(0, self.size))
         return float(torch.cat([gate.of(part) for part in torch.split(unit, 1024)]).mean())

@@ -34,6 +34,7 @@ DRIFT = 0.25
 """Drift from which a fit is worth its time: the biases are a quarter of their spread off."""
 SAME = 1e-4
 """Squared distance of unit vectors up to which two items are the same one (float16 rounding)."""
+_SHORTEST, _LONGEST = 1e-15, 1e15  # of vectors whose squares float32 can add up
 
 
 @dataclass(frozen=True)
@@ -139,34 +140,49 @@ class Corrector:
         return padded(self.map(self.gallery))
 
     def map(self, x: torch.Tensor) -> torch.Tensor:
-        """M x of unit vectors (any vectors for "dot"), (n, D); columns of zeros may follow."""
+        """M x of unit vectors (any vectors for "dot"), (n, D)."""
         if not len(self.change):
             return x
-        basis, change = self._basis
-        if x.shape[1] != len(basis):
-            basis = basis[: x.shape[1]]
-        out = x + ((x @ basis) * change) @ basis.T
-        return renormalized(out, x) if self.renormalize else out
-
-    @cached_property
-    def _basis(self) -> tuple[torch.Tensor, torch.Tensor]:
-        basis = padded(self.basis)
-        change = torch.zeros(basis.shape[1]).to(self.change)
-        change[: len(self.change)] = self.change
-        return basis, change
+        out = x + ((x @ self.basis) * self.change) @ self.basis.T
+        if not self.renormalize:
+            return out
+        return renormalized(out, torch.linalg.vector_norm(x, dim=1, keepdim=True))
 
     def _mapped(
         self, queries: Array, gate: bool
     ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-        """How many rows of the tile are queries, the tile after M, and s of its rows."""
+        """How many rows of the tile are queries, the tile after M, and s of its rows.
+
+        As :meth:`map` and :meth:`Likeness.of`, from one product: a single query is served in
+        the time of a few small steps, so there are few.
+        """
         self._check(queries, "queries")
+        asked = len(self.likeness.rows) if gate else 0
+        first = len(self.likeness.rows)
         for start, stop, tile in tiles(queries, self.gallery.dtype, self.gallery.device):
-            unit = _unit(tile, stop - start, start, self.metric)
-            strength = unit.new_ones(len(unit))
-            if gate:
-                direction = unit if self.metric == "cosine" else directions(unit)
-                strength = self.likeness.of(direction)
-            yield stop - start, self.map(unit), strength
+            unit, length = _directions(tile, stop - start, start, self.metric)
+            out = unit if self.metric == "cosine" else tile
+            both = unit @ self._ahead.T
+            strength = self.likeness.opened(both[:, :asked]) if asked else tile.new_ones(TILE)
+            if len(self.change):
+                along = both[:, first : first + len(self.change)]
+                if self.metric == "dot":
+                    along = along * length
+                out = torch.addmm(out, along, self._back)
+                if self.renormalize:  # unit vectors then
+                    out = renormalized(out, 1.0)
+            yield stop - start, out, strength
+
+    @cached_property
+    def _ahead(self) -> torch.Tensor:
+        """The gate's rows, and EMCL's directions as rows."""
+        return padded(torch.cat([self.likeness.rows, self.basis.T]))
+
+    @cached_property
+    def _back(self) -> torch.Tensor:
+        """EMCL's directions times their change, as rows of the tile's width."""
+        back = self.change[:, None] * self.basis.T
+        return torch.nn.functional.pad(back, (0, self._ahead.shape[1] - self.dimension))
 
     def _check(self, x: Array, name: str) -> None:
         if check_matrix(x, name).shape[1] != self.dimension:
@@ -208,7 +224,7 @@ class Corrector:
         weight = repeat_weights(bank, best.video_of_text, memory=DEFAULT_MEMORY)
         likeness = self.likeness
         if len(likeness.known):  # they are of the bank's kind now
-            likeness = fit_likeness(bank, best.video_of_text, best.text_score)
+            likeness = fit_likeness(bank, best.video_of_text, best.text_score, likeness.plane)
         return replace(
             self,
             bank=bank.rows(0, bank.shape[0]),
@@ -331,18 +347,23 @@ class Scores(Similarity):
         raise NotImplementedError("each query is scored by itself: there are no columns")
 
 
-def _unit(tile: torch.Tensor, count: int, start: int, metric: str) -> torch.Tensor:
-    """The tile's rows at unit length (for "dot" as they are), after checks of the first ones."""
+def _directions(
+    tile: torch.Tensor, count: int, start: int, metric: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tile's rows at unit length, and their lengths (n, 1), after checks of the first ones."""
+    length = torch.linalg.vector_norm(tile, dim=1, keepdim=True)
+    if all(_SHORTEST < x < _LONGEST for x in length.flatten().tolist()[:count]):
+        return tile / length.clamp(min=_SHORTEST), length
     check_finite(tile[:count], "queries", start)
-    if metric == "dot":
-        return tile
     largest = tile.abs().amax(1, keepdim=True)
-    if bool((largest[:count] == 0).any()):
+    if metric == "cosine" and bool((largest[:count] == 0).any()):
         row = start + int((largest[:count, 0] == 0).nonzero()[0, 0])
         raise InputValueError(
             "a query vector is all zeros, so its cosine is not defined",
             f"queries[{row}]",
             'drop that query, or fit with metric="dot"',
         )
-    largest[count:] = 1
-    return torch.nn.functional.normalize(tile / largest, dim=1)
+    odd = ~((length > _SHORTEST) & (length < _LONGEST)) & (largest > 0)
+    scale = torch.where(odd, largest, 1)  # by 1 where the squares are in range: the same bits
+    length = torch.linalg.vector_norm(tile / scale, dim=1, keepdim=True)
+    return tile / scale / length.clamp(min=_SHORTEST), scale * length

@@ -257,17 +257,21 @@ class Subspaces:
         basis = self.basis.to(device=x.device, dtype=x.dtype)
         change = self.factors(strength).to(device=x.device, dtype=x.dtype)
         out = x + ((x @ basis) * change) @ basis.T
-        return renormalized(out, x) if renormalize else out
+        if not renormalize:
+            return out
+        return renormalized(out, torch.linalg.vector_norm(x, dim=1, keepdim=True))
 
 
-def renormalized(out: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """``out``, which the map made of ``x``, (n, D), at unit length.
+def renormalized(out: torch.Tensor, length: torch.Tensor | float) -> torch.Tensor:
+    """``out``, (n, D), which the map made of vectors of these lengths, (n, 1), at unit length.
 
     A vector that lost almost all of its length is left shorter than that: it is noise.
     """
-    floor = math.sqrt(_NORM_FLOOR) * torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    length = torch.linalg.vector_norm(out, dim=1, keepdim=True)
-    return out / torch.maximum(length, floor).clamp(min=torch.finfo(out.dtype).tiny)
+    least = math.sqrt(_NORM_FLOOR) * length
+    if isinstance(least, torch.Tensor):
+        least = least.clamp(min=torch.finfo(out.dtype).tiny)
+    now: torch.Tensor = torch.linalg.vector_norm(out, dim=1, keepdim=True)
+    return out / now.clamp(min=least)
 
 
 def fit_subspaces(moments: SecondMoments, config: EMCL) -> Subspaces:

@@ -10,6 +10,15 @@ them: not at all below the 1st percentile of the n_i, wholly from the 5th on, an
 
     s(x) = (n(x) - n_1%) / (n_5% - n_1%)                                                   (s)
 
+Known items that are near nobody, such as random vectors, would let everything through. So an
+item must also lie towards the other side as the known ones do: with P the sixteen leading
+directions of the other side, the cosine of x to the plane they span,
+
+    c(x) = |P^T x|                                                                         (p)
+
+has to be between the 1st and the 99th percentile of the known c_i; s falls to 0 where c(x) is as
+far outside again as they are from the median. The lower of both is s.
+
 Of items of the same kind one in twenty-five loses some of its correction; of captions against
 those of another encoder, or videos against captions, all lose all of it.
 """
@@ -25,10 +34,15 @@ from emcl_plugin.similarity import Features
 from emcl_plugin.tiles import TILE, padded
 
 QUANTILES = (0.01, 0.05)
-MOST = 1024
-"""Known items kept. More would make a search slower, not the percentiles better."""
+MOST = 256
+"""Known items kept. More make every query slower, and no gate better that we measured."""
+PROBES = 1024
+"""Known items at most whose own nearest give the percentiles."""
 FEWEST = 50
 """Known items below which there are no percentiles to speak of, and all are let through."""
+PLANE = 16
+"""Directions of the other side's plane; at most a quarter of all dimensions."""
+WITHIN = (0.01, 0.5, 0.99)
 
 
 @dataclass(frozen=True)
@@ -38,30 +52,58 @@ class Likeness:
     Attributes
     ----------
     known : (n, D)
-        Unit vectors of known items, at most 1,024.
+        Unit vectors of known items, at most 256.
     low, high : float
         Cosine up to which an item is refused, and from which it is let through.
+    plane : (D, p)
+        P of (p), orthonormal; p = 0 where the dimensions are few.
+    within : (float, float, float)
+        1st, 50th and 99th percentile of the known c_i.
     """
 
     known: torch.Tensor
     low: float
     high: float
+    plane: torch.Tensor
+    within: tuple[float, float, float] = (0.0, 0.5, 1.0)
 
     def of(self, unit: torch.Tensor) -> torch.Tensor:
         """s of unit vectors, (n,), each in [0, 1].
 
-        >>> known = torch.eye(3)
-        >>> Likeness(known, low=0.5, high=1.0).of(torch.tensor([[1.0, 0, 0], [0.6, 0.8, 0]]))
+        >>> gate = Likeness(torch.eye(3), low=0.5, high=1.0, plane=torch.empty(3, 0))
+        >>> gate.of(torch.tensor([[1.0, 0, 0], [0.6, 0.8, 0]]))
         tensor([1.0000, 0.6000])
         """
         if not len(self.known):
             return torch.ones(len(unit), dtype=unit.dtype, device=unit.device)
-        nearest = (padded(unit) @ self._known.T)[: len(unit), : len(self.known)].amax(1)
-        return ((nearest - self.low) / (self.high - self.low)).clamp(0, 1)
+        return self.opened((padded(unit) @ self._padded.T)[: len(unit), : len(self.rows)])
 
     @cached_property
-    def _known(self) -> torch.Tensor:
-        return padded(self.known)
+    def rows(self) -> torch.Tensor:
+        """Known items, then the plane's directions; none where all items are let through."""
+        return torch.cat([self.known, self.plane.T]) if len(self.known) else self.known
+
+    def opened(self, products: torch.Tensor) -> torch.Tensor:
+        """s by the inner products with all :attr:`rows`."""
+        nearest = products[:, : len(self.known)].amax(1)
+        if not self.plane.shape[1]:
+            return ((nearest - self.low) / (self.high - self.low)).clamp(0, 1)
+        towards = torch.linalg.vector_norm(products[:, len(self.known) :], dim=1)
+        start, width = self._ramps
+        s: torch.Tensor = ((torch.stack([nearest, towards, towards], 1) - start) / width).amin(1)
+        return s.clamp(0, 1)
+
+    @cached_property
+    def _ramps(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where s is 0, and how far it is from there to 1: of n, of small c, of large c."""
+        least, middle, most = self.within
+        below, above = max(middle - least, 1e-6), max(most - middle, 1e-6)
+        start = self.known.new_tensor([self.low, least - below, most + above])
+        return start, self.known.new_tensor([self.high - self.low, below, -above])
+
+    @cached_property
+    def _padded(self) -> torch.Tensor:
+        return padded(self.rows)
 
 
 def directions(x: torch.Tensor) -> torch.Tensor:
@@ -70,7 +112,16 @@ def directions(x: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(x / torch.where(largest > 0, largest, 1), dim=1)
 
 
-def fit_likeness(items: Features, group: torch.Tensor, order: torch.Tensor) -> Likeness:
+def leading_plane(unit: torch.Tensor) -> torch.Tensor:
+    """P of (p): the leading directions of unit vectors (n, D), as orthonormal columns (D, p)."""
+    p = min(PLANE, unit.shape[1] // 4, len(unit))
+    vectors: torch.Tensor = torch.linalg.eigh(unit.T @ unit)[1]
+    return vectors[:, unit.shape[1] - p :].contiguous()
+
+
+def fit_likeness(
+    items: Features, group: torch.Tensor, order: torch.Tensor, plane: torch.Tensor
+) -> Likeness:
     """Learn the gate from known items.
 
     Parameters
@@ -80,25 +131,39 @@ def fit_likeness(items: Features, group: torch.Tensor, order: torch.Tensor) -> L
         Items of one group ask for the same and are not compared with each other, so that copies
         and near-copies do not make everything else look far away.
     order : (n,) float
-        Where there are more than 1,024 items, a sample evenly spread in this is kept: the sample
-        does not depend on the order in which the items came.
+        Of more than 1,024 items a sample evenly spread in this is looked at, and of more than 256
+        one is kept: neither depends on the order in which the items came.
+    plane : (D, p)
+        Of the other side: :func:`leading_plane`.
     """
-    n = items.shape[0]
-    ranked = torch.argsort(order, stable=True)
-    if n > MOST:
-        ranked = ranked[torch.linspace(0, n - 1, MOST, device=ranked.device).round().long()]
-    known = directions(items.take(ranked))
-    kind = group[ranked]
+    ranked = _spread(torch.argsort(order, stable=True), PROBES)
+    probes, kind = directions(items.take(ranked)), group[ranked]
     if bool((kind == kind[0]).all()):  # of a space far away: each is compared with all others
         kind = torch.arange(len(kind), device=kind.device)
+    kept = _spread(torch.arange(len(ranked), device=ranked.device), MOST)
+    known = probes[kept]
     nearest = []
-    for rows, kinds in zip(torch.split(known, TILE), torch.split(kind, TILE), strict=True):
+    for rows, kinds in zip(torch.split(probes, TILE), torch.split(kind, TILE), strict=True):
         cosines = rows @ known.T
-        cosines[kinds[:, None] == kind] = -torch.inf
+        cosines[kinds[:, None] == kind[kept]] = -torch.inf
         nearest.append(cosines.amax(1))
     found = torch.cat(nearest)
     found = found[torch.isfinite(found)]
     if len(found) < FEWEST:
-        return Likeness(known[:0], -1.0, 0.0)
+        return open_to_all(known)
     low, high = (float(torch.quantile(found, q)) for q in QUANTILES)
-    return Likeness(known, low, max(high, low + 1e-6))
+    towards = torch.linalg.vector_norm(probes @ plane, dim=1)
+    least, middle, most = (float(torch.quantile(towards, q)) for q in WITHIN)
+    return Likeness(known, low, max(high, low + 1e-6), plane, (least, middle, most))
+
+
+def open_to_all(like: torch.Tensor) -> Likeness:
+    """The gate that lets everything through, in this dtype and dimension, (n, D)."""
+    return Likeness(like[:0], -1.0, 0.0, like[:0].T)
+
+
+def _spread(x: torch.Tensor, most: int) -> torch.Tensor:
+    """At most so many of them, evenly spread."""
+    if len(x) <= most:
+        return x
+    return x[torch.linspace(0, len(x) - 1, most, device=x.device).round().long()]

@@ -179,10 +179,13 @@ def search_faiss(
             "10 is usual",
         )
     found, items = index.search(vectors, k)
-    found[items < 0] = 0  # FAISS says so with the largest number there is
+    missing = items < 0
+    if missing.any():
+        found[missing] = 0  # FAISS says so with the largest number there is
     if space != "ip":
         found = scores_in(space, found, asked, longest(corrector) if phi is None else phi)
-    found[items < 0] = -np.inf
+    if missing.any():
+        found[missing] = -np.inf
     return found, items
 
 

@@ -87,6 +87,7 @@ class _Facts:
     n_gallery: int
     n_directions: int
     n_known: int
+    n_plane: int
     n_beside: int
     metric: str
     renormalize: bool
@@ -96,6 +97,7 @@ class _Facts:
     strength: float
     likeness_low: float
     likeness_high: float
+    likeness_within: tuple[float, float, float]
     settings: _Settings
     report: BankReport | None
     named: bool
@@ -116,6 +118,7 @@ class _Facts:
             "beside": (self.n_beside, self.dimension),
             "beside_bias": (self.n_beside,),
             "likeness.known": (self.n_known, self.dimension),
+            "likeness.plane": (self.dimension, self.n_plane),
         }
 
     def check(self, path: Path) -> None:
@@ -128,6 +131,7 @@ class _Facts:
             ("n_gallery", self.n_gallery, 1),
             ("n_directions", self.n_directions, 0),
             ("n_known", self.n_known, 0),
+            ("n_plane", self.n_plane, 0),
             ("n_beside", self.n_beside, 0),
         )
         for name, value, good, allowed in (
@@ -140,6 +144,8 @@ class _Facts:
             ("strength", self.strength, 0 <= self.strength <= 1, "0 to 1"),
             ("likeness_low", self.likeness_low, self.likeness_low < self.likeness_high,
              "below likeness_high"),
+            ("likeness_within", self.likeness_within,
+             list(self.likeness_within) == sorted(self.likeness_within), "rising"),
             ("emcl", emcl, not isinstance(emcl, str) or emcl in ("auto", *PRESETS), "a preset"),
             ("ncl", ncl, not isinstance(ncl, str) or ncl == "auto", "auto"),
             ("prior", prior, prior in MODES, MODES),
@@ -264,12 +270,14 @@ def load(folder: Path, *, device: str | None = None, kind: type[Reranker] = Rera
         )
     place = pick_device(device or "cpu", Kind.of(tensors["gallery"]))
     held: dict[str, Any] = {name: x.to(place) for name, x in tensors.items()}
-    known = held.pop("likeness.known")
+    known, plane = held.pop("likeness.known"), held.pop("likeness.plane")
     reranker = kind(device=device, **vars(facts.settings))
     reranker.corrector_ = Corrector(
         **held,
         **{name: getattr(facts, name) for name in _SCALARS},
-        likeness=Likeness(known, facts.likeness_low, facts.likeness_high),
+        likeness=Likeness(
+            known, facts.likeness_low, facts.likeness_high, plane, facts.likeness_within
+        ),
         names=tuple(names),
         facts={} if facts.report is None else facts.report.to_dict(),
     )
@@ -299,10 +307,12 @@ def _content(reranker: Reranker) -> dict[str, Any]:
         "n_gallery": len(corrector),
         "n_directions": len(corrector.change),
         "n_known": len(corrector.likeness.known),
+        "n_plane": corrector.likeness.plane.shape[1],
         "n_beside": len(corrector.beside),
         **{name: getattr(corrector, name) for name in _SCALARS},
         "likeness_low": corrector.likeness.low,
         "likeness_high": corrector.likeness.high,
+        "likeness_within": corrector.likeness.within,
         "settings": {field.name: getattr(reranker, field.name) for field in fields(_Settings)},
         "report": corrector.facts or None,
         "named": bool(corrector.names),
@@ -399,6 +409,7 @@ def _tensors(corrector: Corrector) -> dict[str, torch.Tensor]:
     names = [f.name for f in fields(Corrector) if f.type == "torch.Tensor"]
     every = {name: getattr(corrector, name) for name in names}
     every["likeness.known"] = corrector.likeness.known
+    every["likeness.plane"] = corrector.likeness.plane
     return {name: x.detach().cpu().contiguous() for name, x in every.items()}
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import torch
 
-from emcl_plugin.arrays import Array, read_rows
+from emcl_plugin.arrays import Array, read_tile
 from emcl_plugin.similarity import Similarity, rows_per_block
 
 TILE = 16
@@ -34,12 +34,10 @@ def tiles(
     x: Array, dtype: torch.dtype, device: torch.device
 ) -> Iterator[tuple[int, int, torch.Tensor]]:
     """Yield ``(start, stop, rows)``: rows ``start:stop`` of ``x`` in a (16, padded D) tile."""
+    shape = TILE, x.shape[1] + -x.shape[1] % _MULTIPLE
     for start in range(0, len(x), TILE):
         stop = min(start + TILE, len(x))
-        rows = read_rows(x, start, stop, dtype, device)
-        tile = torch.zeros(TILE, rows.shape[1] + -rows.shape[1] % _MULTIPLE).to(rows)
-        tile[: stop - start, : rows.shape[1]] = rows
-        yield start, stop, tile
+        yield start, stop, read_tile(x, start, stop, shape, dtype, device)
 
 
 class TiledPair(Similarity):

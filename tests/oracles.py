@@ -219,11 +219,12 @@ def plain_prior(S, w=None, *, gentle, evidence, hubs, evenness):
 # --- bank mode ---------------------------------------------------------------------------
 
 
-def plain_ends(x, group, quantiles=(0.01, 0.05), fewest=50):
+def plain_ends(x, group, quantiles=(0.01, 0.05), fewest=50, kept=None):
     """Where the gate of known items begins and ends to open; None where too few compare."""
     nearest = []
+    kept = range(len(x)) if kept is None else kept
     for i in range(len(x)):
-        others = [float(x[i] @ x[k]) for k in range(len(x)) if group[k] != group[i]]
+        others = [float(x[i] @ x[k]) for k in kept if group[k] != group[i]]
         if others:
             nearest.append(max(others))
     if len(nearest) < fewest:
@@ -232,12 +233,32 @@ def plain_ends(x, group, quantiles=(0.01, 0.05), fewest=50):
     return low, max(high, low + 1e-6)
 
 
-def plain_gate(known, ends, x):
+def plain_plane(other, most=16):
+    """The leading directions of the other side's unit vectors, by a singular value decomposition"""
+    p = min(most, other.shape[1] // 4, len(other))
+    return np.linalg.svd(other, full_matrices=False)[2][:p].T
+
+
+def plain_within(x, plane):
+    """Percentiles of the cosines of unit vectors to a plane."""
+    return np.quantile([np.sqrt(sum((y @ p) ** 2 for p in plane.T)) for y in x], (0.01, 0.5, 0.99))
+
+
+def plain_gate(known, ends, x, plane=None, within=None):
     """How far each of the unit vectors x is let through."""
     if ends is None:
         return np.ones(len(x))
-    nearest = np.array([max(float(known[k] @ y) for k in range(len(known))) for y in x])
-    return np.clip((nearest - ends[0]) / (ends[1] - ends[0]), 0, 1)
+    out = []
+    for y in x:
+        nearest = max(float(known[k] @ y) for k in range(len(known)))
+        s = [(nearest - ends[0]) / (ends[1] - ends[0])]
+        if plane is not None and plane.shape[1]:
+            towards = np.sqrt(sum((y @ p) ** 2 for p in plane.T))
+            least, middle, most = within
+            below, above = max(middle - least, 1e-6), max(most - middle, 1e-6)
+            s += [1 - (least - towards) / below, 1 - (towards - most) / above]
+        out.append(min(1, max(0, min(s))))
+    return np.array(out)
 
 
 def plain_map(x, basis, change, *, renormalize, floor=1e-2):

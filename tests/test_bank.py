@@ -23,9 +23,11 @@ from oracles import (
     plain_masses,
     plain_mutual_share,
     plain_ncl,
+    plain_plane,
     plain_reliability,
     plain_spread,
     plain_weights,
+    plain_within,
     unit,
 )
 
@@ -222,7 +224,9 @@ def test_strength_is_the_guard_s_times_reliability_times_kinship(emcl, dual):
         kinship = 1.0
         if dual:
             ends = plain_ends(x.gallery_bank, raw[:, n:].argmax(0), QUANTILES, FEWEST)
-            kinship = plain_gate(x.gallery_bank, ends, x.gallery).mean()
+            plane = plain_plane(x.gallery)
+            within = plain_within(x.gallery_bank, plane)
+            kinship = plain_gate(x.gallery_bank, ends, x.gallery, plane, within).mean()
             assert 0.8 < kinship <= 1
             assert_allclose(report.kinship, kinship, rtol=0, atol=1e-9)
         else:
@@ -244,7 +248,10 @@ def test_the_gate_is_that_of_the_bank_grouped_by_best_match(dual):
     assert_allclose([corrector.likeness.low, corrector.likeness.high], ends, rtol=1e-9)
     others = np.concatenate([x.queries, -x.queries, unit(1 + x.queries)])
     s = torch.cat(list(corrector.vectors(others)))[:, -1]
-    assert_allclose(s, plain_gate(unit(x.bank), ends, unit(others)), rtol=0, atol=1e-9)
+    plane = plain_plane(unit(x.gallery))
+    within = plain_within(unit(x.bank), plane)
+    wanted = plain_gate(unit(x.bank), ends, unit(others), plane, within)
+    assert_allclose(s, wanted, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("dual", [False, True])

@@ -25,7 +25,7 @@ from emcl_plugin import EMCL
 from emcl_plugin.bank import BANK, fit_corrector
 from emcl_plugin.corrector import DRIFT, Scores
 from emcl_plugin.errors import InputTypeError, InputValueError
-from emcl_plugin.likeness import Likeness
+from emcl_plugin.likeness import open_to_all
 
 F32, F64 = torch.float32, torch.float64
 EXACT = replace(BANK, tolerance=1e-9, rounds=50_000)
@@ -187,7 +187,8 @@ def plain_state(corrector, x):
     x = unit(x) if corrector.metric == "cosine" else x
     known = corrector.likeness.known.double().numpy()
     ends = (corrector.likeness.low, corrector.likeness.high)
-    s = plain_gate(known, ends, unit(x))
+    gate = corrector.likeness
+    s = plain_gate(known, ends, unit(x), gate.plane.double().numpy(), gate.within)
     return plain_map(x, **emcl), s, plain_map(state["gallery"], **emcl), state["bias"]
 
 
@@ -439,13 +440,13 @@ def test_new_queries_are_of_the_bank_s_kind_from_then_on():
     assert whole(corrector.vectors(new))[:, -1].mean() < 0.2
     grown = corrector.with_queries(new)
     s = whole(grown.vectors(np.concatenate([new, foreign(60, 1), mixed()])))[:, -1]
-    assert (s[:60] == 1).all()
+    assert s[:60].mean() > 0.98
     assert s[60:120].mean() > 0.8
     bank = np.concatenate([data().bank, new])
     ends = plain_ends(bank, (bank @ data().gallery.T).argmax(1))
     assert_allclose([grown.likeness.low, grown.likeness.high], ends, rtol=1e-9)
-    open_to_all = replace(corrector, likeness=Likeness(corrector.gallery[:0], -1.0, 0.0))
-    assert len(open_to_all.with_queries(new).likeness.known) == 0
+    without = replace(corrector, likeness=open_to_all(corrector.gallery))
+    assert len(without.with_queries(new).likeness.known) == 0
 
 
 def test_items_after_queries_are_on_the_constant_of_the_renewed_biases():

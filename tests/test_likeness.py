@@ -8,9 +8,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
-from oracles import plain_ends, plain_gate, unit
+from oracles import plain_ends, plain_gate, plain_plane, plain_within, unit
 
-from emcl_plugin.likeness import FEWEST, MOST, QUANTILES, Likeness, fit_likeness
+from emcl_plugin.likeness import (
+    FEWEST,
+    MOST,
+    PROBES,
+    QUANTILES,
+    fit_likeness,
+    leading_plane,
+    open_to_all,
+)
 from emcl_plugin.similarity import Features
 
 F32, F64 = torch.float32, torch.float64
@@ -26,9 +34,12 @@ def kind(n, seed=0, *, space=0, dimension=32, groups=None):
     return x, rng.integers(0, groups or n, n), rng.permutation(n) / n
 
 
-def fit(x, group, order, dtype=F64, metric="cosine"):
+def fit(x, group, order, dtype=F64, metric="cosine", plane=None):
+    """Without a plane, by (n) and (s) alone."""
     items = Features(x, dtype=dtype, metric=metric)
-    return fit_likeness(items, torch.as_tensor(group), torch.as_tensor(order))
+    plane = x.T[:, :0] if plane is None else plane
+    plane = torch.as_tensor(plane, dtype=dtype)
+    return fit_likeness(items, torch.as_tensor(group), torch.as_tensor(order), plane)
 
 
 def let_through(gate, x, dtype=F64):
@@ -89,8 +100,8 @@ def test_new_items_of_the_same_kind_are_let_through_in_nineteen_of_twenty(n, who
 
 
 def test_known_items_are_let_through():
-    x, group, order = kind(300)
-    assert (let_through(fit(x, group, order), x) == 1).all()
+    gate = fit(*kind(300))
+    assert (let_through(gate, gate.known) == 1).all()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -150,9 +161,50 @@ def test_items_all_equally_far_from_one_another_have_no_percentiles_between(dtyp
 
 def test_without_known_items_all_are_let_through():
     """In the dtype and of the number that came in."""
-    gate = Likeness(torch.empty(0, 4), -1.0, 0.0)
+    gate = open_to_all(torch.ones(3, 4))
     out = gate.of(-torch.ones(7, 4, dtype=F64))
     assert torch.equal(out, torch.ones(7, dtype=F64))
+
+
+# --- the other side's plane --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "d"), [(40, 64), (200, 100), (9, 64), (50, 6), (50, 3)])
+def test_the_plane_is_that_of_a_singular_value_decomposition(n, d):
+    """As projections, to 1e-10: at most 16, a quarter of the dimensions, the number of items."""
+    x = kind(n, dimension=d)[0]
+    found = leading_plane(torch.as_tensor(x)).numpy()
+    wanted = plain_plane(x)
+    assert found.shape == (d, min(16, d // 4, n)) == wanted.shape
+    assert_allclose(found @ found.T, wanted @ wanted.T, rtol=0, atol=1e-10)
+
+
+@PRECISIONS
+@pytest.mark.parametrize("n", [60, 161])
+def test_the_gate_with_a_plane_is_that_of_the_formula(n, dtype, tolerance):
+    """The lower of (s) and (p) by loops, of items on both sides of the known ones."""
+    x, group, order = kind(n)
+    plane = plain_plane(kind(90, 5)[0])
+    gate = fit(x, group, order, dtype, plane=plane)
+    within = plain_within(x, plane)
+    assert_allclose(gate.within, within, rtol=0, atol=tolerance * 1e-2)
+    inner = x @ plane @ plane.T
+    new = unit(np.concatenate([x[:30] + a * inner[:30] for a in (-0.6, -0.3, 0, 0.3, 1, 3)]))
+    wanted = plain_gate(x, plain_ends(x, group), new, plane, within)
+    assert ((wanted > 0) & (wanted < 1)).sum() > 10
+    assert_allclose(let_through(gate, new, dtype), wanted, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_known_items_refuse_what_lies_where_the_other_side_does(seed):
+    """They are near nobody, so (s) alone would let everything through."""
+    other, new = kind(500, 1, dimension=256)[0], kind(300, 2, dimension=256)[0]
+    known = np.random.default_rng(seed).standard_normal((500, 256))
+    plane = plain_plane(other)
+    assert let_through(fit(known, *places(500)), new).mean() > 0.9
+    assert let_through(fit(known, *places(500), plane=plane), new).mean() < 0.01
+    own = kind(500, 3, dimension=256)[0]
+    assert let_through(fit(own, *places(500), plane=plane), new).mean() > 0.93
 
 
 # --- order and number --------------------------------------------------------------------
@@ -169,18 +221,18 @@ def test_the_order_of_the_items_does_not_matter(seed, n, dtype):
     assert (found.low, found.high) == (wanted.low, wanted.high)
 
 
-@pytest.mark.parametrize("n", [1024, 1025, 2500])
+@pytest.mark.parametrize("n", [256, 257, 1024, 1025, 2500])
 def test_of_many_items_a_sample_is_kept_that_does_not_depend_on_their_order(n):
-    """1,024 distinct ones, spread over the given order from the first to the last."""
+    """256 distinct ones, spread over the given order from the first to the last."""
     x, group, _ = kind(n)
     rng = np.random.default_rng(n)
     order = np.sort(rng.standard_normal(n))
     wanted = fit(x, group, order)
-    assert len(wanted.known) == 1024 == MOST
+    assert len(wanted.known) == 256 == MOST
     kept = (wanted.known.numpy() @ x.T).argmax(1)
     assert_allclose(wanted.known, x[kept], rtol=0, atol=1e-12)
     assert (np.diff(kept) >= 1).all()
-    assert np.diff(kept).max() <= -(-n // 1024)
+    assert np.diff(kept).max() <= n // 255 + 1 + 2 * (n // 1024)
     assert (kept[0], kept[-1]) == (0, n - 1)
     for _ in range(3):
         moved = rng.permutation(n)
@@ -198,3 +250,17 @@ def test_s_of_an_item_does_not_depend_on_the_others_of_its_tile(seed, n):
     alone, among = torch.zeros(32, 32), torch.zeros(32, 32)
     alone[0], among[: len(x)] = x[row], x
     assert gate.of(alone)[0] == gate.of(among)[row]
+
+
+@PRECISIONS
+@pytest.mark.parametrize("n", [300, 1024, 1500])
+def test_the_percentiles_of_a_sample_are_those_of_the_formula(n, dtype, tolerance):
+    """Probes, at most 1,024, among which 256 are kept, both evenly spread."""
+    x, group, _ = kind(n, groups=n // 3)
+    gate = fit(x, group, np.arange(float(n)), dtype)
+    kept = (gate.known.double().numpy() @ x.T).argmax(1)
+    probes = np.unique(np.round(np.linspace(0, n - 1, min(n, PROBES))).astype(int))
+    assert set(kept) <= set(probes)
+    place = np.searchsorted(probes, kept)
+    ends = plain_ends(x[probes], group[probes], QUANTILES, FEWEST, kept=place)
+    assert_allclose([gate.low, gate.high], ends, rtol=0, atol=tolerance * 1e-2)

@@ -99,7 +99,7 @@ def test_the_gate_is_in_the_query_vectors(forward):
     assert 0.8 < gate.mean() < 1
     assert ((gate >= 0) & (gate <= 1)).all()
     other = np.random.default_rng(0).standard_normal((50, 128))
-    assert_array_equal(query_vectors(corrector, other)[:, -1], 0)
+    assert query_vectors(corrector, other)[:, -1].mean() < 0.15
 
 
 @pytest.mark.parametrize("space", SPACES)

@@ -35,7 +35,7 @@ V1 = DATA / "state_v1"
 EXPECTED = DATA / "state_v1_expected.json"
 TENSOR_NAMES = {
     "gallery", "bias", "basis", "change", "bank", "potential", "weight", "beside",
-    "beside_bias", "likeness.known",
+    "beside_bias", "likeness.known", "likeness.plane",
 }  # fmt: skip
 
 
@@ -63,7 +63,8 @@ def make_fixture() -> None:  # how tests/data/state_v1 was made; it is not to be
         reranker = Reranker(emcl=EMCL(strength=-0.5), guard=False)
         reranker.fit(text, video, names=[f"clip {c}" for c in "abcdefgé"])
     corrector = reranker.corrector_
-    gate = Likeness(corrector.bank[:5].clone(), 0.25, 0.875)
+    plane = torch.eye(6, dtype=corrector.bank.dtype)[:, :1]
+    gate = Likeness(corrector.bank[:5].clone(), 0.25, 0.875, plane, (0.125, 0.25, 0.75))
     reranker.corrector_ = replace(corrector, likeness=gate)
     queries = np.random.default_rng(1).standard_normal((3, 6)).round(2)
     scores = reranker.transform(queries)
@@ -90,8 +91,8 @@ def same(a: Reranker, b: Reranker) -> None:
     for name, x in vars(a.corrector_).items():
         y = getattr(b.corrector_, name, None)
         if name == "likeness":
-            assert torch.equal(x.known, y.known)
-            assert (x.low, x.high) == (y.low, y.high)
+            assert torch.equal(x.rows, y.rows)
+            assert (x.low, x.high, x.within) == (y.low, y.high, y.within)
         elif isinstance(x, torch.Tensor):
             assert x.dtype == y.dtype
             assert torch.equal(x, y), name
@@ -492,7 +493,7 @@ def refused(folder: Path, words: str, **options) -> str:
 TYPES = {
     "format_version": "1", "package_version": 1, "protocol": None, "dtype": [], "dimension": 6.0,
     "n_bank": True, "n_gallery": "8", "n_directions": None, "n_known": {},
-    "n_beside": 1.5, "metric": 0,
+    "n_plane": "1", "n_beside": 1.5, "likeness_within": 0.5, "metric": 0,
     "renormalize": 1, "level": "0", "temperature": True, "rho": [1.0], "strength": None,
     "likeness_low": "x", "likeness_high": {}, "settings": [], "report": "none", "named": 0,
     "tensors": [], "gallery_order": 5, "sha256": None,
@@ -552,6 +553,9 @@ def at(path: str, value: object):
         ("strength", -0.1, "the strength is out of its range"),
         ("strength", 1.1, "the strength is out of its range"),
         ("likeness_low", 0.875, "the likeness_low is out of its range"),
+        ("likeness_within", [0.2, 0.1, 0.3], "the likeness_within is out of its range"),
+        ("likeness_within", [0.1, 0.2], "another length"),
+        ("n_plane", -1, "the n_plane is out of its range"),
         ("settings.emcl", "mystery", "the emcl is out of its range"),
         ("settings.emcl.sigma", -1.0, "EMCL's sigma must be positive"),
         ("settings.emcl.sigma", "0.3", "another type"),
