@@ -11,8 +11,9 @@ better by three standard errors over the queries,
 
     z = mean d / (std d / sqrt(n)),   d the paired differences of n queries                 (z)
 
-where a query that was asked in several cuts counts once, with its mean. What comes out must also
-be better than doing nothing, or nothing is done.
+where a query that was asked in several cuts counts once, with its mean. Where doing nothing is
+better than what comes out, by one standard error, nothing is done: to leave a correction that has
+lost on no set that we know takes less evidence than to choose among many, but some.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ RHOS = (0.65, 0.8, 0.9, 1.0)
 STRENGTHS = (-1.0, -0.5, 0.5, 1.0)
 EVIDENCE = 3.0
 """Standard errors that it takes to leave what stands: 1 in 20 by chance, of 24 candidates."""
+AGAINST = 1.0
+"""Standard errors by which doing nothing must be better than what came out, to be chosen."""
 MOST_CUTS = 10
 """Of each of the two parts."""
 MOST_ITEMS = 1_000
@@ -271,9 +274,9 @@ def tune(
         names = dict.fromkeys(trial.candidate.name for trial in (stands, last))
         names.pop(DEFAULTS.name, None)
         reason = f"{', then '.join(names)}: better than what stood by three standard errors"
-    if last.z(nothing) <= 0:
+    if nothing.z(last) >= AGAINST:
         last, chosen = nothing, NOTHING
-        reason = "on this bank no correction is better than none"
+        reason = "on this bank doing nothing is better than any correction"
     before, after = (100 * t.per_query(t.hits, o) for t, o in ((nothing, last), (last, nothing)))
     parts = tuple(part for part in (first, second) if part)
     seconds = time.monotonic() - started

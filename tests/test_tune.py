@@ -430,7 +430,7 @@ def test_where_corrections_hurt_nothing_is_done():
     queries, items, truth = popular()
     found = tune(queries, items, truth, cuts=2, metric="dot")
     assert found.chosen is NOTHING
-    assert found.reason == "on this bank no correction is better than none"
+    assert found.reason == "on this bank doing nothing is better than any correction"
     assert found.against_nothing.gain == 0 == found.against_nothing.changed
     nothing, defaults, *_ = found.parts[0]
     assert nothing.z(defaults) > EVIDENCE
@@ -481,6 +481,7 @@ def judged(monkeypatch):
 
 
 LEFT = "nothing tried was better than the defaults by three standard errors"
+NONE = "on this bank doing nothing is better"
 
 
 @pytest.mark.parametrize(
@@ -498,10 +499,11 @@ LEFT = "nothing tried was better than the defaults by three standard errors"
         ({WON.name: (5, 0.1)}, {"EMCL +1": (5, 0.1)}, "EMCL +1", f"{WON.name}, then EMCL +1: "),
         ({WON.name: (5, 0.1)}, None, WON.name, f"{WON.name}: better"),
         ({}, None, "defaults", LEFT),
-        ({"nothing": (1, 0.1)}, None, "nothing", "on this bank no correction is better"),
-        ({}, {"nothing": (0, 0)}, "nothing", "on this bank no correction is better"),
-        ({}, {"nothing": (0.1, 0.01)}, "nothing", "on this bank no correction is better"),
-        ({WON.name: (5, 0.1)}, {"nothing": (1, 0.1)}, "nothing", "on this bank no correction"),
+        ({"nothing": (1.1, 0.1)}, None, "nothing", NONE),
+        ({}, {"nothing": (1.1, 0.01)}, "nothing", NONE),
+        ({}, {"nothing": (0.9, 0.1)}, "defaults", LEFT),
+        ({}, {"nothing": (0, 0)}, "defaults", LEFT),
+        ({WON.name: (5, 0.1)}, {"nothing": (8, 0.2)}, "nothing", NONE),
         ({}, {"nothing": (-0.1, -0.01)}, "defaults", LEFT),
     ],
 )  # fmt: skip
