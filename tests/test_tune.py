@@ -806,3 +806,21 @@ def test_a_nan_is_told_by_its_place_in_the_bank():
 def test_twenty_items_are_enough():
     assert FEWEST == 20
     assert tune(*(x[:20] for x in bank()), cuts=1).cuts == 2
+
+
+def test_the_threads_are_as_many_as_before():
+    """Torch's; tuning takes one, also where it ends early."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        tune(*bank(), cuts=1)
+        assert torch.get_num_threads() == 2
+        with pytest.raises(KeyboardInterrupt):
+            tune(*bank(), cuts=1, progress=interrupt)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt

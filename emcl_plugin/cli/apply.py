@@ -84,11 +84,12 @@ def apply_command(
     from emcl_plugin.cli.inputs import read_ground_truth
     from emcl_plugin.cli.show import Progress, metrics_table, warnings_as_notes
     from emcl_plugin.io.atomic import check_target
-    from emcl_plugin.io.npy import npy_size, read_npy, write_npy
+    from emcl_plugin.io.formats import read_array
+    from emcl_plugin.io.npy import npy_size, write_npy
     from emcl_plugin.metrics import MEASURES
     from emcl_plugin.reranker import Reranker
 
-    queries = read_npy(text if text is not None else video)  # type: ignore[arg-type]
+    queries = read_array(text if text is not None else video)  # type: ignore[arg-type]
     corrector = Reranker.from_pretrained(folder, device=device).corrector_
     kind = Kind.of(queries)
     shape = (len(queries), len(corrector))

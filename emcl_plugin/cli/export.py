@@ -84,7 +84,8 @@ def export_command(
     from emcl_plugin.cli.show import warnings_as_notes
     from emcl_plugin.export import export
     from emcl_plugin.io.atomic import check_target
-    from emcl_plugin.io.npy import read_npy, write_npy
+    from emcl_plugin.io.formats import read_array
+    from emcl_plugin.io.npy import write_npy
     from emcl_plugin.reranker import Reranker
     from emcl_plugin.spaces import query_vectors
 
@@ -96,7 +97,7 @@ def export_command(
         ]
         converted = None
         if queries is not None and queries_output is not None:
-            converted = query_vectors(corrector, read_npy(queries), space)
+            converted = query_vectors(corrector, read_array(queries), space)
             check_target(queries_output, converted.nbytes, force=force)
         if to is not None and output is not None:
             done = export(

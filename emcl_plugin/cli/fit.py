@@ -62,14 +62,14 @@ def fit_command(
 
     from emcl_plugin.cli.show import Progress, bank_summary, warnings_as_notes
     from emcl_plugin.io.atomic import check_folder_target
-    from emcl_plugin.io.npy import read_npy
+    from emcl_plugin.io.formats import read_array
     from emcl_plugin.io.truth import read_lines
     from emcl_plugin.reranker import Reranker
     from emcl_plugin.state import FILES
 
     emcl, ncl = reranker_settings(context, method)
     check_folder_target(save, 0, force=force, files=FILES)
-    gallery = read_npy(paths.gallery)
+    gallery = read_array(paths.gallery)
     bank, other = read_banks(paths.bank, paths.gallery_bank)
     assert bank is not None
     called = [] if names is None else read_lines(names, len(gallery), "names")

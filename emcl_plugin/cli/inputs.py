@@ -110,23 +110,23 @@ def sides(
 
 def read_inputs(text: Path | None, video: Path | None, sim: Path | None) -> Inputs:
     """Open the files, memory-mapped."""
-    from emcl_plugin.io.npy import read_npy
+    from emcl_plugin.io.formats import read_array
 
     feats = None
     if text is not None and video is not None:
-        feats = (read_npy(text), read_npy(video))
-    return Inputs(None if sim is None else read_npy(sim), feats)
+        feats = (read_array(text), read_array(video))
+    return Inputs(None if sim is None else read_array(sim), feats)
 
 
 def read_banks(
     text_bank: Path | None, video_bank: Path | None
 ) -> tuple[Matrix | None, Matrix | None]:
     """Open the banks that are given, memory-mapped."""
-    from emcl_plugin.io.npy import read_npy
+    from emcl_plugin.io.formats import read_array
 
     return (
-        None if text_bank is None else read_npy(text_bank),
-        None if video_bank is None else read_npy(video_bank),
+        None if text_bank is None else read_array(text_bank),
+        None if video_bank is None else read_array(video_bank),
     )
 
 

@@ -36,6 +36,7 @@ EPILOG = """\b
 Examples:
   emcl-rerank demo
   emcl-rerank --text t.npy --video v.npy
+  emcl-rerank --text run.npz:text --video run.npz:video
   emcl-rerank --sim sims.npy --output better.npy --json
   emcl-rerank --text t.npy --video v.npy --gt diagonal --report out.html
   emcl-rerank --text t.npy --video v.npy --text-bank tb.npy --video-bank vb.npy
@@ -68,9 +69,10 @@ Exit status: 0 done, 1 failed, 2 wrong usage.
 def command(context: click.Context, /, **options: Any) -> None:
     """Better text-video retrieval from the embeddings or scores you already have.
 
-    Give embeddings (--text, --video), a similarity matrix (--sim, texts x videos), or both, as
-    .npy files. The re-scored matrix is written to --output; a summary goes to standard error.
-    No training, no labels, and nothing is applied where it would not help.
+    Give embeddings (--text, --video), a similarity matrix (--sim, texts x videos), or both: .npy,
+    .npz, .safetensors, .pt, .parquet, .h5, .mat or .fvecs, 'file:name' for one array of several, or
+    a folder of parts. The re-scored matrix is written to --output; a summary goes to standard
+    error. No training, no labels, and nothing is applied where it would not help.
     """
     if context.invoked_subcommand is None:
         run_rerank(context, **options)

@@ -104,7 +104,7 @@ def tune_command(
     from emcl_plugin.cli.inputs import check_gallery, read_ground_truth
     from emcl_plugin.cli.show import Progress, bank_summary, warnings_as_notes
     from emcl_plugin.io.atomic import check_folder_target
-    from emcl_plugin.io.npy import read_npy
+    from emcl_plugin.io.formats import read_array
     from emcl_plugin.io.truth import read_lines
     from emcl_plugin.reranker import Reranker
     from emcl_plugin.state import FILES
@@ -119,7 +119,7 @@ def tune_command(
     queries, items, gallery = texts, videos, video
     if text is not None:
         queries, items, gallery, truth = videos, texts, text, truth.T
-    rows = None if gallery is None else read_npy(gallery)
+    rows = None if gallery is None else read_array(gallery)
     if rows is not None:
         check_gallery(rows, items, metric)
     called = [] if names is None or rows is None else read_lines(names, len(rows), "names")

@@ -647,7 +647,9 @@ def test_where_nothing_wins_the_saved_corrector_does_nothing(folder, emcl):
     for name, side in (("tb", pairs), ("vb", pairs), ("v", pairs[:, ::-1] - pairs)):
         np.save(folder / f"{name}.npy", side)
     result = emcl(*TUNE, "--cuts", 1, "--video", "v.npy", "--save", "tuned")
-    assert "chosen   nothing: on this bank doing nothing is better than any correction" in result.words
+    assert (
+        "chosen   nothing: on this bank doing nothing is better than any correction" in result.words
+    )
     saved = Reranker.from_pretrained("tuned")
     assert (saved.emcl, saved.ncl) == (None, None)
     assert (saved.corrector_.strength, len(saved.corrector_.change)) == (0, 0)

@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 
+import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from numpy.testing import assert_array_equal
+from safetensors.numpy import save_file
 
 from emcl_plugin import rerank
 from emcl_plugin.cli.main import command
@@ -58,6 +60,36 @@ def test_main_job_with_no_option(folder):
     for words in ("transductive", "converged", "guard", "never a top result", "reranked.npy"):
         assert words in result.stderr
     assert files(folder) == ["reranked.npy", "t.npy", "v.npy"]
+
+
+@pytest.mark.parametrize("kind", ["npz", "folder", "h5", "safetensors"])
+def test_the_same_from_other_files(folder, kind):
+    text, video = (np.load(folder / name) for name in ("t.npy", "v.npy"))
+    names = {"npz": ("x.npz:t", "x.npz:v"), "folder": ("t", "v/*.npy"),
+             "h5": ("x.h5:in/t", "x.h5:in/v"),
+             "safetensors": ("x.safetensors:t", "x.safetensors:v")}[kind]  # fmt: skip
+    if kind == "npz":
+        np.savez(folder / "x.npz", t=text, v=video)
+    elif kind == "folder":
+        for name, x in (("t", text), ("v", video)):
+            (folder / name).mkdir()
+            for i, part in enumerate(np.array_split(x, 12)):
+                np.save(folder / name / f"{i}.npy", part)
+    elif kind == "h5":
+        with h5py.File(folder / "x.h5", "w") as file:
+            file["in/t"], file["in/v"] = text, video
+    else:
+        save_file({"t": text, "v": video}, folder / "x.safetensors")
+    run("--text", names[0], "--video", names[1], cwd=folder, check=0)
+    assert_array_equal(np.load(folder / "reranked.npy"), rerank(None, (text, video)))
+
+
+def test_a_missing_name_is_said_with_those_that_are_there(folder):
+    np.savez(folder / "x.npz", t=np.ones((2, 3)), v=np.ones((2, 3)))
+    result = run("--text", "x.npz", "--video", "x.npz:v", cwd=folder, check=1)
+    assert "the file holds several arrays" in result.stderr
+    assert "name one: x.npz:t" in result.stderr
+    assert files(folder) == ["t.npy", "v.npy", "x.npz"]
 
 
 def test_json_is_all_of_standard_output(folder):
@@ -237,7 +269,7 @@ def test_with_ground_truth_it_measures_and_explains(folder):
         (["--text", "t.npy", "--video", "v.npy", "--video-names", "no.txt"], 1, "cannot be read"),
         (["--sim", "t.npy", "demo"], 2, "cannot go with the sub-command demo"),
         (["--sim", "no.npy"], 1, "does not exist"),
-        (["--sim", "."], 1, "cannot be read"),
+        (["--sim", "."], 1, "could run any code"),  # a folder is its parts
         (["--sim", "t.npy", "--output", "v.npy"], 1, "--force"),
         (["--sim", "t.npy", "--output", "."], 1, "is a folder"),
         (["--sim", "t.npy", "--output", "no/o.npy"], 1, "create it first"),

@@ -1,0 +1,29 @@
+"""MATLAB's ``.mat``, old (read by SciPy) and new (HDF5)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from scipy.io import loadmat, whosmat
+
+from emcl_plugin.io.hdf5 import MAGIC, read_hdf5
+from emcl_plugin.io.members import Matrix, check_claim, check_magic, parsing, pick
+
+_NUMBERS = ("double", "single")
+
+
+def read_mat(path: Path, key: str | None = None) -> Matrix:
+    """One variable, as MATLAB shows it: rows are rows."""
+    check_magic(path, b"", "a .mat file")
+    with path.open("rb") as file:
+        start = file.read(512 + len(MAGIC))
+    if MAGIC in (start[: len(MAGIC)], start[512:]):
+        # MATLAB writes column by column, so HDF5 sees its arrays transposed
+        return read_hdf5(path, key, at=512 if start[512:] == MAGIC else 0).T
+    with parsing(path, ".mat"):
+        shapes = {name: shape for name, shape, kind in whosmat(path) if kind in _NUMBERS}
+        name = pick({name: len(shape) for name, shape in shapes.items()}, key, path)
+        check_claim(8 * math.prod(shapes[name]), path.stat().st_size, path)
+        array: Matrix = loadmat(path, variable_names=[name])[name]
+        return array

@@ -1,0 +1,134 @@
+"""Which array of a file that holds several, and what may be wrong with one."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from emcl_plugin.errors import EmclError, InputFileError
+from emcl_plugin.sizes import format_size
+
+Matrix: TypeAlias = "np.ndarray[Any, Any]"
+Reader: TypeAlias = Callable[[Path, str | None], Matrix]
+"""Reads one file: its path, and the name of the array in it or None."""
+
+
+def pick(dimensions: Mapping[str, int], key: str | None, path: Path) -> str:
+    """The name that was asked for; without one, the only array, or the only one of two dimensions.
+
+    >>> pick({"features": 2, "frames": 1}, None, Path("x.npz"))
+    'features'
+    """
+    if key is not None:
+        if key in dimensions:
+            return key
+        problem = "the file holds no array of this name"
+        raise InputFileError(problem, f"{path}: {key!r}", f"one of {_listed(dimensions)}")
+    tables = [name for name, count in dimensions.items() if count == 2]
+    for names in (list(dimensions), tables):
+        if len(names) == 1:
+            return names[0]
+    if not dimensions:
+        raise InputFileError("the file holds no array", str(path), "save one in it")
+    raise InputFileError(
+        "the file holds several arrays",
+        f"{path}: {_listed(dimensions)}",
+        f"name one: {path.name}:{(tables or list(dimensions))[0]}",
+    )
+
+
+def _listed(names: Mapping[str, int], most: int = 10) -> str:
+    shown = ", ".join(list(names)[:most]) or "none, it is empty"
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def only(key: str | None, path: Path) -> None:
+    """Refuse a name for a format whose files hold one array."""
+    if key is not None:
+        raise InputFileError(
+            "files of this format hold one array, without a name",
+            f"{path}: {key!r}",
+            f"leave the name out: {path}",
+        )
+
+
+MOST_PACKED = 1000
+"""Times that an array may be larger than what the file stores of it: zip's own limit, for zeros."""
+
+
+def check_claim(size: int, stored: int, path: Path) -> None:
+    """Refuse an array of so many bytes from so few, or larger than the memory."""
+    if size > MOST_PACKED * max(stored, 1):
+        raise InputFileError(
+            "the file claims to hold far more than there is in it",
+            f"{path}: {format_size(size)} in {format_size(stored)}",
+            "save or copy it again, and trust its source as little as that says",
+        )
+    check_memory(size, path)
+
+
+def check_memory(size: int, path: Path) -> None:
+    """Refuse what claims to be larger than the memory of this machine."""
+    if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        raise InputFileError(
+            "the array does not fit into the memory",
+            f"{path}: {format_size(size)}",
+            "save it as .npy, which is read piece by piece",
+        )
+
+
+def check_magic(path: Path, magic: bytes, what: str, *, at: int = 0) -> None:
+    """Refuse a file that cannot be opened, or does not begin as its kind does."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(at + len(magic))
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise InputFileError(
+            "the file does not exist" if missing else "the file cannot be read",
+            str(path) if missing else f"{path}: {error.strerror}",
+            "check the path",
+        ) from None
+    if start[at:] != magic:
+        pickled = start[:1] == b"\x80"
+        raise InputFileError(
+            "the file is a pickle, which could run any code" if pickled else f"not {what}",
+            f"{path}, which starts with {start[:8]!r}",
+            f"save it as its name says, or rename it; {what} starts otherwise",
+        )
+
+
+@contextmanager
+def parsing(path: Path, what: str) -> Iterator[None]:
+    """Whatever a library makes of a damaged file, as this project's error.
+
+    Libraries that read files raise nearly anything for one that was tampered with, so all but
+    this project's own errors are taken for it.
+    """
+    try:
+        yield
+    except (EmclError, MemoryError):
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputFileError(
+            f"the {what} file is damaged, cut short, or holds something else than numbers",
+            f"{path}: {text}",
+            "save or copy it again",
+        ) from None
+
+
+def library(module: str, path: Path, remedy: str = 'pip install "emcl-plugin[formats]"') -> Any:
+    """The library that reads this format, or how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputFileError(
+            "reading this format needs a library that is not installed", f"{path}: {error}", remedy
+        ) from None

@@ -1,0 +1,372 @@
+"""Every format gives the numbers that were written, and refuses by name what is not as it says."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+from pyarrow import feather, parquet
+from safetensors.numpy import save_file
+from scipy.io import savemat
+
+from emcl_plugin.errors import InputFileError
+from emcl_plugin.io.formats import READERS, natural, read_array, split
+
+X = np.random.default_rng(0).standard_normal((7, 5))
+
+
+def save_fvecs(path, x):
+    sizes = np.full((len(x), 1), x.shape[1], "<i4").view("<f4")
+    np.hstack([sizes, x.astype("<f4")]).tofile(path)
+
+
+def column(x, fixed=True):
+    values = pa.array(x.ravel())
+    if fixed:
+        return pa.FixedSizeListArray.from_arrays(values, x.shape[1])
+    return pa.ListArray.from_arrays(pa.array(np.arange(len(x) + 1) * x.shape[1], "i4"), values)
+
+
+def table(x, fixed=True):
+    return pa.table({"id": [f"v{i}" for i in range(len(x))], "vector": column(x, fixed)})
+
+
+def save_h5(path, x, **how):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("group/data", data=x, **how)
+
+
+def save_mat73(path, x):
+    """As MATLAB does: 512 bytes of its own, then HDF5, arrays transposed."""
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file["features"] = x.T
+    with path.open("r+b") as file:
+        file.write(b"MATLAB 7.3 MAT-file".ljust(512))
+
+
+WRITERS = {
+    "a.npy": np.save,
+    "a.npz": lambda path, x: np.savez(path, features=x),
+    "packed.npz": lambda path, x: np.savez_compressed(path, features=x),
+    "a.safetensors": lambda path, x: save_file({"features": x}, path),
+    "a.pt": lambda path, x: torch.save(torch.from_numpy(x), path),
+    "a.pth": lambda path, x: torch.save({"features": torch.from_numpy(x), "epoch": 3}, path),
+    "old.pt": lambda path, x: torch.save(
+        torch.from_numpy(x), path, _use_new_zipfile_serialization=False
+    ),
+    "a.parquet": lambda path, x: parquet.write_table(table(x), path),
+    "lists.parquet": lambda path, x: parquet.write_table(table(x, False), path),
+    "a.feather": lambda path, x: feather.write_feather(table(x), str(path)),
+    "a.arrow": lambda path, x: feather.write_feather(table(x, False), str(path)),
+    "a.h5": save_h5,
+    "chunks.hdf5": lambda path, x: save_h5(path, x, chunks=(1, 5), compression="gzip"),
+    "a.mat": lambda path, x: savemat(path, {"features": x}, do_compression=True),
+    "new.mat": save_mat73,
+    "a.fvecs": save_fvecs,
+}
+HALF = {"a.mat"}  # MATLAB has no half precision
+ONE = {"a.fvecs"}  # float32 only
+
+
+def test_every_format_is_tried():
+    assert {Path(name).suffix for name in WRITERS} == READERS.keys()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("name", WRITERS)
+def test_round_trip(tmp_path, name, dtype):
+    if (name in HALF and dtype == "float16") or (name in ONE and dtype != "float32"):
+        pytest.skip("the format has no such numbers")
+    x = X.astype(dtype)
+    WRITERS[name](tmp_path / name, x)
+    found = read_array(tmp_path / name)
+    assert found.dtype == dtype
+    assert_array_equal(found, x)
+    assert read_array(str(tmp_path / name)).shape == x.shape
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_shards_are_one_below_the_other_in_natural_order(tmp_path, name):
+    x = np.random.default_rng(1).standard_normal((11, 5)).astype("f4")
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    (folder / ".hidden.npy").write_text("not looked at")
+    (folder / "notes.txt").write_text("nor this")
+    for i, part in enumerate(np.array_split(x, 11)):
+        WRITERS[name](folder / f"part_{i}{Path(name).suffix}", part)
+    assert_array_equal(read_array(folder), x)
+    assert_array_equal(read_array(f"{folder}/part_*{Path(name).suffix}"), x)
+    assert_array_equal(read_array(f"{folder}/part_1*"), x[[1, 10]])
+
+
+def test_bfloat16_comes_as_float32(tmp_path):
+    x = torch.from_numpy(X).bfloat16()
+    torch.save(x, tmp_path / "a.pt")
+    assert_array_equal(read_array(tmp_path / "a.pt"), x.float().numpy())
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.fvecs", "a.h5"])
+def test_what_lies_in_one_piece_is_mapped_and_never_written_to(tmp_path, name):
+    WRITERS[name](tmp_path / name, X.astype("f4"))
+    found = read_array(tmp_path / name)
+    assert isinstance(found, np.memmap)
+    assert not found.flags.writeable
+
+
+# --- several arrays in a file --------------------------------------------------------------------
+
+
+SEVERAL = {
+    "a.npz": ("t", "v", lambda path, x: np.savez(path, t=x, v=-x, n=x[0])),
+    "a.safetensors": ("t", "v", lambda path, x: save_file({"t": x, "v": -x, "n": x[0]}, path)),
+    "a.pt": (
+        "out.t",
+        "out.v",
+        lambda path, x: torch.save({"out": {"t": torch.tensor(x), "v": torch.tensor(-x)}}, path),
+    ),
+    "a.h5": ("g/t", "/g/v", None),
+    "a.mat": ("t", "v", lambda path, x: savemat(path, {"t": x, "v": -x, "name": "text"})),
+    "a.parquet": (
+        "t",
+        "v",
+        lambda path, x: parquet.write_table(pa.table({"t": column(x), "v": column(-x)}), path),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_one_of_several_arrays_has_to_be_named(tmp_path, name):
+    first, second, write = SEVERAL[name]
+    path = tmp_path / name
+    if write is None:
+        with h5py.File(path, "w") as file:
+            file["g/t"], file["g/v"] = X, -X
+    else:
+        write(path, X)
+    assert_array_equal(read_array(f"{path}:{first}"), X)
+    assert_array_equal(read_array(f"{path}:{second}"), -X)
+    with pytest.raises(InputFileError, match="several arrays") as caught:
+        read_array(path)
+    assert f"name one: {name}:{first}" in str(caught.value)
+    with pytest.raises(InputFileError, match="no array of this name") as caught:
+        read_array(f"{path}:texts")
+    assert first in str(caught.value)
+
+
+def test_the_only_table_among_vectors_needs_no_name(tmp_path):
+    np.savez(tmp_path / "a.npz", features=X, lengths=X[:, 0], scale=np.float64(3))
+    assert_array_equal(read_array(tmp_path / "a.npz"), X)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.fvecs"])
+def test_a_name_where_there_are_none(tmp_path, name):
+    WRITERS[name](tmp_path / name, X.astype("f4"))
+    with pytest.raises(InputFileError, match="without a name"):
+        read_array(f"{tmp_path / name}:features")
+
+
+def test_a_file_whose_name_has_a_colon(tmp_path):
+    np.save(tmp_path / "a.npy:b.npy", X)
+    assert_array_equal(read_array(tmp_path / "a.npy:b.npy"), X)
+    assert split("C.npz:a:b") == (Path("C.npz"), "a:b")
+    assert split("folder/x") == (Path("folder/x"), None)
+
+
+def test_npy_under_any_name(tmp_path):
+    with (tmp_path / "features").open("wb") as file:
+        np.save(file, X)
+    assert_array_equal(read_array(tmp_path / "features"), X)
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle was executed",))
+
+
+def refused(path, words):
+    with pytest.raises(InputFileError, match=words) as caught:
+        read_array(path)
+    text = str(caught.value)
+    assert str(path).split(":")[0] in text
+    assert "to do: " in text
+    assert len(text) < 1500
+
+
+@pytest.mark.parametrize("suffix", READERS)
+def test_what_is_not_there_or_empty_or_of_another_kind(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    refused(path, "does not exist")
+    refused(f"{path}:x", "does not exist")
+    path.write_bytes(b"")
+    refused(path, "not an?|damaged")
+    path.write_text("text and video\n" * 50)
+    refused(path, "not an?|damaged")
+    path.write_bytes(pickle.dumps({"x": Bomb()}))
+    refused(path, "run any code|damaged|not an?")
+
+
+def test_other_kinds_are_named(tmp_path):
+    (tmp_path / "a.bin").write_bytes(b"12345678")
+    refused(tmp_path / "a.bin", "not known")
+    refused(tmp_path / "a.bin2", "does not exist")
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(sorted(WRITERS)), st.data())
+def test_damaged_files_are_refused_or_read_never_worse(tmp_path, name, data):
+    """Cut short, or bytes changed: this project's error, or an array of numbers."""
+    path = tmp_path / name
+    if not path.exists():
+        WRITERS[name](path, X.astype("f4"))
+    content = bytearray(path.read_bytes())
+    if data.draw(st.booleans()):
+        content = content[: data.draw(st.integers(0, len(content) - 1))]
+    else:
+        for _ in range(data.draw(st.integers(1, 5))):
+            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    spoilt = tmp_path / f"spoilt{path.suffix}"
+    spoilt.write_bytes(content)
+    with contextlib.suppress(InputFileError):
+        assert isinstance(read_array(spoilt), np.ndarray)
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.9])
+@pytest.mark.parametrize("name", WRITERS)
+def test_cut_short(tmp_path, name, keep):
+    x = np.random.default_rng(0).standard_normal((300, 7)).astype("f4")
+    WRITERS[name](tmp_path / name, x)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: int(keep * len(content)) | 1])
+    refused(tmp_path / name, "damaged|cut short|not an?")
+
+
+def test_pickles_in_archives_are_not_run(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.array([Bomb()], object), allow_pickle=True)
+    refused(f"{tmp_path / 'a.npz'}:x", "run any code")
+    torch.save({"x": Bomb()}, tmp_path / "a.pt")
+    refused(tmp_path / "a.pt", "run any code")
+
+
+def header(shape):
+    file = io.BytesIO()
+    about = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, about)
+    return file.getvalue()
+
+
+def test_headers_that_claim_more_than_there_is(tmp_path):
+    """Ten gigabytes in a thousand bytes, refused before anything is allocated."""
+    huge = (50_000, 50_000)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", header(huge) + bytes(1000))
+    refused(tmp_path / "a.npz", "far more than there is")
+    (tmp_path / "a.npy").write_bytes(header(huge) + bytes(1000))
+    refused(tmp_path / "a.npy", "damaged or cut short")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("x", huge, "f4", chunks=(100, 100), compression="gzip")
+    refused(tmp_path / "a.h5", "far more than there is")
+    about = b'{"x":{"dtype":"F32","shape":[50000,50000],"data_offsets":[0,10000000000]}}'
+    content = struct.pack("<Q", len(about)) + about + bytes(1000)
+    (tmp_path / "a.safetensors").write_bytes(content)
+    refused(tmp_path / "a.safetensors", "damaged")
+
+
+def test_zip_bombs(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("x.npy", header((5_000, 5_000)) + bytes(100_000_000))
+    assert (tmp_path / "a.npz").stat().st_size < 10_000
+    refused(tmp_path / "a.npz", "far more than there is")
+
+
+def test_hdf5_that_points_to_other_files(tmp_path):
+    (tmp_path / "secret").write_bytes(X.tobytes())
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        where = [(str(tmp_path / "secret"), 0, h5py.h5f.UNLIMITED)]
+        file.create_dataset("x", X.shape, "f8", external=where)
+    refused(path, "in another file")
+    save_h5(tmp_path / "b.h5", X)
+    with h5py.File(path, "w") as file:
+        file["x"] = h5py.ExternalLink("b.h5", "group/data")
+    refused(path, "holds no array")
+    with h5py.File(path, "w") as file:
+        layout = h5py.VirtualLayout(X.shape, "f8")
+        layout[:] = h5py.VirtualSource(str(tmp_path / "b.h5"), "group/data", X.shape)
+        file.create_virtual_dataset("x", layout)
+    refused(path, "in another file")
+
+
+def test_links_out_of_a_folder(tmp_path):
+    inside = tmp_path / "parts"
+    inside.mkdir()
+    np.save(tmp_path / "b.npy", X)
+    np.save(inside / "a.npy", X)
+    (inside / "c.npy").symlink_to(inside / "a.npy")
+    assert read_array(inside).shape == (14, 5)
+    (inside / "b.npy").symlink_to(tmp_path / "b.npy")
+    with pytest.raises(InputFileError, match="links to a file outside"):
+        read_array(inside)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (("b.npy", X[:, :4]), "do not fit"),
+        (("b.npy", X.astype("f4")), "do not fit"),
+        (("b.npy", X[0]), "do not fit"),
+        (("b.fvecs", X), "several kinds"),
+    ],
+)
+def test_shards_that_do_not_fit(tmp_path, other, words):
+    name, x = other
+    np.save(tmp_path / "a.npy", X)
+    WRITERS["a" + Path(name).suffix](tmp_path / name, x)
+    with pytest.raises(InputFileError, match=words) as caught:
+        read_array(tmp_path)
+    assert name.replace("b", "") in str(caught.value)
+
+
+def test_folders_and_patterns_without_files(tmp_path):
+    refused(tmp_path, "no files of a known kind")
+    refused(tmp_path / "*.npy", "no files of a known kind")
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        ({"vector": [[1.0, 2.0], [1.0]]}, "lengths"),
+        ({"vector": [[1.0, 2.0], None]}, "without a vector"),
+        ({"vector": [[1.0, None], [1.0, 2.0]]}, "missing numbers"),
+        ({"vector": [["a"], ["b"]]}, "holds string"),
+        ({"vector": [1.0, 2.0]}, "holds no array"),
+    ],
+)
+def test_columns_that_are_no_vectors(tmp_path, made, words):
+    parquet.write_table(pa.table(made), tmp_path / "a.parquet")
+    refused(tmp_path / "a.parquet", words)
+
+
+def test_vectors_of_several_dimensions(tmp_path):
+    (tmp_path / "a.fvecs").write_bytes(struct.pack("<iffiff", 2, 1, 2, 3, 1, 2))
+    refused(tmp_path / "a.fvecs", "vector 1 has dimension 3")
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=2, unique=True))
+def test_natural_order_is_that_of_the_numbers(numbers):
+    names = sorted((Path(f"part_{n}.npy") for n in numbers), key=natural)
+    assert names == [Path(f"part_{n}.npy") for n in sorted(numbers)]
