@@ -53,9 +53,11 @@ def show_command(folder: Path, as_json: bool) -> None:
     gate = "every query is let through"
     if facts["gate"] is not None:
         low, high = corrector.likeness.low, corrector.likeness.high
+        plane = corrector.likeness.plane.shape[1]
         gate = (
             f"by the cosine to the nearest of {len(corrector.likeness.known)} bank queries: none "
             f"of the correction up to {low:.3f}, all from {high:.3f}"
+            + (", where they lie towards the gallery as the bank does" if plane else "")
         )
     lines = [
         ("gallery", f"{len(corrector)} items of dimension {corrector.dimension}, {facts['dtype']}, "

@@ -2,7 +2,7 @@
 
 ``features.npz:text`` is the array "text" of an archive, ``run.h5:group/data`` a data set; a folder
 or a pattern such as ``'img_emb/*.npy'`` is its files one after another, in natural order (2 before
-10).
+10); the names in a folder may differ by numbers only.
 """
 
 from __future__ import annotations
@@ -131,7 +131,15 @@ def _in_folder(path: Path) -> list[Path]:
                 f"{file} -> {file.resolve()}",
                 "copy that file into the folder, or name the files themselves",
             )
-    return [file for file in inside if file.suffix.lower() in READERS]
+    found = [file for file in inside if file.suffix.lower() in READERS]
+    names = sorted({re.sub("[0-9]+", "#", file.stem) for file in found})
+    if len(names) > 1:  # such as text.npy and video.npy
+        raise InputFileError(
+            "the files of the folder are not numbered parts of one",
+            f"{path}: {', '.join(sorted(file.name for file in found)[:5])}",
+            f"name one of them, or say that they are: '{path}/*{found[0].suffix}'",
+        )
+    return found
 
 
 def natural(path: Path) -> list[tuple[int, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from emcl_plugin.io.members import Matrix, check_magic, library, parsing, pick
+from emcl_plugin.io.members import Matrix, check_claim, check_magic, library, parsing, pick
 
 
 def read_parquet(path: Path, key: str | None = None) -> Matrix:
@@ -15,7 +15,15 @@ def read_parquet(path: Path, key: str | None = None) -> Matrix:
     with parsing(path, "Parquet"):
         schema = parquet.read_schema(path)
         name = pick({field.name: 2 for field in schema if _is_list(field.type)}, key, path)
+        check_claim(8 * _count(parquet.read_metadata(path), name), path.stat().st_size, path)
         return _vectors(parquet.read_table(path, columns=[name]).column(0), name)
+
+
+def _count(metadata: Any, name: str) -> int:
+    """Numbers in a column."""
+    groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
+    columns = (group.column(i) for group in groups for i in range(group.num_columns))
+    return sum(x.num_values for x in columns if x.path_in_schema.split(".")[0] == name)
 
 
 def read_arrow(path: Path, key: str | None = None) -> Matrix:

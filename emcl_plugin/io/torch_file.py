@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from emcl_plugin.errors import InputFileError
-from emcl_plugin.io.members import Matrix, check_magic, parsing, pick
+from emcl_plugin.io.members import Matrix, check_claim, check_magic, parsing, pick
 from emcl_plugin.io.safetensor import as_numpy
 
 
@@ -17,6 +18,10 @@ def read_torch(path: Path, key: str | None = None) -> Matrix:
     """A tensor, or one tensor of a dictionary; ``a.b`` names one in a dictionary inside."""
     check_magic(path, b"", "a .pt file")
     with parsing(path, "PyTorch"):
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                for info in archive.infolist():
+                    check_claim(info.file_size, info.compress_size, path)
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:

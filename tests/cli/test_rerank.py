@@ -269,7 +269,7 @@ def test_with_ground_truth_it_measures_and_explains(folder):
         (["--text", "t.npy", "--video", "v.npy", "--video-names", "no.txt"], 1, "cannot be read"),
         (["--sim", "t.npy", "demo"], 2, "cannot go with the sub-command demo"),
         (["--sim", "no.npy"], 1, "does not exist"),
-        (["--sim", "."], 1, "could run any code"),  # a folder is its parts
+        (["--sim", "."], 1, "not numbered parts of one"),
         (["--sim", "t.npy", "--output", "v.npy"], 1, "--force"),
         (["--sim", "t.npy", "--output", "."], 1, "is a folder"),
         (["--sim", "t.npy", "--output", "no/o.npy"], 1, "create it first"),
