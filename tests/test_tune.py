@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
-from oracles import cone_pair, unit
+from oracles import asked_often, cone_pair, unit
 from scipy import stats
 
 from emcl_plugin import EMCL, NCL, Reranker
@@ -56,19 +56,10 @@ def hubby(n=400, seed=0):
 
 
 @functools.lru_cache
-def popular(seed=0, items=200, dimension=8):
-    """Items asked up to 20 times whose scores rightly say so: what NCL takes away is right."""
-    rng = np.random.default_rng(seed)
-    times = np.minimum(np.ceil(rng.pareto(1.0, items) + 0.01), 20).astype(int)
-    owner = np.repeat(np.arange(items), times)
-    item = rng.standard_normal((items, dimension))
-    query = item[owner] + rng.standard_normal((len(owner), dimension))
-    # the log of the item's probability, given the query, but for a constant of the query
-    sides = (
-        np.c_[query, np.ones(len(query))],
-        np.c_[item, np.log(times) - (item**2).sum(1) / 2],
-    )
-    return *(side.astype("f4") for side in sides), GroundTruth.from_index(owner, items)
+def popular(**kwargs):
+    """Text and video side, and the truth."""
+    *sides, owner = asked_often(**kwargs)
+    return *sides, GroundTruth.from_index(owner, len(sides[1]))
 
 
 def plain(found):

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from oracles import cone_pair
+from oracles import asked_often, cone_pair
 
 from emcl_plugin import EMCL, NCL, Reranker
 from emcl_plugin.bank import BANK
@@ -642,14 +642,13 @@ def test_other_settings_that_win_are_those_of_the_saved_corrector(emcl):
 
 
 def test_where_nothing_wins_the_saved_corrector_does_nothing(folder, emcl):
-    """Every query finds its item without help."""
-    pairs = np.eye(40, dtype="f4")
-    for name, side in (("tb", pairs), ("vb", pairs), ("v", pairs[:, ::-1] - pairs)):
+    """Popular items are asked often, and rightly so: what NCL takes away is right."""
+    *sides, owner = asked_often()
+    for name, side in zip(("tb", "vb", "v", "gt"), (*sides, sides[1][::-1], owner), strict=True):
         np.save(folder / f"{name}.npy", side)
-    result = emcl(*TUNE, "--cuts", 1, "--video", "v.npy", "--save", "tuned")
-    assert (
-        "chosen   nothing: on this bank doing nothing is better than any correction" in result.words
-    )
+    how = ("--bank-gt", "gt.npy", "--metric", "dot", "--cuts", 1)
+    result = emcl(*TUNE, *how, "--video", "v.npy", "--save", "tuned")
+    assert "chosen   nothing: on this bank doing nothing is better than" in result.words
     saved = Reranker.from_pretrained("tuned")
     assert (saved.emcl, saved.ncl) == (None, None)
     assert (saved.corrector_.strength, len(saved.corrector_.change)) == (0, 0)
