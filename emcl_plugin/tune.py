@@ -292,7 +292,7 @@ def _one_thread() -> Iterator[None]:
     """Torch with one CPU thread, as long as this lasts.
 
     A cut is thousands of small steps. Two threads take 0.8 of the time on two idle cores, but
-    where another program keeps those busy they wait for each other 25 times as long.
+    where another program keeps those busy they wait for each other, more than 20 times as long.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
