@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from emcl_plugin.errors import InputValueError
@@ -24,6 +25,15 @@ def parse_size(text: str) -> int:
             "this is not a memory size of at least 1M", repr(text), "write for example 4G or 800M"
         )
     return size
+
+
+def physical_memory() -> int:
+    """Bytes of this machine's memory.
+
+    >>> physical_memory() > 1 << 20
+    True
+    """
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def format_size(size: float) -> str:

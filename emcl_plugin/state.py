@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -45,7 +44,7 @@ from emcl_plugin.likeness import Likeness
 from emcl_plugin.ncl import NCL
 from emcl_plugin.prior import MODES
 from emcl_plugin.reranker import Reranker
-from emcl_plugin.sizes import format_size
+from emcl_plugin.sizes import format_size, physical_memory
 
 KIND = "emcl_plugin corrector"
 FORMAT = 1
@@ -422,7 +421,7 @@ def _read_tensors(path: Path, facts: _Facts) -> dict[str, torch.Tensor]:
     shapes, code = facts.shapes(), CODES[facts.dtype]
     with opened(path) as (file, size):
         start = file.read(8)
-    if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+    if size > physical_memory():
         raise bad("the corrector does not fit into the memory", f"{path}: {format_size(size)}")
     try:
         with safe_open(path, framework="pt") as stored:

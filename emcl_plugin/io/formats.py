@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,8 @@ from emcl_plugin.errors import InputFileError
 from emcl_plugin.io.fvecs import read_fvecs
 from emcl_plugin.io.hdf5 import read_hdf5
 from emcl_plugin.io.matlab import read_mat
-from emcl_plugin.io.members import Matrix, Reader, check_memory, only
-from emcl_plugin.io.npy import read_npy
+from emcl_plugin.io.members import Matrix, Reader, check_memory, first_bytes, only
+from emcl_plugin.io.npy import MAGIC, read_npy
 from emcl_plugin.io.npz import read_npz
 from emcl_plugin.io.parquet import read_arrow, read_parquet
 from emcl_plugin.io.safetensor import read_safetensors
@@ -96,12 +95,10 @@ def split(source: str | Path) -> tuple[Path, str | None]:
 
 def _one(path: Path, key: str | None) -> Matrix:
     reader = READERS.get(path.suffix.lower())
-    if reader is None and path.is_file():
-        with path.open("rb") as file:
-            if file.read(6) != b"\x93NUMPY":
-                raise InputFileError(
-                    "files of this kind are not known", str(path), f"one of {', '.join(READERS)}"
-                )
+    if reader is None and first_bytes(path, len(MAGIC)) != MAGIC:
+        raise InputFileError(
+            "files of this kind are not known", str(path), f"one of {', '.join(READERS)}"
+        )
     return (reader or _npy)(path, key)
 
 
@@ -177,5 +174,5 @@ def _stacked(files: list[Path], key: str | None, where: Path) -> Matrix:
     if len(parts) == 1:
         return first
     check_memory(sum(part.nbytes for part in parts), where)
-    stack: Callable[..., Matrix] = np.concatenate
-    return stack(parts)
+    whole: Matrix = np.concatenate(parts)
+    return whole

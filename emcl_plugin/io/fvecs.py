@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from emcl_plugin.io.members import Matrix, check_magic, only, parsing
+from emcl_plugin.io.members import Matrix, first_bytes, only, parsing
 
 
 def read_fvecs(path: Path, key: str | None = None) -> Matrix:
     """All vectors, memory-mapped, (n, D) float32."""
-    check_magic(path, b"", "an .fvecs file")
+    first_bytes(path, 1)
     only(key, path)
     with parsing(path, ".fvecs"):
         words = np.memmap(path, "<i4", "r")

@@ -5,22 +5,20 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from scipy.io import loadmat, whosmat
-
 from emcl_plugin.io.hdf5 import MAGIC, read_hdf5
-from emcl_plugin.io.members import Matrix, check_claim, check_magic, parsing, pick
+from emcl_plugin.io.members import Matrix, check_claim, first_bytes, parsing, pick
 
 _NUMBERS = ("double", "single")
 
 
 def read_mat(path: Path, key: str | None = None) -> Matrix:
     """One variable, as MATLAB shows it: rows are rows."""
-    check_magic(path, b"", "a .mat file")
-    with path.open("rb") as file:
-        start = file.read(512 + len(MAGIC))
+    start = first_bytes(path, 512 + len(MAGIC))
     if MAGIC in (start[: len(MAGIC)], start[512:]):
         # MATLAB writes column by column, so HDF5 sees its arrays transposed
         return read_hdf5(path, key, at=512 if start[512:] == MAGIC else 0).T
+    from scipy.io import loadmat, whosmat
+
     with parsing(path, ".mat"):
         shapes = {name: shape for name, shape, kind in whosmat(path) if kind in _NUMBERS}
         name = pick({name: len(shape) for name, shape in shapes.items()}, key, path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from emcl_plugin.errors import EmclError, InputFileError
-from emcl_plugin.sizes import format_size
+from emcl_plugin.sizes import format_size, physical_memory
 
 Matrix: TypeAlias = "np.ndarray[Any, Any]"
 Reader: TypeAlias = Callable[[Path, str | None], Matrix]
@@ -75,7 +74,7 @@ def check_claim(size: int, stored: int, path: Path) -> None:
 
 def check_memory(size: int, path: Path) -> None:
     """Refuse what claims to be larger than the memory of this machine."""
-    if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+    if size > physical_memory():
         raise InputFileError(
             "the array does not fit into the memory",
             f"{path}: {format_size(size)}",
@@ -83,18 +82,23 @@ def check_memory(size: int, path: Path) -> None:
         )
 
 
-def check_magic(path: Path, magic: bytes, what: str, *, at: int = 0) -> None:
-    """Refuse a file that cannot be opened, or does not begin as its kind does."""
+def first_bytes(path: Path, count: int) -> bytes:
+    """How a file begins; refuse one that cannot be opened."""
     try:
         with path.open("rb") as file:
-            start = file.read(at + len(magic))
+            return file.read(count)
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         raise InputFileError(
             "the file does not exist" if missing else "the file cannot be read",
             str(path) if missing else f"{path}: {error.strerror}",
-            "check the path",
+            "check the path" if missing else "name a readable file",
         ) from None
+
+
+def check_magic(path: Path, magic: bytes, what: str, *, at: int = 0) -> None:
+    """Refuse a file that cannot be opened, or does not begin as its kind does."""
+    start = first_bytes(path, at + len(magic))
     if start[at:] != magic:
         pickled = start[:1] == b"\x80"
         raise InputFileError(
@@ -118,7 +122,7 @@ def parsing(path: Path, what: str) -> Iterator[None]:
     except Exception as error:
         text = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputFileError(
-            f"the {what} file is damaged, cut short, or holds something else than numbers",
+            f"the {what} file is damaged or cut short, or does not hold numbers",
             f"{path}: {text}",
             "save or copy it again",
         ) from None

@@ -10,6 +10,9 @@ import numpy as np
 
 from emcl_plugin.errors import InputFileError
 from emcl_plugin.io.atomic import atomic_writer
+from emcl_plugin.io.members import first_bytes, parsing
+
+MAGIC = b"\x93NUMPY"
 
 
 def read_npy(path: Path) -> np.ndarray[Any, Any]:
@@ -20,58 +23,45 @@ def read_npy(path: Path) -> np.ndarray[Any, Any]:
     InputFileError
         Missing, a folder, unreadable, not ``.npy``, truncated, or a pickle.
     """
-    try:
-        with path.open("rb") as file:
-            magic = file.read(6)
-    except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        raise InputFileError(
-            "the file does not exist" if missing else "the file cannot be read",
-            str(path) if missing else f"{path}: {error.strerror}",
-            "check the path" if missing else "name a readable .npy file",
-        ) from None
+    magic = first_bytes(path, len(MAGIC))
     if magic[:2] == b"PK":
         raise InputFileError(
             "the file is an archive (.npz), not one array",
             str(path),
-            "save the array alone: np.save('text.npy', np.load('file.npz')['text'])",
+            "rename it to end in .npz",
         )
-    if magic != b"\x93NUMPY":
+    if magic != MAGIC:
         pickled = magic[:1] == b"\x80"
         raise InputFileError(
             "the file is a pickle, which could run any code" if pickled else "not an .npy file",
             f"{path}, which starts with {magic!r}",
             "save the array with np.save in .npy form",
         )
-    try:
-        array = np.lib.format.open_memmap(path, mode="r")
-    except Exception as error:  # a header is Python's syntax: NumPy raises nearly anything
-        text = " ".join(str(error).split())[:200]
-        if "object" in text.lower():
-            raise InputFileError(
-                "the file holds pickled Python objects, which could run any code",
-                str(path),
-                'save plain numbers: np.save(path, np.stack(list(x)).astype("float32"))',
-            ) from None
+    with parsing(path, ".npy"):
         with path.open("rb") as file:
-            empty = _is_empty(file)
-        if empty is not None:
-            return empty
+            shape, dtype = read_header(file)
+        check_plain(dtype, str(path))
+        # an empty array cannot be memory-mapped
+        return np.empty(shape, dtype) if 0 in shape else np.lib.format.open_memmap(path, mode="r")
+
+
+def read_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of an ``.npy`` file, or of one in an archive, read up to its numbers."""
+    version = np.lib.format.read_magic(file)
+    formats = np.lib.format
+    read = formats.read_array_header_1_0 if version == (1, 0) else formats.read_array_header_2_0
+    shape, _, dtype = read(file)
+    return shape, dtype
+
+
+def check_plain(dtype: np.dtype[Any], where: str) -> None:
+    """Refuse arrays of Python objects, which are pickles."""
+    if dtype.hasobject:
         raise InputFileError(
-            "the .npy file is damaged or cut short", f"{path}: {text}", "save or copy it again"
-        ) from None
-    return array
-
-
-def _is_empty(file: Any) -> np.ndarray[Any, Any] | None:
-    """An empty array, which cannot be memory-mapped, or None."""
-    try:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else None
-        shape, _, dtype = (read or np.lib.format.read_array_header_2_0)(file)
-        return np.empty(shape, dtype) if 0 in shape else None
-    except Exception:
-        return None
+            "the file holds pickled Python objects, which could run any code",
+            where,
+            'save plain numbers: np.save(path, np.stack(list(x)).astype("float32"))',
+        )
 
 
 def npy_size(shape: tuple[int, int], itemsize: int) -> int:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from emcl_plugin.errors import InputFileError
-from emcl_plugin.io.members import Matrix, check_claim, check_magic, parsing, pick
+from emcl_plugin.io.members import Matrix, check_claim, first_bytes, only, parsing, pick
 from emcl_plugin.io.safetensor import as_numpy
+
+if TYPE_CHECKING:
+    import torch
 
 
 def read_torch(path: Path, key: str | None = None) -> Matrix:
     """A tensor, or one tensor of a dictionary; ``a.b`` names one in a dictionary inside."""
-    check_magic(path, b"", "a .pt file")
+    first_bytes(path, 1)
+    import torch
+
     with parsing(path, "PyTorch"):
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -34,11 +37,15 @@ def read_torch(path: Path, key: str | None = None) -> Matrix:
             ) from None
         tensors = dict(_tensors(content))
         dimensions = {name: tensor.ndim for name, tensor in tensors.items()}
-        return as_numpy(tensors[pick(dimensions, None if "" in tensors else key, path)])
+        if "" in tensors:
+            only(key, path)
+        return as_numpy(tensors[pick(dimensions, key, path)])
 
 
 def _tensors(content: Any, prefix: str = "") -> list[tuple[str, torch.Tensor]]:
     """All dense tensors by name; a tensor alone has the name ''."""
+    import torch
+
     if isinstance(content, torch.Tensor):
         return [(prefix, content)] if content.layout == torch.strided else []
     if not isinstance(content, Mapping):

@@ -6,6 +6,8 @@ import contextlib
 import io
 import pickle
 import struct
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -111,6 +113,13 @@ def test_shards_are_one_below_the_other_in_natural_order(tmp_path, name):
     assert_array_equal(read_array(f"{folder}/part_1*"), x[[1, 10]])
 
 
+def test_a_wrong_file_is_told_without_waiting_for_torch():
+    """Libraries of formats that are not read are not loaded either."""
+    code = "import sys, emcl_plugin.io.formats; print({'torch', 'scipy', 'h5py'} & {*sys.modules})"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"
+
+
 def test_bfloat16_comes_as_float32(tmp_path):
     x = torch.from_numpy(X).bfloat16()
     torch.save(x, tmp_path / "a.pt")
@@ -170,7 +179,7 @@ def test_the_only_table_among_vectors_needs_no_name(tmp_path):
     assert_array_equal(read_array(tmp_path / "a.npz"), X)
 
 
-@pytest.mark.parametrize("name", ["a.npy", "a.fvecs"])
+@pytest.mark.parametrize("name", ["a.npy", "a.fvecs", "a.pt"])
 def test_a_name_where_there_are_none(tmp_path, name):
     WRITERS[name](tmp_path / name, X.astype("f4"))
     with pytest.raises(InputFileError, match="without a name"):
@@ -256,7 +265,7 @@ def test_cut_short(tmp_path, name, keep):
 
 
 def test_pickles_in_archives_are_not_run(tmp_path):
-    np.savez(tmp_path / "a.npz", x=np.array([Bomb()], object), allow_pickle=True)
+    np.savez(tmp_path / "a.npz", x=np.array([Bomb()], object))
     refused(f"{tmp_path / 'a.npz'}:x", "run any code")
     torch.save({"x": Bomb()}, tmp_path / "a.pt")
     refused(tmp_path / "a.pt", "run any code")
