@@ -32,6 +32,7 @@ from emcl_plugin.emcl import (
     second_moments,
 )
 from emcl_plugin.errors import ScaleWarning
+from emcl_plugin.experts import ExpertMaps, Mixture
 from emcl_plugin.ncl import NCL, Biases, Progress
 from emcl_plugin.plan import Estimate
 from emcl_plugin.prior import Prior, Probes, earned_biases, probe
@@ -108,32 +109,16 @@ def correct(
     before = _best_matches(base, progress)
     weights = None
     if ncl is not None and prior in ("auto", "gentle") and ncl.text_marginal is None:
-        vectors = features[0] if features is not None else base
-        assert isinstance(vectors, Features | Dense)
+        vectors = base if features is None else features[0]
         weights = repeat_weights(vectors, before.video_of_text, memory=memory)
 
-    candidates: Mapping[float, LowRank] = {}
-    subspaces: Subspaces | None = None
-    fixed, reason = None, ""
-    if emcl is not None and features is not None and pair is not None:
-        found = second_moments(*features, batch=emcl.batch, weights=weights)
-        subspaces = fit_subspaces(found, emcl)
-        fixed = subspaces.strength(emcl)
-        scale = 1.0 if sim is None else slope(sim, pair)
-        if scale > 0:
-            own = sim is None and features[0].metric == "cosine"
-            reconstruction = Reconstruction(
-                *features, subspaces, renormalize=own and emcl.renormalize, scale=scale
-            )
-            strengths = emcl.strengths if fixed is None else (fixed,)
-            candidates = {s: reconstruction.scores(base, s) for s in strengths if s != 0}
-        else:
-            reason = "left out: the scores do not rise with the features' inner product"
-            warnings.warn(
-                f"EMCL is {reason}; do the features belong to these scores?",
-                ScaleWarning,
-                stacklevel=3,
-            )
+    proposed = None
+    if emcl is not None and isinstance(sim, Mixture):
+        proposed = _of_experts(sim, emcl, weights)
+    elif emcl is not None and pair is not None:
+        proposed = _of_features(base, pair, sim is None, emcl, weights)
+    candidates = {} if proposed is None else proposed.candidates
+    fixed = None if proposed is None else proposed.fixed
 
     spread, bests = _try_strengths(base, candidates, before, weights)
     shares = {s: found.mutual_share() for s, found in bests.items()}
@@ -196,8 +181,8 @@ def correct(
         base=base,
         source=source if decision.applied else base,
         score_std=spread.std,
-        emcl=_emcl_report(subspaces, trial.strength, best, fixed, shares, reason),
-        subspaces=subspaces,
+        emcl=_emcl_report(proposed, trial.strength, best, shares),
+        subspaces=None if proposed is None else proposed.subspaces,
         probes=trial.probes,
         biases=biases,
         prior=assumed,
@@ -219,6 +204,48 @@ class _Trial:
     matches: Nearest
 
 
+@dataclass(frozen=True)
+class _Proposed:
+    """What EMCL makes of the scores, by strength; the strength that is given; why there is none."""
+
+    candidates: Mapping[float, Similarity]
+    effective_rank: float
+    fixed: float | None
+    subspaces: Subspaces | None = None
+    left_out: str = ""
+
+
+def _of_features(
+    base: Similarity, pair: FeaturePair, own: bool, emcl: EMCL, weights: torch.Tensor | None
+) -> _Proposed:
+    """One map: the features' own scores are made anew, others get a residual in their scale."""
+    second = second_moments(pair.text, pair.video, batch=emcl.batch, weights=(weights,))
+    subspaces = fit_subspaces(second, emcl)
+    fixed = subspaces.strength(emcl)
+    scale = 1.0 if own else slope(base, pair)
+    if scale <= 0:
+        left_out = "left out: the scores do not rise with the features' inner product"
+        warnings.warn(
+            f"EMCL is {left_out}; do the features belong to these scores?",
+            ScaleWarning,
+            stacklevel=4,
+        )
+        return _Proposed({}, subspaces.effective_rank, fixed, subspaces, left_out)
+    renormalize = own and pair.text.metric == "cosine" and emcl.renormalize
+    made = Reconstruction(pair.text, pair.video, subspaces, renormalize=renormalize, scale=scale)
+    strengths = emcl.strengths if fixed is None else (fixed,)
+    candidates = {s: made.scores(base, s) for s in strengths if s != 0}
+    return _Proposed(candidates, subspaces.effective_rank, fixed, subspaces)
+
+
+def _of_experts(mixture: Mixture, emcl: EMCL, weights: torch.Tensor | None) -> _Proposed:
+    """One map per expert."""
+    maps = ExpertMaps(mixture, emcl, weights)
+    strengths = emcl.strengths if maps.fixed is None else (maps.fixed,)
+    candidates = {s: maps.scores(s) for s in strengths if s != 0}
+    return _Proposed(candidates, maps.effective_rank, maps.fixed)
+
+
 def _best_matches(base: Similarity, progress: Progress | None) -> Nearest:
     """The input's best matches, in a pass that also checks it."""
     accumulator = NearestAccumulator(base.shape, base.dtype, base.device)
@@ -232,7 +259,7 @@ def _best_matches(base: Similarity, progress: Progress | None) -> Nearest:
 
 def _try_strengths(
     base: Similarity,
-    candidates: Mapping[float, LowRank],
+    candidates: Mapping[float, Similarity],
     before: Nearest,
     weights: torch.Tensor | None,
 ) -> tuple[Moments, dict[float, Nearest]]:
@@ -242,21 +269,21 @@ def _try_strengths(
     for start, stop, block in base.blocks():
         spread.add(block, None if weights is None else weights[start:stop])
         for strength, candidate in candidates.items():
-            accumulators[strength].add(start, stop, candidate.change(block, start, stop))
+            if isinstance(candidate, LowRank):
+                changed = candidate.change(block, start, stop)
+            else:
+                changed = candidate.rows(start, stop)
+            accumulators[strength].add(start, stop, changed)
     bests = {s: accumulator.result() for s, accumulator in accumulators.items()}
     return spread.result(), {0.0: before, **bests}
 
 
 def _emcl_report(
-    subspaces: Subspaces | None,
-    strength: float,
-    best: float,
-    fixed: float | None,
-    shares: dict[float, float],
-    reason: str,
+    proposed: _Proposed | None, strength: float, best: float, shares: dict[float, float]
 ) -> EMCLReport | None:
-    if subspaces is None:
+    if proposed is None:
         return None
+    fixed, reason = proposed.fixed, proposed.left_out
     if fixed is not None:
         reason = reason or "given"
     elif strength != 0:
@@ -266,7 +293,7 @@ def _emcl_report(
     else:
         reason = reason or "no strength raises the mutual nearest neighbours"
     tried = tuple(sorted(shares.items())) if fixed is None else ()
-    return EMCLReport(strength, subspaces.effective_rank, tried, reason)
+    return EMCLReport(strength, proposed.effective_rank, tried, reason)
 
 
 def _why_nothing(base: Similarity, spread: Moments) -> str:

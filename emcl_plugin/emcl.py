@@ -22,8 +22,10 @@ coordinate along eigenvector u_k by 1 + beta lambda_k and leaves the rest alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -181,7 +183,9 @@ class SecondMoments:
 
 
 def second_moments(
-    *sides: Features, batch: int | None = 128, weights: torch.Tensor | None = None
+    *sides: Features,
+    batch: int | None = 128,
+    weights: Sequence[torch.Tensor | None] = (),
 ) -> SecondMoments:
     """G and X^T 1 in one streaming pass.
 
@@ -192,14 +196,14 @@ def second_moments(
     batch : int or None
         A number: ``batch`` times the mean over sides of each side's mean, its trace made 1, as
         if a batch of that size held each side in equal parts. None: all rows stacked.
-    weights : (n,), optional
-        As how many each vector of the first side counts; only with a ``batch``.
+    weights : sequence of (n,) or None
+        As how many each vector of each side counts, one if not given; only with a ``batch``.
     """
     dimension = sides[0].shape[1]
     gram = torch.zeros(dimension, dimension, dtype=torch.float64, device=sides[0].device)
     total = torch.zeros(dimension, dtype=torch.float64, device=sides[0].device)
-    for side in sides:
-        counts = weights if side is sides[0] and batch is not None else None
+    for side, given in zip_longest(sides, weights):
+        counts = None if batch is None else given
         size = side.shape[0] if counts is None else float(counts.sum())
         share = 1.0 if batch is None else 1.0 / (size * len(sides))
         for start, _, block in side.blocks():
@@ -371,11 +375,17 @@ class Reconstruction:
         left = self._text * (gain * self.scale)
         if self._norms is None:
             return LowRank(base, left, self._video)
-        scales = []
-        for projected, norms in zip((self._text, self._video), self._norms, strict=True):
-            squared = norms + (projected.square() * gain).sum(1)
-            scales.append(torch.maximum(squared, _NORM_FLOOR * norms).rsqrt())
+        scales = [
+            renormalizing(norms, projected, gain)
+            for projected, norms in zip((self._text, self._video), self._norms, strict=True)
+        ]
         return LowRank(base, left, self._video, *scales)
+
+
+def renormalizing(norms: torch.Tensor, projected: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+    """One over the new length of every vector, (n,), from its squared length and projections."""
+    squared = norms + (projected.square() * gain).sum(1)
+    return torch.maximum(squared, _NORM_FLOOR * norms).rsqrt()
 
 
 @dataclass(frozen=True)

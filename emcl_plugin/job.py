@@ -30,10 +30,11 @@ from emcl_plugin.errors import (
     MemoryBudgetError,
     RepeatedItemsWarning,
 )
+from emcl_plugin.experts import Experts
 from emcl_plugin.ncl import NCL, Biases, Progress
 from emcl_plugin.plan import Estimate, available, estimate
 from emcl_plugin.prior import Prior, Probes, check_mode
-from emcl_plugin.similarity import Dense, FeaturePair, Features, Similarity
+from emcl_plugin.similarity import Dense, FeaturePair, Features, Scorer, Similarity
 from emcl_plugin.sizes import format_size
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class Job:
 
     def __init__(
         self,
-        sim: Array | None,
+        sim: Array | Scorer | None,
         feats: FeaturesPair | None,
         *,
         emcl: EMCL | str | None = "auto",
@@ -157,7 +158,14 @@ class Job:
         if metric not in ("cosine", "dot"):
             raise InputValueError("the metric is not known", repr(metric), '"cosine" or "dot"')
         arrays = _check_inputs(sim, feats)
-        self.kind = Kind.of(*arrays) if sim is None else Kind.of(sim)
+        main = (
+            arrays
+            if sim is None
+            else [sim]
+            if isinstance(sim, np.ndarray | torch.Tensor)
+            else sim.arrays[:1]
+        )
+        self.kind = Kind.of(*main)
         self.device = pick_device(device, self.kind)
         self.dtype = compute_dtype(*arrays)
         if dtype is not None:
@@ -173,7 +181,12 @@ class Job:
             "device": self.device,
             "memory": self.memory,
         }
-        self.sim = None if sim is None else Dense(sim, **common)
+        self.given = sim
+        self.sim: Similarity | None = None
+        if isinstance(sim, np.ndarray | torch.Tensor):
+            self.sim = Dense(sim, **common)
+        elif sim is not None:
+            self.sim = sim.open(**common)
         self.features: tuple[Features, Features] | None = None
         self.repeated = (0, 0)
         if feats is not None:
@@ -193,13 +206,26 @@ class Job:
         """What will be stored and what recomputed."""
         return estimate(
             self.shape,
-            0 if self.features is None or self.sim is not None else self.features[0].shape[1],
+            self._products,
             self.dtype,
             self.memory,
             ncl=self.ncl is not None
             and self.prior != "off"
             and self.ncl.solver in ("auto", "stored"),
         )
+
+    @property
+    def has_features(self) -> bool:
+        """Whether EMCL has something to work on."""
+        return self.features is not None or isinstance(self.given, Experts)
+
+    @property
+    def _products(self) -> int:
+        """Multiplications per score; 0 where scores are given."""
+        if self.given is not None:
+            return 0 if isinstance(self.given, np.ndarray | torch.Tensor) else self.given.products
+        assert self.features is not None
+        return self.features[0].shape[1]
 
     def source(self) -> Similarity:
         """The scores that came in, or the features' similarity."""
@@ -350,7 +376,7 @@ def _settings(given: Any, kind: Any, name: str) -> Any:
     )
 
 
-def _check_inputs(sim: Array | None, feats: FeaturesPair | None) -> list[Array]:
+def _check_inputs(sim: Array | Scorer | None, feats: FeaturesPair | None) -> list[Array]:
     """The arrays that came in, features first, after checks of kind and shape."""
     if sim is None and feats is None:
         raise InputValueError(
@@ -371,7 +397,15 @@ def _check_inputs(sim: Array | None, feats: FeaturesPair | None) -> list[Array]:
             )
         arrays += [text, video]
     if sim is not None:
-        check_matrix(sim, "sim")
+        scorer = not isinstance(sim, np.ndarray | torch.Tensor) and hasattr(sim, "open")
+        if not scorer:
+            check_matrix(sim, "sim")
+        if feats is not None and isinstance(sim, Experts):
+            raise InputValueError(
+                "experts bring their own features",
+                f"{len(sim.text)} experts, and feats",
+                "leave feats out: EMCL finds one map per expert",
+            )
         if arrays:
             expected = (arrays[0].shape[0], arrays[1].shape[0])
             if tuple(sim.shape) != expected:
@@ -384,7 +418,7 @@ def _check_inputs(sim: Array | None, feats: FeaturesPair | None) -> list[Array]:
                     if swapped
                     else "sim must have one row per text and one column per video",
                 )
-        arrays.append(sim)
+        arrays += [sim] if isinstance(sim, np.ndarray | torch.Tensor) else sim.arrays
     return arrays
 
 

@@ -19,20 +19,20 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from emcl_plugin.similarity import Dense, Features
+from emcl_plugin.similarity import Features, Similarity
 
 NEAR = 0.01
 """u_0. Two captions of one video are 0.17 to 0.76 apart (e5 on Flickr8k, 5 to 95 % of pairs)."""
 
 
 def weights(
-    vectors: Features | Dense, best_video: torch.Tensor, *, memory: int
+    vectors: Features | Similarity, best_video: torch.Tensor, *, memory: int
 ) -> torch.Tensor | None:
     """As how many texts each text counts, (w); None where no two are near-equal.
 
     Parameters
     ----------
-    vectors : Features or Dense, (n_text, d)
+    vectors : Features or Similarity, (n_text, d)
         Embeddings of the texts or, without any, their rows of scores.
     best_video : (n_text,) int
         The best match of each text.
@@ -70,7 +70,7 @@ def weights(
     return None if bool((counts <= 1).all()) else counts.clamp(min=1).reciprocal()
 
 
-def first_equal(vectors: Features | Dense, best_video: torch.Tensor) -> torch.Tensor:
+def first_equal(vectors: Features | Similarity, best_video: torch.Tensor) -> torch.Tensor:
     """The first text that each text is near-equal to, (n_text,); its own index for most."""
     sizes = torch.bincount(best_video)
     mean, spread = _spread(vectors, 1.0 / sizes[best_video].double())
@@ -93,7 +93,7 @@ def _kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return torch.where(u < 30 * NEAR, torch.exp(u.clamp(min=0) / -NEAR), 0)  # beyond: nothing
 
 
-def _spread(vectors: Features | Dense, counted: torch.Tensor) -> tuple[torch.Tensor, float]:
+def _spread(vectors: Features | Similarity, counted: torch.Tensor) -> tuple[torch.Tensor, float]:
     """Mean vector, and mean squared distance of two vectors, each counted so often."""
     share = counted / counted.sum()
     mean = torch.zeros(vectors.shape[1], dtype=torch.float64, device=vectors.device)

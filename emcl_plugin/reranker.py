@@ -20,6 +20,7 @@ from emcl_plugin.emcl import EMCL
 from emcl_plugin.errors import DriftWarning, InputValueError, LeakWarning, NotFittedError
 from emcl_plugin.job import FeaturesPair, Job, Report
 from emcl_plugin.ncl import NCL, Progress
+from emcl_plugin.similarity import Scorer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class RerankResult(Report):
 
 
 def rerank(
-    sim: Array | None = None,
+    sim: Array | Scorer | None = None,
     feats: FeaturesPair | None = None,
     *,
     emcl: EMCL | str | None = "auto",
@@ -54,7 +55,9 @@ def rerank(
     Parameters
     ----------
     sim : (n_text, n_video) array or tensor, optional
-        Similarity, larger is better, at any scale.
+        Similarity, larger is better, at any scale. Where it is no inner product of two vectors
+        it can be computed from its parts, in blocks: :class:`emcl_plugin.experts.Experts` (MMT)
+        and :class:`emcl_plugin.tokens.Tokens` (DRL) stand in its place.
     feats : (text, video), optional
         Embeddings of shape (n_text, dimension) and (n_video, dimension); they need not be
         normalised. At least one of ``sim`` and ``feats``: alone, their cosine is corrected;
@@ -123,7 +126,7 @@ def rerank(
 
 
 def rescore(
-    sim: Array | None = None,
+    sim: Array | Scorer | None = None,
     feats: FeaturesPair | None = None,
     *,
     emcl: EMCL | str | None = "auto",

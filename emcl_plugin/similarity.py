@@ -2,14 +2,16 @@
 
 Sinkhorn, metrics, hubness and agreement are written once, over :class:`Similarity`:
 something with a shape that yields blocks of rows of scores (texts x videos).
-Leaves hold data (:class:`Dense`, :class:`FeaturePair`); the others change the scores of a
-source as they pass (:class:`LowRank`, :class:`Biased`) and cost nothing until they are read.
+Leaves hold data (:class:`Dense`, :class:`FeaturePair`, and those that a :class:`Scorer` opens);
+the others change the scores of a source as they pass (:class:`LowRank`, :class:`Biased`) and
+cost nothing until they are read.
 """
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Iterator
+from typing import Any, Protocol
 
 import torch
 
@@ -65,12 +67,42 @@ class Similarity(abc.ABC):
             stop = min(start + self.block_rows, self.shape[0])
             yield start, stop, self.rows(start, stop)
 
+    def take(self, indices: torch.Tensor) -> torch.Tensor:
+        """The rows of these texts, in this order."""
+        return torch.cat([self.rows(index, index + 1) for index in indices.tolist()])
+
     def dense(self) -> torch.Tensor:
         """All scores in one tensor of ``n_text x n_video``."""
         out = torch.empty(self.shape, dtype=self.dtype, device=self.device)
         for start, stop, block in self.blocks():
             out[start:stop] = block
         return out
+
+
+class Scorer(Protocol):
+    """Arrays from which scores are computed that are no inner product of two vectors.
+
+    What `rerank` takes in the place of a matrix: :class:`emcl_plugin.experts.Experts` and
+    :class:`emcl_plugin.tokens.Tokens`.
+    """
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(texts, videos)."""
+
+    @property
+    def arrays(self) -> list[Array]:
+        """All arrays, the first of which says of what kind the result is."""
+
+    @property
+    def products(self) -> int:
+        """Multiplications per score."""
+
+    def take(self, texts: Any, videos: Any) -> Scorer:
+        """These texts and videos, in this order."""
+
+    def open(self, *, dtype: torch.dtype, device: torch.device, memory: int) -> Similarity:
+        """The scores, in blocks."""
 
 
 class Dense(Similarity):
@@ -103,7 +135,6 @@ class Dense(Similarity):
         return read_rows(self.array, start, stop, self.dtype, self.device)
 
     def take(self, indices: torch.Tensor) -> torch.Tensor:
-        """The rows of these texts, in this order."""
         return take_rows(self.array, indices, self.dtype, self.device)
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from emcl_plugin.arrays import Array
 from emcl_plugin.banked import Banked
 from emcl_plugin.baselines.vectors import Changed
 from emcl_plugin.compare import ABLATION, INPUT, OURS, Row, ablation_row
@@ -18,7 +19,7 @@ from emcl_plugin.hubness import Hubness, ModalityGap, hubness, modality_gap
 from emcl_plugin.job import Job, Report
 from emcl_plugin.metrics import DIRECTIONS, MEASURES, evaluate
 from emcl_plugin.ncl import Progress
-from emcl_plugin.similarity import Features, Similarity
+from emcl_plugin.similarity import Features, Scorer, Similarity
 from emcl_plugin.truth import GroundTruth
 
 
@@ -129,7 +130,7 @@ def study(
     if isinstance(found, Banked):
         return _banked(found, truth, several, names or Names(), progress)
     has = {
-        "+EMCL": job.emcl is not None and job.features is not None,
+        "+EMCL": job.emcl is not None and job.has_features,
         "+NCL": job.ncl is not None and job.prior != "off",
     }
     kept = [name for name in ABLATION if has.get(name, True)]
@@ -193,6 +194,12 @@ def _mapped(job: Job, found: Correction) -> tuple[Features, Features]:
     return Changed(text, change), Changed(video, change)
 
 
+def _shuffled(given: Array | Scorer, rows: torch.Tensor, columns: torch.Tensor) -> Array | Scorer:
+    if isinstance(given, np.ndarray | torch.Tensor):
+        return given[rows][:, columns]
+    return given.take(rows, columns)
+
+
 def order_leaks(job: Job, found: Correction, truth: GroundTruth | None = None) -> float:
     """Share of queries, of both directions, whose rank changes when all items are shuffled.
 
@@ -204,8 +211,9 @@ def order_leaks(job: Job, found: Correction, truth: GroundTruth | None = None) -
     order = [rng.permutation(n) for n in job.shape]
     rows, columns = (torch.from_numpy(x) for x in order)
     sides = None if job.features is None else tuple(side.array for side in job.features)
+    given = job.given
     shuffled = Job(
-        None if job.sim is None else job.sim.array[rows][:, columns],
+        None if given is None else _shuffled(given, rows, columns),
         None if sides is None else (sides[0][rows], sides[1][columns]),
         emcl=job.emcl,
         ncl=job.ncl,

@@ -362,3 +362,39 @@ def asked_often(seed=0, items=200, dimension=8):
         np.c_[item, np.log(times) - (item**2).sum(1) / 2],
     )
     return *(side.astype("f4") for side in sides), owner
+
+
+# --- retrievers --------------------------------------------------------------------------
+
+
+def plain_mixture(text, video, text_weights, video_weights):
+    """MMT's score, pair by pair: weights of the experts that both have, brought to a sum of 1."""
+    out = np.zeros((len(text_weights), len(video_weights)))
+    for i, a in enumerate(text_weights):
+        for j, b in enumerate(video_weights):
+            shared = np.asarray(a, float) * np.asarray(b, float)
+            if shared.sum() > 0:
+                for name, w in zip(text, shared / shared.sum(), strict=True):
+                    out[i, j] += w * (text[name][i].astype(float) @ video[name][j].astype(float))
+    return out
+
+
+def plain_interaction(text, video, text_mask, video_mask, text_weights=None, video_weights=None):
+    """DRL's weighted token-wise interaction, pair by pair; padding takes part in the maxima."""
+
+    def weights(given, mask):
+        raw = np.zeros(mask.shape) if given is None else np.asarray(given, float)
+        return softmax(np.where(mask != 0, raw, -np.inf), axis=1)
+
+    def tokens(x, mask):
+        x = x.astype(float) / np.linalg.norm(x.astype(float), axis=2, keepdims=True)
+        return np.where(mask[:, :, None] != 0, x, 0)
+
+    words, frames = tokens(text, text_mask), tokens(video, video_mask)
+    a, b = weights(text_weights, text_mask), weights(video_weights, video_mask)
+    out = np.empty((len(text), len(video)))
+    for i in range(len(text)):
+        for j in range(len(video)):
+            products = words[i] @ frames[j].T
+            out[i, j] = (a[i] @ products.max(1) + b[j] @ products.max(0)) / 2
+    return out

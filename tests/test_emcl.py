@@ -175,8 +175,8 @@ def test_weights_of_texts_are_how_often_they_come(dtype, tolerance, memory):
     many = Features(np.repeat(text, times, axis=0), **common), sides[1]
     plain, counted = second_moments(*sides), torch.tensor(times, dtype=dtype)
     pairs = [
-        (second_moments(*sides, weights=counted), second_moments(*many)),
-        (second_moments(*many, weights=1 / counted.repeat_interleave(counted.long())), plain),
+        (second_moments(*sides, weights=(counted,)), second_moments(*many)),
+        (second_moments(*many, weights=(1 / counted.repeat_interleave(counted.long()),)), plain),
     ]
     for found, wanted in pairs:
         assert_allclose(found.gram, wanted.gram, rtol=0, atol=tolerance * 128)
@@ -187,7 +187,7 @@ def test_weights_of_texts_are_how_often_they_come(dtype, tolerance, memory):
 def test_the_released_moments_take_no_weights():
     """Without a batch all rows are stacked as they are."""
     sides = [Features(x, dtype=F64) for x in cone_pair(40, 30, 24, 8)]
-    found = second_moments(*sides, batch=None, weights=torch.rand(40, dtype=F64))
+    found = second_moments(*sides, batch=None, weights=(torch.rand(40, dtype=F64),))
     assert_array_equal(found.gram, second_moments(*sides, batch=None).gram)
 
 
