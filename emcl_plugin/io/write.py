@@ -1,0 +1,215 @@
+"""Writing scores, or the best answers of every query, in the format that the suffix names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from emcl_plugin.arrays import Array, Kind, check_finite, check_matrix, compute_dtype
+from emcl_plugin.errors import InputFileError, InputValueError
+from emcl_plugin.io.atomic import atomic_writer, check_target
+from emcl_plugin.io.npy import npy_size
+from emcl_plugin.io.topk import ranked
+from emcl_plugin.io.write_matrices import SCORES, ScoresWriter, Table
+from emcl_plugin.io.write_runs import RUNS, SIDES, Run, RunWriter
+from emcl_plugin.similarity import Dense, Similarity
+
+
+def write_scores(
+    path: str | Path,
+    scores: Array | Similarity,
+    *,
+    text_ids: Sequence[str] | None = None,
+    video_ids: Sequence[str] | None = None,
+    force: bool = False,
+) -> None:
+    """Write a matrix of scores, whole or not at all.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``.npy``, ``.npz``, ``.safetensors`` or ``.parquet``.
+    scores : (n_text, n_video)
+        Array, tensor or similarity source. Read and written block by block, in its own dtype;
+        bfloat16 as float32.
+    text_ids, video_ids : sequence of str, optional
+        Kept with the scores by all formats but ``.npy``.
+    force : bool
+        Replace a file that is there.
+
+    Raises
+    ------
+    InputFileError
+        Of no known kind, there already, no room for it, or it cannot be written.
+    InputValueError
+        Scores that hold NaN or infinity, ids that are not as many as the items.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_scores(f"{folder}/s.npz", np.float32([[0.9, 0.1]]), video_ids=["cat", "dog"])
+    ...     with np.load(f"{folder}/s.npz") as file:
+    ...         print(file["scores"], file["video_ids"])
+    [[0.9 0.1]] ['cat' 'dog']
+    """
+    path = Path(path)
+    source, kind = _source(scores)
+    shape, dtype = source.shape, kind.numpy_dtype
+    write = prepare_scores(path, shape, dtype, text_ids, video_ids, force=force)
+    with atomic_writer(path, force=force) as file:
+        write(file, (block.numpy() for block in _blocks(source, kind)))
+
+
+def write_run(
+    path: str | Path,
+    scores: Array | Similarity,
+    k: int = 100,
+    *,
+    direction: str = "text -> video",
+    text_ids: Sequence[str] | None = None,
+    video_ids: Sequence[str] | None = None,
+    force: bool = False,
+) -> None:
+    """Write the ``k`` best videos of every text, or texts of every video, whole or not at all.
+
+    Of equal scores the one with the lower index comes first.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``.jsonl``, ``.csv``, ``.tsv``, ``.parquet``, or ``.trec`` or ``.run`` for TREC's form.
+    scores : (n_text, n_video)
+        Array, tensor or similarity source, higher is better. Read block by block.
+    k : int
+        At most so many answers of a query.
+    direction : {"text -> video", "video -> text"}
+        Which side asks.
+    text_ids, video_ids : sequence of str, optional
+        Default: the indices, from 0.
+    force : bool
+        Replace a file that is there.
+
+    Raises
+    ------
+    InputFileError, InputValueError
+        As :func:`write_scores`; also ids that are there twice, or that TREC's form cannot hold.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_run(f"{folder}/r.trec", np.float32([[0.1, 0.9], [0.7, 0.2]]), k=1)
+    ...     print(Path(folder, "r.trec").read_text(), end="")
+    0 Q0 1 1 0.9 emcl_plugin
+    1 Q0 0 1 0.7 emcl_plugin
+    """
+    path = Path(path)
+    if k < 1:
+        raise InputValueError("a run has at least one answer of a query", f"k = {k}", "k = 100")
+    source, kind = _source(scores)
+    shape, dtype = source.shape, kind.numpy_dtype
+    write = prepare_run(path, shape, dtype, direction, text_ids, video_ids, k=k, force=force)
+    source = source if SIDES[direction][0] == "text" else source.T
+    with atomic_writer(path, force=force) as file:
+        write(file, ranked(_blocks(source, kind), min(k, source.shape[1])))
+
+
+def prepare_scores(
+    path: Path,
+    shape: tuple[int, int],
+    dtype: np.dtype[Any],
+    text_ids: Sequence[str] | None,
+    video_ids: Sequence[str] | None,
+    *,
+    force: bool,
+) -> ScoresWriter:
+    """What will write row blocks to an open file; all that must fail fails now."""
+    check_target(path, npy_size(shape, dtype.itemsize), force=force)
+    prepare = _by_suffix(path, SCORES)
+    ids = _checked(text_ids, shape[0], "text"), _checked(video_ids, shape[1], "video")
+    return prepare(Table(path, shape, dtype, *ids))
+
+
+def prepare_run(
+    path: Path,
+    shape: tuple[int, int],
+    dtype: np.dtype[Any],
+    direction: str,
+    text_ids: Sequence[str] | None,
+    video_ids: Sequence[str] | None,
+    *,
+    k: int,
+    force: bool,
+) -> RunWriter:
+    """What will write the best of row blocks to an open file; all that must fail fails now.
+
+    ``shape`` is (texts, videos) in both directions.
+    """
+    if direction not in SIDES:
+        raise InputValueError(
+            "this direction is not known", repr(direction), " or ".join(map(repr, SIDES))
+        )
+    sides = SIDES[direction]
+    counts = dict(zip(("text", "video"), shape, strict=True))
+    given = {"text": text_ids, "video": video_ids}
+    least = counts[sides[0]] * min(k, counts[sides[1]]) * dtype.itemsize  # the scores alone
+    check_target(path, least, force=force)
+    prepare = _by_suffix(path, RUNS)
+    ids = [
+        _checked(given[side], counts[side], side) or list(map(str, range(counts[side])))
+        for side in sides
+    ]
+    return prepare(Run(path, dtype, sides, *ids))
+
+
+T = TypeVar("T")
+
+
+def _by_suffix(path: Path, formats: Mapping[str, T]) -> T:
+    found = formats.get(path.suffix.lower())
+    if found is None:
+        raise InputFileError(
+            "files of this kind cannot be written", str(path), f"one of {', '.join(formats)}"
+        )
+    return found
+
+
+def _checked(ids: Sequence[str] | None, count: int, side: str) -> list[str] | None:
+    """Ids as strings that any format can hold, as many as there are items."""
+    if ids is None:
+        return None
+    names = [str(name) for name in ids]
+    if len(names) != count:
+        raise InputValueError(
+            f"the {side} ids are not as many as the {side}s",
+            f"{len(names)} ids for {count} {side}s",
+            "give one id per item, in the order of the scores",
+        )
+    for name in names:
+        if "\0" in name or name.encode(errors="ignore").decode() != name:
+            raise InputValueError(
+                f"a {side} id is not text that a file can hold", repr(name), "give another id"
+            )
+    return names
+
+
+def _source(scores: Array | Similarity) -> tuple[Similarity, Kind]:
+    """Scores to read in blocks, and as what to write them."""
+    if isinstance(scores, Similarity):
+        return scores, Kind(True, scores.dtype, torch.device("cpu"))
+    kind = Kind.of(check_matrix(scores, "scores"))
+    dtype = torch.float32 if kind.dtype == torch.bfloat16 else kind.dtype
+    source = Dense(scores, dtype=compute_dtype(scores), device=kind.device)
+    return source, replace(kind, dtype=dtype, device=torch.device("cpu"))
+
+
+def _blocks(source: Similarity, kind: Kind) -> Iterator[torch.Tensor]:
+    for start, _, block in source.blocks():
+        check_finite(block, "scores", start)
+        yield kind.narrow(block)

@@ -1,0 +1,162 @@
+"""The best answers of every query as a file, block after block: one function per format.
+
+As in :mod:`emcl_plugin.io.write_matrices`, each refuses early and returns the function that writes.
+Scores are written with the fewest digits that give the number, and so the order, back (those of
+float32 for float16, whose own are few).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+
+import numpy as np
+
+from emcl_plugin.errors import InputValueError
+from emcl_plugin.io.members import library
+
+if TYPE_CHECKING:
+    from emcl_plugin.io.topk import Ranked
+
+RunWriter: TypeAlias = "Callable[[BinaryIO, Iterable[Ranked]], None]"
+
+SIDES = {"text -> video": ("text", "video"), "video -> text": ("video", "text")}
+"""What asks and what answers, by direction."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """All of a run but what was found.
+
+    Attributes
+    ----------
+    sides : tuple of str
+        What asks and what answers: "text" and "video", or the other way round.
+    queries, items : sequence of str
+        Their ids.
+    """
+
+    path: Path
+    dtype: np.dtype[Any]
+    sides: tuple[str, str]
+    queries: Sequence[str]
+    items: Sequence[str]
+
+    def answers(self, found: Ranked) -> list[tuple[str, list[str], list[str]]]:
+        """Each query of a block, its best items, and their scores in digits."""
+        start, scores, columns = found
+        queries = self.queries[start : start + len(scores)]
+        items = [[self.items[column] for column in row] for row in columns.tolist()]
+        digits = scores.astype(np.promote_types(scores.dtype, np.float32)).astype(str)
+        return list(zip(queries, items, digits.tolist(), strict=True))
+
+    def rows(self, found: Ranked) -> list[tuple[str, str, int, str]]:
+        """Query, item, rank and score of every answer of a block."""
+        return [
+            (query, item, rank, score)
+            for query, items, scores in self.answers(found)
+            for rank, (item, score) in enumerate(zip(items, scores, strict=True), 1)
+        ]
+
+
+def _jsonl(run: Run) -> RunWriter:
+    query_name, items_name = run.sides[0], f"{run.sides[1]}s"
+
+    def write(file: BinaryIO, blocks: Iterable[Ranked]) -> None:
+        for found in blocks:
+            for query, items, scores in run.answers(found):
+                line = {query_name: query, items_name: items, "scores": [*map(float, scores)]}
+                file.write(f"{json.dumps(line, ensure_ascii=False)}\n".encode())
+
+    return write
+
+
+def _check_unique(run: Run) -> None:
+    """Refuse ids that a table's reader would take for one item."""
+    for side, ids in zip(run.sides, (run.queries, run.items), strict=True):
+        if len(set(ids)) < len(ids):
+            raise InputValueError(
+                f"two {side}s have the same id",
+                f"{run.path}: {Counter(ids).most_common(1)[0][0]!r}",
+                "make them unique, or name the run .jsonl, a line per query in their order",
+            )
+
+
+def _csv(run: Run, dialect: str) -> RunWriter:
+    _check_unique(run)
+
+    def write(file: BinaryIO, blocks: Iterable[Ranked]) -> None:
+        def add(rows: Iterable[Sequence[object]]) -> None:
+            text = io.StringIO()
+            csv.writer(text, dialect).writerows(rows)
+            file.write(text.getvalue().encode())
+
+        add([(*run.sides, "rank", "score")])
+        for found in blocks:
+            add(run.rows(found))
+
+    return write
+
+
+def _trec(run: Run) -> RunWriter:
+    _check_unique(run)
+    for name in (*run.queries, *run.items):
+        if name.split() != [name]:
+            raise InputValueError(
+                "TREC's columns end at white space, and an id has some, or is empty",
+                f"{run.path}: {name!r}",
+                "name the run .csv or .jsonl, or give other ids",
+            )
+
+    def write(file: BinaryIO, blocks: Iterable[Ranked]) -> None:
+        for found in blocks:
+            for query, item, rank, score in run.rows(found):
+                file.write(f"{query} Q0 {item} {rank} {score} emcl_plugin\n".encode())
+
+    return write
+
+
+def _parquet(run: Run) -> RunWriter:
+    _check_unique(run)
+    arrow, parquet = library("pyarrow", run.path), library("pyarrow.parquet", run.path)
+    queries, items = (arrow.array(ids, arrow.string()) for ids in (run.queries, run.items))
+    schema = arrow.schema(
+        [
+            *((name, arrow.string()) for name in run.sides),
+            ("rank", arrow.int32()),
+            ("score", arrow.from_numpy_dtype(run.dtype)),
+        ]
+    )
+
+    def write(file: BinaryIO, blocks: Iterable[Ranked]) -> None:
+        pool = arrow.system_memory_pool()
+        with parquet.ParquetWriter(file, schema, memory_pool=pool) as writer:
+            for start, scores, columns in blocks:
+                count, k = scores.shape
+                asked = np.repeat(np.arange(start, start + count), k)
+                arrays = [
+                    queries.take(arrow.array(asked)),
+                    items.take(arrow.array(columns.ravel())),
+                    arrow.array(np.tile(np.arange(1, k + 1, dtype=np.int32), count)),
+                    arrow.array(scores.ravel()),
+                ]
+                writer.write_table(arrow.Table.from_arrays(arrays, schema=schema))
+
+    return write
+
+
+RUNS: dict[str, Callable[[Run], RunWriter]] = {
+    ".jsonl": _jsonl,
+    ".csv": partial(_csv, dialect="excel"),
+    ".tsv": partial(_csv, dialect="excel-tab"),
+    ".parquet": _parquet,
+    ".trec": _trec,
+    ".run": _trec,
+}
