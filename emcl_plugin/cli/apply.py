@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from emcl_plugin.cli.options import SOURCE, trust_option
+
 if TYPE_CHECKING:
     import torch
 
@@ -30,8 +32,8 @@ _PATH = click.Path(path_type=Path)
     "  emcl-rerank apply fitted --text q.npy --gt diagonal --output out.npy",
 )
 @click.argument("folder", metavar="DIR", type=_PATH)
-@click.option("--text", type=_PATH, metavar="Q.npy", help="Queries that are texts.")
-@click.option("--video", type=_PATH, metavar="Q.npy", help="Queries that are videos.")
+@click.option("--text", type=SOURCE, metavar="Q.npy", help="Queries that are texts.")
+@click.option("--video", type=SOURCE, metavar="Q.npy", help="Queries that are videos.")
 @click.option(
     "--output",
     "-o",
@@ -48,6 +50,7 @@ _PATH = click.Path(path_type=Path)
     help="Right item of every query, to measure the gain: as for the main command.",
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an existing output.")
+@trust_option
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 @click.option("--json", "as_json", is_flag=True, help="A report on standard output.")
 @click.option("--quiet", "-q", is_flag=True, help="No summary, no progress.")
@@ -56,8 +59,8 @@ def apply_command(
     context: click.Context,
     /,
     folder: Path,
-    text: Path | None,
-    video: Path | None,
+    text: str | None,
+    video: str | None,
     output: Path | None,
     top: int | None,
     gt: Path | None,
@@ -81,15 +84,15 @@ def apply_command(
     started = time.perf_counter()
 
     from emcl_plugin.arrays import Kind
-    from emcl_plugin.cli.inputs import read_ground_truth
-    from emcl_plugin.cli.show import Progress, metrics_table, warnings_as_notes
+    from emcl_plugin.cli.inputs import read_ground_truth, read_source
+    from emcl_plugin.cli.show import Progress, warnings_as_notes
     from emcl_plugin.io.atomic import check_target
-    from emcl_plugin.io.formats import read_array
     from emcl_plugin.io.npy import npy_size, write_npy
     from emcl_plugin.metrics import MEASURES
+    from emcl_plugin.report.tables import metrics_table
     from emcl_plugin.reranker import Reranker
 
-    queries = read_array(text if text is not None else video)  # type: ignore[arg-type]
+    queries = read_source(text if text is not None else str(video)).array
     corrector = Reranker.from_pretrained(folder, device=device).corrector_
     kind = Kind.of(queries)
     shape = (len(queries), len(corrector))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -53,12 +52,14 @@ from emcl_plugin.cli.options import (
 def compare_command(
     context: click.Context,
     /,
-    text: Path | None,
-    video: Path | None,
-    sim: Path | None,
+    text: str | None,
+    video: str | None,
+    sim: str | None,
+    source: tuple[str, str] | None,
+    orientation: str,
     metric: str,
-    text_bank: Path | None,
-    video_bank: Path | None,
+    text_bank: str | None,
+    video_bank: str | None,
     demo: bool,
     methods: str | None,
     measures: str,
@@ -78,15 +79,15 @@ def compare_command(
     that needs a bank or embeddings that are not given is named and left out.
     """
     if not demo:
-        check_names(context, text, video, sim)
-    elif text is not None or video is not None or sim is not None:
+        check_names(context, text, video, sim, source)
+    elif (text, video, sim, source) != (None, None, None, None):
         raise click.UsageError("--demo brings its own data: leave the files out", context)
     names = read_measures(context, measures)
     if sort != "none":
         read_measures(context, sort)
     budget = read_size(context, memory)
 
-    from emcl_plugin.cli.show import Progress, warnings_as_notes
+    from emcl_plugin.cli.show import Progress, tell, warnings_as_notes
     from emcl_plugin.compare import compare
     from emcl_plugin.report.tables import render, sort_rows
 
@@ -98,13 +99,16 @@ def compare_command(
         given = Inputs(None, (data.text, data.video))
         banks: tuple[Any, Any] = (data.text_bank, data.video_bank)
     else:
-        given = read_inputs(text, video, sim)
+        given = read_inputs(text, video, sim, source, orientation)
         banks = read_banks(text_bank, video_bank)
+    if not quiet:
+        tell(given.notes)
+    right = read_ground_truth(given.shape, **truth, given=given)
     with warnings_as_notes(quiet=quiet), Progress(enabled=not quiet) as progress:
         rows, skipped = compare(
             given.sim,
             given.feats,
-            truth=read_ground_truth(given.shape, **truth),
+            truth=right,
             text_bank=banks[0],
             video_bank=banks[1],
             methods=None if methods is None else [m.strip() for m in methods.split(",")],

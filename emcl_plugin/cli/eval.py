@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
@@ -32,9 +31,11 @@ from emcl_plugin.cli.options import device_options, input_options, measure_optio
 def evaluate_command(
     context: click.Context,
     /,
-    text: Path | None,
-    video: Path | None,
-    sim: Path | None,
+    text: str | None,
+    video: str | None,
+    sim: str | None,
+    source: tuple[str, str] | None,
+    orientation: str,
     metric: str,
     measures: str,
     several: str,
@@ -48,23 +49,25 @@ def evaluate_command(
     Scores are a similarity matrix (--sim) or the similarity of embeddings. A video's rank is
     that of its best caption; ties count by their average rank.
     """
-    check_names(context, text, video, sim)
+    check_names(context, text, video, sim, source)
     names = read_measures(context, measures)
     budget = read_size(context, memory)
 
-    from emcl_plugin.cli.show import metrics_table, warnings_as_notes
+    from emcl_plugin.cli.show import tell, warnings_as_notes
     from emcl_plugin.hubness import hubness
     from emcl_plugin.job import Job
     from emcl_plugin.metrics import evaluate
+    from emcl_plugin.report.tables import metrics_table
 
-    given = read_inputs(text, video, sim)
+    given = read_inputs(text, video, sim, source, orientation)
+    tell(given.notes)
     with warnings_as_notes(quiet=False):
         feats = given.feats if given.sim is None else None
         job = Job(given.sim, feats, metric=metric, device=device, memory=budget)
-        right = read_ground_truth(job.shape, **truth)
-        source = job.source()
-        found = evaluate(source, right, several)
-        hubs = (hubness(source), hubness(source.T))
+        right = read_ground_truth(job.shape, **truth, given=given)
+        scores = job.source()
+        found = evaluate(scores, right, several)
+        hubs = (hubness(scores), hubness(scores.T))
     if as_json:
         facts = found.to_dict(names)
         for (direction, _), hub in zip(found.directions, hubs, strict=True):

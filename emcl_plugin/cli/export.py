@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from emcl_plugin.cli.options import SOURCE, trust_option
+
 if TYPE_CHECKING:
     from emcl_plugin.export import Exported
 
@@ -51,12 +53,13 @@ _RANKED_BY = {"ip": "inner product", "cosine": "cosine", "l2": "Euclidean distan
     "Default: the longest there is.",
 )
 @click.option(
-    "--queries", type=_PATH, metavar="Q.npy", help="Queries to convert, queries x dimensions."
+    "--queries", type=SOURCE, metavar="Q.npy", help="Queries to convert, queries x dimensions."
 )
 @click.option(
     "--queries-output", type=_PATH, metavar="QV.npy", help="Where the converted queries go."
 )
 @click.option("--force", is_flag=True, help="Replace an earlier export.")
+@trust_option
 @click.option("--quiet", "-q", is_flag=True, help="No summary.")
 @click.pass_context
 def export_command(
@@ -68,7 +71,7 @@ def export_command(
     factory: str | None,
     space: str,
     phi: float | None,
-    queries: Path | None,
+    queries: str | None,
     queries_output: Path | None,
     force: bool,
     quiet: bool,
@@ -81,10 +84,10 @@ def export_command(
     """
     _check(context, to, output, factory, space, phi, queries, queries_output)
 
+    from emcl_plugin.cli.inputs import read_source
     from emcl_plugin.cli.show import warnings_as_notes
     from emcl_plugin.export import export
     from emcl_plugin.io.atomic import check_target
-    from emcl_plugin.io.formats import read_array
     from emcl_plugin.io.npy import write_npy
     from emcl_plugin.reranker import Reranker
     from emcl_plugin.spaces import query_vectors
@@ -97,7 +100,7 @@ def export_command(
         ]
         converted = None
         if queries is not None and queries_output is not None:
-            converted = query_vectors(corrector, read_array(queries), space)
+            converted = query_vectors(corrector, read_source(queries).array, space)
             check_target(queries_output, converted.nbytes, force=force)
         if to is not None and output is not None:
             done = export(
@@ -136,7 +139,7 @@ def _check(
     factory: str | None,
     space: str,
     phi: float | None,
-    queries: Path | None,
+    queries: str | None,
     queries_output: Path | None,
 ) -> None:
     """Contradictions are wrong usage."""

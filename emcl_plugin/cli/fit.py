@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emcl_plugin.cli.inputs import read_banks, read_size, sides
+from emcl_plugin.cli.inputs import read_banks, read_size, read_source, sides
 from emcl_plugin.cli.options import bank_options, device_options, method_options, saved_options
 from emcl_plugin.cli.rerank import settings
 
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 def fit_command(
     context: click.Context,
     /,
-    text: Path | None,
-    video: Path | None,
-    text_bank: Path | None,
-    video_bank: Path | None,
+    text: str | None,
+    video: str | None,
+    text_bank: str | None,
+    video_bank: str | None,
     metric: str,
     names: Path | None,
     save: Path,
@@ -62,14 +62,13 @@ def fit_command(
 
     from emcl_plugin.cli.show import Progress, bank_summary, warnings_as_notes
     from emcl_plugin.io.atomic import check_folder_target
-    from emcl_plugin.io.formats import read_array
     from emcl_plugin.io.truth import read_lines
     from emcl_plugin.reranker import Reranker
     from emcl_plugin.state import FILES
 
     emcl, ncl = reranker_settings(context, method)
     check_folder_target(save, 0, force=force, files=FILES)
-    gallery = read_array(paths.gallery)
+    gallery = read_source(paths.gallery).array
     bank, other = read_banks(paths.bank, paths.gallery_bank)
     assert bank is not None
     called = [] if names is None else read_lines(names, len(gallery), "names")

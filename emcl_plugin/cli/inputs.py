@@ -4,28 +4,41 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import click
 
-from emcl_plugin.errors import EmclError
+from emcl_plugin.cli.options import TRUST
+from emcl_plugin.errors import EmclError, InputValueError
 from emcl_plugin.sizes import parse_size
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from emcl_plugin.io.vectors import Ids, Vectors
+    from emcl_plugin.similarity import Scorer
     from emcl_plugin.study import Names
     from emcl_plugin.truth import GroundTruth
 
     Matrix = np.ndarray[Any, Any]
 
+Source: TypeAlias = "str | Path"
+"""What an option for vectors holds: a file, ``file:name``, a folder, ``-``, an address."""
+
 
 @dataclass(frozen=True)
 class Inputs:
-    """Scores, features or both, as they are in the files."""
+    """Scores, features or both, and what else the files hold: ids, and the right pairs.
 
-    sim: Matrix | None
+    ``notes`` are decisions that could be otherwise.
+    """
+
+    sim: Matrix | Scorer | None
     feats: tuple[Matrix, Matrix] | None
+    text_ids: Ids | None = None
+    video_ids: Ids | None = None
+    truth: GroundTruth | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -37,12 +50,23 @@ class Inputs:
 
 
 def check_names(
-    context: click.Context, text: Path | None, video: Path | None, sim: Path | None
+    context: click.Context,
+    text: Source | None,
+    video: Source | None,
+    sim: Source | None,
+    source: tuple[str, Source] | None,
 ) -> None:
-    """Either both sides, or a similarity, or all three."""
-    if text is None and video is None and sim is None:
+    """Either both sides, or a similarity, or all three; or what a retriever wrote."""
+    named = [text, video, sim]
+    if source is not None and named != [None] * 3:
         raise click.UsageError(
-            "there is nothing to work on: give --text and --video, or --sim, or try "
+            "--from brings scores and embeddings: leave --text, --video and --sim out", context
+        )
+    if source is not None:
+        return
+    if named == [None] * 3:
+        raise click.UsageError(
+            "there is nothing to work on: give --text and --video, --sim, or --from; or try "
             "'emcl-rerank demo'",
             context,
         )
@@ -52,7 +76,7 @@ def check_names(
 
 
 def check_banks(
-    context: click.Context, text: Path | None, sim: Path | None, check_leak: bool
+    context: click.Context, text: Source | None, sim: Source | None, check_leak: bool
 ) -> None:
     """Banks hold embeddings and are compared with embeddings."""
     if text is None or sim is not None:
@@ -75,18 +99,18 @@ class Sides:
     ``asks`` is the option of the side whose queries will come, --text or --video.
     """
 
-    gallery: Path
-    bank: Path
-    gallery_bank: Path | None
+    gallery: Source
+    bank: Source
+    gallery_bank: Source | None
     asks: str
 
 
 def sides(
     context: click.Context,
-    text: Path | None,
-    video: Path | None,
-    text_bank: Path | None,
-    video_bank: Path | None,
+    text: Source | None,
+    video: Source | None,
+    text_bank: Source | None,
+    video_bank: Source | None,
 ) -> Sides:
     """The gallery is the side that is given; its bank is of the other side."""
     if (text is None) == (video is None):
@@ -108,32 +132,129 @@ def sides(
     return Sides(gallery, bank, other, "--text" if forward else "--video")
 
 
-def read_inputs(text: Path | None, video: Path | None, sim: Path | None) -> Inputs:
-    """Open the files, memory-mapped."""
-    from emcl_plugin.io.formats import read_array
+def read_source(source: Source) -> Vectors:
+    """One file of vectors; pickles only with --trust-pickle."""
+    from emcl_plugin.io.formats import read_vectors
 
-    feats = None
+    return read_vectors(source, trust_pickle=trusted())
+
+
+def trusted() -> bool:
+    """Whether --trust-pickle is given."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(TRUST))
+
+
+def read_inputs(
+    text: Source | None,
+    video: Source | None,
+    sim: Source | None,
+    source: tuple[str, Source] | None = None,
+    orientation: str = "auto",
+) -> Inputs:
+    """Open the files, memory-mapped where that can be."""
+    if source is not None:
+        return _from_retriever(*source, orientation)
+    texts = videos = scores = None
     if text is not None and video is not None:
-        feats = (read_array(text), read_array(video))
-    return Inputs(None if sim is None else read_array(sim), feats)
+        texts, videos = read_source(text), read_source(video)
+    if sim is not None:
+        scores = read_source(sim)
+    notes: list[str] = []
+    matrix, ids, column_ids = None, None, None
+    if scores is not None:
+        matrix = _oriented(scores, texts, videos, orientation, notes)
+        ids, column_ids = scores.ids, scores.column_ids
+        if orientation == "video-text":
+            ids, column_ids = column_ids, ids
+    return Inputs(
+        matrix,
+        None if texts is None or videos is None else (texts.array, videos.array),
+        _agreed("text", texts, ids),
+        _agreed("video", videos, column_ids),
+        notes=tuple(notes),
+    )
+
+
+def _oriented(
+    scores: Vectors,
+    texts: Vectors | None,
+    videos: Vectors | None,
+    orientation: str,
+    notes: list[str],
+) -> Matrix:
+    from emcl_plugin.orientation import oriented
+
+    found = oriented(
+        scores.array,
+        orientation,
+        notes,
+        texts=None if texts is None else len(texts.array),
+        videos=None if videos is None else len(videos.array),
+        by_ids=scores.ids is not None and scores.column_ids is not None,
+    )
+    return cast("Matrix", found)
+
+
+def _from_retriever(name: str, path: Source, orientation: str) -> Inputs:
+    """What a retriever wrote."""
+    from emcl_plugin import adapters
+    from emcl_plugin.experts import Experts
+
+    chosen = {} if orientation == "auto" else {"orientation": orientation}
+    found = adapters.read(name, path, trust_pickle=trusted(), **chosen)
+    own = isinstance(found.similarity, Experts)  # they bring their features
+    return Inputs(
+        cast("Matrix | None", found.similarity),
+        None if own else cast("tuple[Matrix, Matrix] | None", found.features),
+        found.text_ids,
+        found.video_ids,
+        found.ground_truth,
+        tuple(found.notes),
+    )
+
+
+def _agreed(side: str, embeddings: Vectors | None, scores: Ids | None) -> Ids | None:
+    """The ids of a side; refuse files that list other items, or the same in another order."""
+    ids = None if embeddings is None else embeddings.ids
+    if ids is None or scores is None or ids == scores:
+        return scores if ids is None else ids
+    places = enumerate(zip(ids, scores, strict=False))
+    where = next((f"{i}: {a!r} and {b!r}" for i, (a, b) in places if a != b), "of another number")
+    raise InputValueError(
+        f"--{side} and --sim are not of the same {side}s, by their ids",
+        f"{side} {where}",
+        "save both in one order",
+    )
+
+
+def known_ids(
+    given: Inputs, shape: tuple[int, int], text_ids: Path | None, video_ids: Path | None
+) -> tuple[Ids | None, Ids | None]:
+    """Ids of texts and videos: of --text-ids and --video-ids, else those in the files."""
+    from emcl_plugin.io.truth import read_lines
+
+    texts, videos = given.text_ids, given.video_ids
+    if text_ids is not None:
+        texts = tuple(read_lines(text_ids, shape[0], "text ids"))
+    if video_ids is not None:
+        videos = tuple(read_lines(video_ids, shape[1], "video ids"))
+    return texts, videos
 
 
 def read_banks(
-    text_bank: Path | None, video_bank: Path | None
+    text_bank: Source | None, video_bank: Source | None
 ) -> tuple[Matrix | None, Matrix | None]:
-    """Open the banks that are given, memory-mapped."""
-    from emcl_plugin.io.formats import read_array
-
+    """Open the banks that are given, memory-mapped where that can be."""
     return (
-        None if text_bank is None else read_array(text_bank),
-        None if video_bank is None else read_array(video_bank),
+        None if text_bank is None else read_source(text_bank).array,
+        None if video_bank is None else read_source(video_bank).array,
     )
 
 
 def check_gallery(gallery: Matrix, bank: Matrix, metric: str) -> None:
     """Look at every vector of the gallery, before hours of work on the bank."""
     from emcl_plugin.arrays import check_matrix
-    from emcl_plugin.errors import InputValueError
     from emcl_plugin.similarity import Features
 
     vectors = check_matrix(gallery, "gallery")
@@ -152,19 +273,23 @@ def read_ground_truth(
     text_ids: Path | None,
     video_ids: Path | None,
     query_mask: Path | None,
+    given: Inputs | None = None,
 ) -> GroundTruth:
-    """The right pairs; without a file, row i belongs to row i."""
-    from emcl_plugin.io.truth import read_lines, read_mask, read_truth
+    """The right pairs: of ``gt``, else those that came with the input, else row i's is row i.
+
+    Ids that came with the input are used where no option names others.
+    """
+    from emcl_plugin.io.truth import read_mask, read_truth, same_ids
     from emcl_plugin.truth import GroundTruth
 
-    ids = [
-        None if path is None else read_lines(path, count, what)
-        for path, count, what in zip(
-            (text_ids, video_ids), shape, ("text ids", "video ids"), strict=True
-        )
-    ]
-    if gt is None or str(gt) == "diagonal":
+    given = given or Inputs(None, None)
+    ids = known_ids(given, shape, text_ids, video_ids)
+    if gt is None and given.truth is not None:
+        truth = given.truth
+    elif gt is None or str(gt) == "diagonal":
         truth = GroundTruth.diagonal(shape)
+    elif str(gt) == "ids":
+        truth = same_ids(*ids)
     else:
         truth = read_truth(gt, shape, *ids)
     if query_mask is not None:

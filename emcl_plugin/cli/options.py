@@ -8,11 +8,60 @@ from typing import Any, TypeVar
 
 import click
 
+ORIENTATIONS = ("auto", "text-video", "video-text")
+NAMES = (
+    "mmt",
+    "collaborative-experts",
+    "clip4clip",
+    "clip2video",
+    "x-clip",
+    "drl",
+    "emcl-net",
+    "dbsn",
+    "open_clip",
+    "huggingface",
+    "sentence-transformers",
+    "clip-retrieval",
+)
+"""What the adapters are called; they are not loaded for the help."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 EMCL_NAMES = ("auto", "off", "clip2video", "emcl-net", "mmt", "mmt-lsmdc")
 
 _PATH = click.Path(path_type=Path)
+
+TRUST = "emcl_plugin.trust_pickle"
+"""Where the context keeps whether pickles may be read."""
+
+
+class _Source(click.types.StringParamType):
+    """A file of vectors, kept as it was written: a path would make one slash of ``s3://``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(super().convert(value, param, ctx))
+        if ctx is not None and (text == "-" or text.startswith("-:")):
+            first = ctx.meta.setdefault("emcl_plugin.stdin", param)
+            if first is not param:
+                self.fail("standard input can be one of the options only", param, ctx)
+        return text
+
+
+SOURCE = _Source()
+
+
+def _trust(context: click.Context, _: click.Parameter, given: bool) -> None:
+    context.meta[TRUST] = given
+
+
+trust_option = click.option(
+    "--trust-pickle",
+    is_flag=True,
+    expose_value=False,
+    callback=_trust,
+    help="Also read pickles (.pkl, .npy of objects): arrays, lists, dictionaries, texts and "
+    "numbers in them, and nothing else.",
+)
 
 
 def _apply(options: list[Callable[[F], F]]) -> Callable[[F], F]:
@@ -28,18 +77,34 @@ input_options = _apply(
     [
         click.option(
             "--text",
-            type=_PATH,
+            type=SOURCE,
             metavar="T.npy",
             help="Text embeddings, texts x dimensions, of any length.",
         ),
         click.option(
-            "--video", type=_PATH, metavar="V.npy", help="Video embeddings, videos x dimensions."
+            "--video", type=SOURCE, metavar="V.npy", help="Video embeddings, videos x dimensions."
         ),
         click.option(
             "--sim",
-            type=_PATH,
+            type=SOURCE,
             metavar="S.npy",
             help="Similarity, texts x videos, at any scale; alone or with embeddings.",
+        ),
+        click.option(
+            "--from",
+            "source",
+            type=(click.Choice(NAMES), SOURCE),
+            metavar="NAME PATH",
+            help="What a retriever wrote, in place of --text, --video and --sim. E.g. --from "
+            f"clip4clip run.npz. NAME: {', '.join(NAMES)}.",
+        ),
+        click.option(
+            "--orientation",
+            type=click.Choice(ORIENTATIONS),
+            default="auto",
+            show_default=True,
+            help="Of a similarity. auto: by its shape or ids; where they do not tell, texts x "
+            "videos, and a note says so.",
         ),
         click.option(
             "--metric",
@@ -48,6 +113,7 @@ input_options = _apply(
             show_default=True,
             help="Similarity of embeddings.",
         ),
+        trust_option,
     ]
 )
 
@@ -55,14 +121,14 @@ bank_options = _apply(
     [
         click.option(
             "--text-bank",
-            type=_PATH,
+            type=SOURCE,
             metavar="TB.npy",
             help="Other texts' embeddings, of a training set or a log: they make the videos' "
             "biases, and no text depends on the other texts any more.",
         ),
         click.option(
             "--video-bank",
-            type=_PATH,
+            type=SOURCE,
             metavar="VB.npy",
             help="Other videos' embeddings: they make the texts' biases.",
         ),
@@ -76,13 +142,13 @@ def saved_options(*, required: bool) -> Callable[[F], F]:
         [
             click.option(
                 "--video",
-                type=_PATH,
+                type=SOURCE,
                 metavar="V.npy",
                 help="The gallery, where texts will ask: video embeddings.",
             ),
             click.option(
                 "--text",
-                type=_PATH,
+                type=SOURCE,
                 metavar="T.npy",
                 help="The gallery, where videos will ask: text embeddings.",
             ),
@@ -107,6 +173,7 @@ def saved_options(*, required: bool) -> Callable[[F], F]:
                 help="Folder for the corrector.",
             ),
             click.option("--force", is_flag=True, help="Replace a corrector that is there."),
+            trust_option,
         ]
     )
 
@@ -119,13 +186,14 @@ truth_options = _apply(
             metavar="FILE",
             help="Ground truth: .npy of every text's video or of pairs, .csv, .tsv, .jsonl or "
             ".parquet with columns text and video, or TREC .qrels. E.g. --gt gt.npy. "
-            "'diagonal': row i belongs to row i.",
+            "'diagonal': row i belongs to row i. 'ids': a text belongs to the video of its id.",
         ),
         click.option(
             "--text-ids",
             type=_PATH,
             metavar="FILE",
-            help="Ids of the texts, one per line, where the ground truth names ids.",
+            help="Ids of the texts, one per line, where the ground truth names ids. Default: those "
+            "that the files of vectors hold.",
         ),
         click.option(
             "--video-ids", type=_PATH, metavar="FILE", help="Ids of the videos, one per line."
@@ -272,12 +340,31 @@ output_options = _apply(
             "--output",
             "-o",
             type=_PATH,
-            default=Path("reranked.npy"),
-            show_default=True,
+            show_default="reranked.npy, or no matrix with --run or --run-v2t",
             metavar="OUT.npy",
-            help="Where the re-scored matrix goes.",
+            help="Where the re-scored matrix goes: .npy, .npz, .safetensors or .parquet.",
         ),
-        click.option("--force", is_flag=True, help="Replace an existing output."),
+        click.option(
+            "--run",
+            type=_PATH,
+            metavar="RUN.csv",
+            help="Where the best videos of every text go: .csv, .tsv, .jsonl, .parquet, or .trec "
+            "(TREC).",
+        ),
+        click.option(
+            "--run-v2t",
+            type=_PATH,
+            metavar="RUN.csv",
+            help="Where the best texts of every video go.",
+        ),
+        click.option(
+            "--top",
+            type=click.IntRange(min=1),
+            metavar="K",
+            show_default="100",
+            help="How many best a run lists.",
+        ),
+        click.option("--force", is_flag=True, help="Replace existing outputs."),
         click.option(
             "--dtype",
             type=click.Choice(["auto", "float16", "float32", "float64"]),

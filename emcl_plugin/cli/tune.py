@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emcl_plugin.cli.inputs import read_banks, read_size, sides
+from emcl_plugin.cli.inputs import read_banks, read_size, read_source, sides
 from emcl_plugin.cli.options import bank_options, device_options, saved_options
 
 if TYPE_CHECKING:
@@ -62,11 +62,11 @@ def _seconds(context: click.Context, _: click.Parameter, given: str) -> float:
 def tune_command(
     context: click.Context,
     /,
-    text_bank: Path | None,
-    video_bank: Path | None,
+    text_bank: str | None,
+    video_bank: str | None,
     bank_gt: Path | None,
-    text: Path | None,
-    video: Path | None,
+    text: str | None,
+    video: str | None,
     names: Path | None,
     metric: str,
     save: Path | None,
@@ -104,7 +104,6 @@ def tune_command(
     from emcl_plugin.cli.inputs import check_gallery, read_ground_truth
     from emcl_plugin.cli.show import Progress, bank_summary, warnings_as_notes
     from emcl_plugin.io.atomic import check_folder_target
-    from emcl_plugin.io.formats import read_array
     from emcl_plugin.io.truth import read_lines
     from emcl_plugin.reranker import Reranker
     from emcl_plugin.state import FILES
@@ -119,7 +118,7 @@ def tune_command(
     queries, items, gallery = texts, videos, video
     if text is not None:
         queries, items, gallery, truth = videos, texts, text, truth.T
-    rows = None if gallery is None else read_array(gallery)
+    rows = None if gallery is None else read_source(gallery).array
     if rows is not None:
         check_gallery(rows, items, metric)
     called = [] if names is None or rows is None else read_lines(names, len(rows), "names")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from emcl_plugin.io.members import Matrix, first_bytes, only, parsing
+from emcl_plugin.io.members import first_bytes, only, parsing
+from emcl_plugin.io.vectors import Vectors
 
 
-def read_fvecs(path: Path, key: str | None = None) -> Matrix:
+def read_fvecs(path: Path, key: str | None = None) -> Vectors:
     """All vectors, memory-mapped, (n, D) float32."""
     first_bytes(path, 1)
     only(key, path)
@@ -22,4 +23,4 @@ def read_fvecs(path: Path, key: str | None = None) -> Matrix:
         if not (rows[:, 0] == dimension).all():
             row = int((rows[:, 0] != dimension).argmax())
             raise ValueError(f"vector {row} has dimension {rows[row, 0]}, the first {dimension}")
-        return rows.view("<f4")[:, 1:]
+        return Vectors(rows.view("<f4")[:, 1:])

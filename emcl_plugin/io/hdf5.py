@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from emcl_plugin.errors import InputFileError
-from emcl_plugin.io.members import Matrix, check_claim, check_magic, library, parsing, pick
+from emcl_plugin.io.members import (
+    Matrix,
+    check_magic,
+    check_memory,
+    check_ratio,
+    library,
+    parsing,
+    pick,
+)
+from emcl_plugin.io.spill import gather, row_blocks
+from emcl_plugin.io.vectors import Vectors, with_ids
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
-def read_hdf5(path: Path, key: str | None = None, *, at: int = 0) -> Matrix:
-    """One data set, by its path in the file; memory-mapped where it lies in one piece. HDF5 begins
-    ``at`` this byte.
+def read_hdf5(path: Path, key: str | None = None, *, at: int = 0) -> Vectors:
+    """One data set, by its path in the file, and its ids; memory-mapped where it lies in one
+    piece. HDF5 begins ``at`` this byte.
 
     Data sets that point to other files are refused: a file of numbers must not read others.
     """
@@ -27,20 +38,57 @@ def read_hdf5(path: Path, key: str | None = None, *, at: int = 0) -> Matrix:
             if isinstance(item, h5py.Dataset) and not name.startswith("#"):
                 sets[name] = item
 
+        def ids(name: str) -> object:
+            data = sets.get(name)
+            return _names(data, path) if data is not None and data.ndim == 1 else None
+
         file.visititems(visit)  # does not follow links to other files
         wanted = None if key is None else key.strip("/")
-        data = sets[pick({name: len(x.shape or ()) for name, x in sets.items()}, wanted, path)]
-        if data.external is not None or data.is_virtual:
-            raise InputFileError(
-                "the data set lies in another file",
-                f"{path}: {data.name}",
-                "copy it into one file: h5repack, or np.save",
-            )
-        if data.dtype.kind not in "fiub":
-            raise ValueError(f"{data.name} is of {data.dtype}")
-        start = data.id.get_offset()
-        if start is not None and data.chunks is None and data.size:
-            return np.memmap(path, data.dtype, "r", start, data.shape)
-        check_claim(data.size * data.dtype.itemsize, data.id.get_storage_size(), path)
+        name = pick({name: len(x.shape or ()) for name, x in sets.items()}, wanted, path)
+        return with_ids(_numbers(sets[name], path), name, ids, path, "/")
+
+
+def _numbers(data: Any, path: Path) -> Matrix:
+    _check_inside(data, path)
+    if data.dtype.kind not in "fiub":
+        raise ValueError(f"{data.name} is of {data.dtype}")
+    start = data.id.get_offset()
+    if start is not None and data.chunks is None and data.size:
+        return np.memmap(path, data.dtype, "r", start, data.shape)
+    check_ratio(data.nbytes, data.id.get_storage_size(), path)
+    if not data.size or not data.shape:
         array: Matrix = data[()]
         return array
+    chunk = data.chunks or (1,)
+    check_memory(int(np.prod(chunk)) * data.dtype.itemsize, path)
+    return gather(row_blocks(data, chunk[0]), path)
+
+
+def _names(data: Any, path: Path) -> Matrix | None:
+    """Texts or whole numbers; many texts may be one in the file, so that they are counted."""
+    _check_inside(data, path)
+    if data.dtype.kind in "iuS":
+        check_ratio(data.nbytes, data.id.get_storage_size(), path)
+        array: Matrix = data[()]
+        return array
+    if data.dtype.kind != "O":
+        return None
+    found: list[object] = []
+    size = 0
+    for start in range(0, len(data), 256):
+        block = data[start : start + 256].tolist()
+        if not all(isinstance(name, bytes | str) for name in block):
+            return None
+        size += sum(map(len, block))
+        check_ratio(size, path.stat().st_size, path)
+        found += block
+    return np.array(found, object)
+
+
+def _check_inside(data: Any, path: Path) -> None:
+    if data.external is not None or data.is_virtual:
+        raise InputFileError(
+            "the data set lies in another file",
+            f"{path}: {data.name}",
+            "copy it into one file: h5repack, or np.save",
+        )

@@ -7,16 +7,17 @@ from pathlib import Path
 
 from emcl_plugin.io.hdf5 import MAGIC, read_hdf5
 from emcl_plugin.io.members import Matrix, check_claim, first_bytes, parsing, pick
+from emcl_plugin.io.vectors import Vectors
 
 _NUMBERS = ("double", "single")
 
 
-def read_mat(path: Path, key: str | None = None) -> Matrix:
+def read_mat(path: Path, key: str | None = None) -> Vectors:
     """One variable, as MATLAB shows it: rows are rows."""
     start = first_bytes(path, 512 + len(MAGIC))
     if MAGIC in (start[: len(MAGIC)], start[512:]):
         # MATLAB writes column by column, so HDF5 sees its arrays transposed
-        return read_hdf5(path, key, at=512 if start[512:] == MAGIC else 0).T
+        return Vectors(read_hdf5(path, key, at=512 if start[512:] == MAGIC else 0).array.T)
     from scipy.io import loadmat, whosmat
 
     with parsing(path, ".mat"):
@@ -24,4 +25,4 @@ def read_mat(path: Path, key: str | None = None) -> Matrix:
         name = pick({name: len(shape) for name, shape in shapes.items()}, key, path)
         check_claim(8 * math.prod(shapes[name]), path.stat().st_size, path)
         array: Matrix = loadmat(path, variable_names=[name])[name]
-        return array
+        return Vectors(array)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,8 +14,6 @@ from emcl_plugin.errors import EmclError, InputFileError
 from emcl_plugin.sizes import format_size, physical_memory
 
 Matrix: TypeAlias = "np.ndarray[Any, Any]"
-Reader: TypeAlias = Callable[[Path, str | None], Matrix]
-"""Reads one file: its path, and the name of the array in it or None."""
 
 
 def pick(dimensions: Mapping[str, int], key: str | None, path: Path) -> str:
@@ -63,13 +61,18 @@ MOST_PACKED = 1000
 
 def check_claim(size: int, stored: int, path: Path) -> None:
     """Refuse an array of so many bytes from so few, or larger than the memory."""
+    check_ratio(size, stored, path)
+    check_memory(size, path)
+
+
+def check_ratio(size: int, stored: int, path: Path) -> None:
+    """Refuse an array of so many bytes from so few."""
     if size > MOST_PACKED * max(stored, 1):
         raise InputFileError(
             "the file claims to hold far more than there is in it",
             f"{path}: {format_size(size)} in {format_size(stored)}",
             "save or copy it again, and trust its source as little as that says",
         )
-    check_memory(size, path)
 
 
 def check_memory(size: int, path: Path) -> None:

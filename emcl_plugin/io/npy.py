@@ -78,8 +78,18 @@ def write_npy(
     force: bool = False,
 ) -> None:
     """Write row blocks to an ``.npy`` file, atomically and in bounded memory."""
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     with atomic_writer(path, force=force) as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for block in blocks:
-            file.write(np.ascontiguousarray(block, dtype=dtype).data)
+        stream_npy(file, shape, dtype, blocks)
+
+
+def stream_npy(
+    file: Any,
+    shape: tuple[int, int],
+    dtype: np.dtype[Any],
+    blocks: Iterable[np.ndarray[Any, Any]],
+) -> None:
+    """Write row blocks as ``.npy`` to an open file, or to one in an archive."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    for block in blocks:
+        file.write(np.ascontiguousarray(block, dtype=dtype).data)

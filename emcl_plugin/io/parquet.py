@@ -1,39 +1,144 @@
-"""Vectors in ``.parquet`` and Arrow's ``.feather`` and ``.arrow``: a column of lists."""
+"""Vectors in ``.parquet`` and Arrow's ``.feather`` and ``.arrow``: a column of lists, and ids."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from emcl_plugin.io.members import Matrix, check_claim, check_magic, library, parsing, pick
+from emcl_plugin.io.arrow_claim import check_arrow
+from emcl_plugin.io.members import (
+    Matrix,
+    check_claim,
+    check_magic,
+    check_ratio,
+    library,
+    parsing,
+    pick,
+)
+from emcl_plugin.io.safetensor import json_list
+from emcl_plugin.io.spill import gather
+from emcl_plugin.io.vectors import ID_NAMES, Ids, Vectors, as_ids, check_count
 
 
-def read_parquet(path: Path, key: str | None = None) -> Matrix:
-    """The column of vectors; by name, where there are several."""
+def read_parquet(path: Path, key: str | None = None) -> Vectors:
+    """The column of vectors, by name where there are several, and the ids beside it."""
+    check_magic(path, b"PAR1", "a Parquet file")
+    parquet = library("pyarrow.parquet", path)
+    with parsing(path, "Parquet"), parquet.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        name = _vector_column(schema, key, path)
+        numbers = sum(piece.num_values for piece in _pieces(file, name))
+        check_ratio(8 * numbers, path.stat().st_size, path)
+        batches = file.iter_batches(columns=[name])
+        array = gather((_vectors(batch.column(0), name) for batch in batches), path)
+        return _labelled(array, schema, _parquet_ids(path, schema), path)
+
+
+def _pieces(file: Any, name: str) -> Iterator[Any]:
+    """What the file says about the pieces of a column.
+
+    A row of each is read first: there pyarrow raises an error if what is said is damaged, and
+    where it is only looked at it would end the process.
+    """
+    paths = [file.schema.column(i).path for i in range(len(file.schema))]
+    for group in range(file.num_row_groups):
+        next(file.iter_batches(1, row_groups=[group], columns=[name]), None)
+        for i, path in enumerate(paths):
+            if path == name or path.startswith(f"{name}."):
+                yield file.metadata.row_group(group).column(i)
+
+
+def read_ids(path: Path) -> Ids | None:
+    """The column of ids of a table without vectors; None if it has none."""
     check_magic(path, b"PAR1", "a Parquet file")
     parquet = library("pyarrow.parquet", path)
     with parsing(path, "Parquet"):
-        schema = parquet.read_schema(path)
-        name = pick({field.name: 2 for field in schema if _is_list(field.type)}, key, path)
-        check_claim(8 * _count(parquet.read_metadata(path), name), path.stat().st_size, path)
-        return _vectors(parquet.read_table(path, columns=[name]).column(0), name)
+        return _parquet_ids(path, parquet.read_schema(path))
 
 
-def _count(metadata: Any, name: str) -> int:
-    """Numbers in a column."""
-    groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
-    columns = (group.column(i) for group in groups for i in range(group.num_columns))
-    return sum(x.num_values for x in columns if x.path_in_schema.split(".")[0] == name)
+def _parquet_ids(path: Path, schema: Any) -> Ids | None:
+    """Read as a dictionary of texts, since one long text may stand for a million."""
+    parquet = library("pyarrow.parquet", path)
+    name = _id_column(schema)
+    if name is None:
+        return None
+    with parquet.ParquetFile(path, read_dictionary=[name]) as file:
+        size = sum(piece.total_uncompressed_size for piece in _pieces(file, name))
+        check_claim(max(size, 8 * file.metadata.num_rows), path.stat().st_size, path)
+        return _ids(file.read([name]).column(0))
 
 
-def read_arrow(path: Path, key: str | None = None) -> Matrix:
+def read_arrow(path: Path, key: str | None = None) -> Vectors:
     """As :func:`read_parquet`, of Arrow's file format."""
     check_magic(path, b"ARROW1", "an Arrow file")
     arrow, ipc = library("pyarrow", path), library("pyarrow.ipc", path)
-    with parsing(path, "Arrow"), arrow.memory_map(str(path)) as file:
-        table = ipc.open_file(file).read_all()
-        name = pick({field.name: 2 for field in table.schema if _is_list(field.type)}, key, path)
-        return _vectors(table.column(name), name)
+    with parsing(path, "Arrow"), arrow.memory_map(str(path)) as source:
+        check_arrow(memoryview(source.read_buffer()), path)
+        schema = ipc.open_file(source).schema
+        name, id_name = _vector_column(schema, key, path), _id_column(schema)
+
+        def column(wanted: str) -> Any:
+            """Its batches; other columns, such as pictures, are not unpacked."""
+            options = ipc.IpcReadOptions(included_fields=[schema.get_field_index(wanted)])
+            file = ipc.open_file(source, options=options)
+            for i in range(file.num_record_batches):
+                batch = file.get_batch(i).column(0)
+                batch.validate(full=True)
+                yield batch
+
+        array = gather((_vectors(batch, name) for batch in column(name)), path)
+        ids = None if id_name is None else _ids(arrow.chunked_array(column(id_name)))
+        return _labelled(array, schema, ids, path)
+
+
+# --- columns -------------------------------------------------------------------------------------
+
+
+def _vector_column(schema: Any, key: str | None, path: Path) -> str:
+    return pick({field.name: 2 for field in schema if _is_list(field.type)}, key, path)
+
+
+def _id_column(schema: Any) -> str | None:
+    """The first that is called as ids are, and holds texts or whole numbers."""
+    from pyarrow import types
+
+    def holds_ids(kind: Any) -> bool:
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        return bool(types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind))
+
+    return next(
+        (
+            name
+            for name in ID_NAMES
+            if schema.names.count(name) == 1 and holds_ids(schema.field(name).type)
+        ),
+        None,
+    )
+
+
+def _ids(column: Any) -> Ids | None:
+    """Its entries; those of a dictionary are one object each, however often they come."""
+    from pyarrow import types
+
+    if column.null_count:
+        return None
+    if not types.is_dictionary(column.type):
+        return as_ids(column.to_pylist())
+    found: list[object] = []
+    for part in column.chunks:
+        words = part.dictionary.to_pylist()
+        found += [words[i] for i in part.indices.to_pylist()]
+    return as_ids(found)
+
+
+def _labelled(array: Matrix, schema: Any, ids: Ids | None, path: Path) -> Vectors:
+    """With ids of the rows, and of the columns if the table's notes hold them."""
+    notes = {name.decode(): text.decode() for name, text in (schema.metadata or {}).items()}
+    columns = as_ids(json_list(notes, "video_ids"))
+    if ids is not None:
+        check_count(ids, array, path)
+    return Vectors(array, ids, columns if columns and len(columns) == array.shape[1] else None)
 
 
 def _is_list(kind: Any) -> bool:
@@ -56,5 +161,5 @@ def _vectors(column: Any, name: str) -> Matrix:
         raise ValueError(f"column {name}: {values.null_count} missing numbers")
     if str(values.type) not in ("halffloat", "float", "double"):
         raise ValueError(f"column {name} holds {values.type}")
-    array: Matrix = values.to_numpy()
+    array: Matrix = values.to_numpy(zero_copy_only=False)
     return array.reshape(len(column), -1)

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emcl_plugin.io.members import Matrix, check_magic, parsing, pick
+from emcl_plugin.io.vectors import Vectors, with_ids
 
 if TYPE_CHECKING:
     import torch
 
 
-def read_safetensors(path: Path, key: str | None = None) -> Matrix:
-    """One tensor of the file; bfloat16, which NumPy does not know, as float32."""
+def read_safetensors(path: Path, key: str | None = None) -> Vectors:
+    """One tensor of the file; its ids are JSON lists in the file's metadata."""
     from safetensors import safe_open
 
     check_magic(path, b"{", "a .safetensors file", at=8)
     with parsing(path, ".safetensors"), safe_open(path, framework="pt") as file:
         shapes = {name: len(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        tensor = file.get_tensor(pick(shapes, key, path))
-        return as_numpy(tensor)
+        name = pick(shapes, key, path)
+        notes = file.metadata() or {}
+        return with_ids(as_numpy(file.get_tensor(name)), name, lambda x: json_list(notes, x), path)
+
+
+def json_list(notes: Mapping[str, str], name: str) -> object:
+    """The list that a note holds as JSON, or None.
+
+    >>> json_list({"ids": '["a", "b"]', "model": "CLIP"}, "ids")
+    ['a', 'b']
+    """
+    text = notes.get(name, "")
+    return json.loads(text) if text.startswith("[") else None
 
 
 def as_numpy(tensor: torch.Tensor) -> Matrix:
-    """The array of a tensor; bfloat16 as float32.
+    """The array of a tensor; bfloat16, which NumPy does not know, as float32.
 
     >>> import torch
     >>> as_numpy(torch.ones(2, dtype=torch.bfloat16)).dtype

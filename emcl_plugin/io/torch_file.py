@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from emcl_plugin.errors import InputFileError
-from emcl_plugin.io.members import Matrix, check_claim, first_bytes, only, parsing, pick
+from emcl_plugin.io.members import check_claim, first_bytes, only, parsing, pick
 from emcl_plugin.io.safetensor import as_numpy
+from emcl_plugin.io.vectors import Vectors, leaves, with_ids
 
-if TYPE_CHECKING:
+
+def read_torch(path: Path, key: str | None = None) -> Vectors:
+    """A tensor, or one tensor of a dictionary; ``a.b`` names one in a dictionary inside."""
     import torch
 
+    found = leaves(load_tensors(path))
+    tensors = {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, torch.Tensor) and value.layout == torch.strided
+    }
+    if "" in tensors:
+        only(key, path)
+    with parsing(path, "PyTorch"):
+        name = pick({name: tensor.ndim for name, tensor in tensors.items()}, key, path)
 
-def read_torch(path: Path, key: str | None = None) -> Matrix:
-    """A tensor, or one tensor of a dictionary; ``a.b`` names one in a dictionary inside."""
+        def ids(beside: str) -> object:
+            value = found.get(beside)
+            return as_numpy(value) if isinstance(value, torch.Tensor) else value
+
+        return with_ids(as_numpy(tensors[name]), name, ids, path)
+
+
+def load_tensors(path: Path) -> Any:
+    """What the file holds: tensors, containers, texts and numbers."""
     first_bytes(path, 1)
     import torch
 
@@ -26,31 +46,14 @@ def read_torch(path: Path, key: str | None = None) -> Matrix:
                 for info in archive.infolist():
                     check_claim(info.file_size, info.compress_size, path)
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            if "weights_only" not in str(error).lower():
+            text = str(error)
+            if "weights_only" not in text.lower() or "corrupted" in text:
                 raise
+            asked = re.search(r"GLOBAL (\S+)", text)
             raise InputFileError(
                 "the file holds Python objects, which could run any code",
-                f"{path}: {str(error).splitlines()[0][:200]}",
+                f"{path}: {asked[1][:200]}" if asked else str(path),
                 "save the tensors alone: torch.save({'features': x}, path)",
             ) from None
-        tensors = dict(_tensors(content))
-        dimensions = {name: tensor.ndim for name, tensor in tensors.items()}
-        if "" in tensors:
-            only(key, path)
-        return as_numpy(tensors[pick(dimensions, key, path)])
-
-
-def _tensors(content: Any, prefix: str = "") -> list[tuple[str, torch.Tensor]]:
-    """All dense tensors by name; a tensor alone has the name ''."""
-    import torch
-
-    if isinstance(content, torch.Tensor):
-        return [(prefix, content)] if content.layout == torch.strided else []
-    if not isinstance(content, Mapping):
-        return []
-    found = []
-    for name, value in content.items():
-        found += _tensors(value, f"{prefix}.{name}" if prefix else str(name))
-    return found

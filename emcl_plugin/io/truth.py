@@ -54,8 +54,8 @@ def read_truth(
         rows = _qrels(path)
     else:
         raise InputFileError("this ground-truth format is not known", str(path), FORMATS)
-    texts = _look_up([row[0] for row in rows], text_ids, shape[0], "text", path)
-    videos = _look_up([row[1] for row in rows], video_ids, shape[1], "video", path)
+    texts = _look_up([row[0] for row in rows], text_ids, "text", path)
+    videos = _look_up([row[1] for row in rows], video_ids, "video", path)
     try:
         grades = [float(row[2]) for row in rows]
     except ValueError as error:
@@ -65,6 +65,42 @@ def read_truth(
             "grades are numbers, 1 is right",
         ) from None
     return GroundTruth.from_pairs(np.stack([texts, videos], axis=1), shape, grades)
+
+
+def same_ids(text_ids: Sequence[str] | None, video_ids: Sequence[str] | None) -> GroundTruth:
+    """A text belongs to the video of the same id; several texts may have one.
+
+    >>> same_ids(["b", "a", "b"], ["a", "b"]).item.tolist()
+    [1, 0, 1]
+    """
+    if text_ids is None or video_ids is None:
+        raise InputValueError(
+            "the ground truth by ids needs the ids of both sides",
+            "none of the " + ("texts" if text_ids is None else "videos"),
+            "save them beside the vectors, or give --text-ids and --video-ids",
+        )
+    place = _unique(video_ids, "video")
+    unknown = [name for name in text_ids if name not in place]
+    if unknown:
+        raise InputValueError(
+            "some texts have an id that no video has",
+            f"{unknown[0]!r}, {len(unknown)} of {len(text_ids)} texts",
+            "give each text the id of its video, or --gt a table of texts and videos",
+        )
+    return GroundTruth.from_index([place[name] for name in text_ids], len(video_ids))
+
+
+def _unique(ids: Sequence[str], side: str) -> dict[str, int]:
+    """The place of every id."""
+    place = {name: index for index, name in enumerate(ids)}
+    if len(place) != len(ids):
+        twice = next(name for index, name in enumerate(ids) if place[name] != index)
+        raise InputValueError(
+            f"two {side}s have the same id",
+            f"{twice!r}; {len(place)} ids for {len(ids)} items",
+            "make them unique",
+        )
+    return place
 
 
 def read_lines(path: Path, count: int, what: str) -> list[str]:
@@ -188,15 +224,9 @@ def _row(text: Any, video: Any, grade: Any, path: Path, number: int) -> Row:
 
 
 def _look_up(
-    names: list[str], ids: Sequence[str] | None, count: int, side: str, path: Path
+    names: list[str], ids: Sequence[str] | None, side: str, path: Path
 ) -> np.ndarray[Any, Any]:
-    known = {name: index for index, name in enumerate(ids)} if ids is not None else None
-    if known is not None and len(known) != count:
-        raise InputValueError(
-            f"two {side}s have the same id",
-            f"{len(known)} ids for {count} items",
-            "make them unique",
-        )
+    known = None if ids is None else _unique(ids, side)
     out = np.empty(len(names), dtype=np.int64)
     for position, name in enumerate(names):
         index = _index(name) if known is None else known.get(name)
@@ -204,7 +234,9 @@ def _look_up(
             raise InputValueError(
                 f"the ground truth names a {side} that is not known",
                 f"{path}: {name!r}",
-                f"give the ids with --{side}-ids" if known is None else "check the ids",
+                f"give the ids with --{side}-ids"
+                if known is None
+                else f"check the ids, which --{side}-ids can replace",
             )
         out[position] = index
     return out

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import pickle
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
+from random import Random
 
 import h5py
 import numpy as np
@@ -19,71 +22,18 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
-from pyarrow import feather, parquet
+from pyarrow import parquet
 from safetensors.numpy import save_file
 from scipy.io import savemat
+from written import BY_COLUMN, HALF, IDS, ONE, TEXT, WRITERS, Bomb, X, column, refused, save_h5
 
 from emcl_plugin.errors import InputFileError
-from emcl_plugin.io.formats import READERS, natural, read_array, split
-
-X = np.random.default_rng(0).standard_normal((7, 5))
-
-
-def save_fvecs(path, x):
-    sizes = np.full((len(x), 1), x.shape[1], "<i4").view("<f4")
-    np.hstack([sizes, x.astype("<f4")]).tofile(path)
-
-
-def column(x, fixed=True):
-    values = pa.array(x.ravel())
-    if fixed:
-        return pa.FixedSizeListArray.from_arrays(values, x.shape[1])
-    return pa.ListArray.from_arrays(pa.array(np.arange(len(x) + 1) * x.shape[1], "i4"), values)
-
-
-def table(x, fixed=True):
-    return pa.table({"id": [f"v{i}" for i in range(len(x))], "vector": column(x, fixed)})
-
-
-def save_h5(path, x, **how):
-    with h5py.File(path, "w") as file:
-        file.create_dataset("group/data", data=x, **how)
-
-
-def save_mat73(path, x):
-    """As MATLAB does: 512 bytes of its own, then HDF5, arrays transposed."""
-    with h5py.File(path, "w", userblock_size=512) as file:
-        file["features"] = x.T
-    with path.open("r+b") as file:
-        file.write(b"MATLAB 7.3 MAT-file".ljust(512))
-
-
-WRITERS = {
-    "a.npy": np.save,
-    "a.npz": lambda path, x: np.savez(path, features=x),
-    "packed.npz": lambda path, x: np.savez_compressed(path, features=x),
-    "a.safetensors": lambda path, x: save_file({"features": x}, path),
-    "a.pt": lambda path, x: torch.save(torch.from_numpy(x), path),
-    "a.pth": lambda path, x: torch.save({"features": torch.from_numpy(x), "epoch": 3}, path),
-    "old.pt": lambda path, x: torch.save(
-        torch.from_numpy(x), path, _use_new_zipfile_serialization=False
-    ),
-    "a.parquet": lambda path, x: parquet.write_table(table(x), path),
-    "lists.parquet": lambda path, x: parquet.write_table(table(x, False), path),
-    "a.feather": lambda path, x: feather.write_feather(table(x), str(path)),
-    "a.arrow": lambda path, x: feather.write_feather(table(x, False), str(path)),
-    "a.h5": save_h5,
-    "chunks.hdf5": lambda path, x: save_h5(path, x, chunks=(1, 5), compression="gzip"),
-    "a.mat": lambda path, x: savemat(path, {"features": x}, do_compression=True),
-    "new.mat": save_mat73,
-    "a.fvecs": save_fvecs,
-}
-HALF = {"a.mat"}  # MATLAB has no half precision
-ONE = {"a.fvecs"}  # float32 only
+from emcl_plugin.io.formats import READERS, read_array, read_vectors, split
+from emcl_plugin.io.parts import natural
 
 
 def test_every_format_is_tried():
-    assert {Path(name).suffix for name in WRITERS} == READERS.keys()
+    assert {Path(name).suffix for name in WRITERS} == READERS.keys() - {".pkl", ".pickle"}
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -124,6 +74,22 @@ def test_bfloat16_comes_as_float32(tmp_path):
     x = torch.from_numpy(X).bfloat16()
     torch.save(x, tmp_path / "a.pt")
     assert_array_equal(read_array(tmp_path / "a.pt"), x.float().numpy())
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("name", BY_COLUMN)
+def test_ids_come_with_the_vectors(tmp_path, name, dtype, parts):
+    if name in ONE and dtype != "float32":
+        pytest.skip("the format has no such numbers")
+    x = X.astype(dtype)
+    split_ids = np.array_split(IDS, parts)
+    for i, (rows, ids) in enumerate(zip(np.array_split(x, parts), split_ids, strict=True)):
+        BY_COLUMN[name](tmp_path / f"part_{i}{Path(name).suffix}", rows, ids.tolist())
+    source = tmp_path if parts > 1 else tmp_path / f"part_0{Path(name).suffix}"
+    found = read_vectors(source, trust_pickle=True)
+    assert_array_equal(found.array, x)
+    assert (found.array.dtype, found.ids, found.column_ids) == (dtype, tuple(IDS), None)
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.fvecs", "a.h5"])
@@ -189,8 +155,8 @@ def test_a_name_where_there_are_none(tmp_path, name):
 def test_a_file_whose_name_has_a_colon(tmp_path):
     np.save(tmp_path / "a.npy:b.npy", X)
     assert_array_equal(read_array(tmp_path / "a.npy:b.npy"), X)
-    assert split("C.npz:a:b") == (Path("C.npz"), "a:b")
-    assert split("folder/x") == (Path("folder/x"), None)
+    assert split("C.npz:a:b") == ("C.npz", "a:b")
+    assert split("folder/x") == ("folder/x", None)
 
 
 def test_npy_under_any_name(tmp_path):
@@ -202,31 +168,14 @@ def test_npy_under_any_name(tmp_path):
 # --- what is refused -----------------------------------------------------------------------------
 
 
-class Bomb:
-    def __reduce__(self):
-        return (pytest.fail, ("a pickle was executed",))
-
-
-def refused(path, words):
-    with pytest.raises(InputFileError, match=words) as caught:
-        read_array(path)
-    text = str(caught.value)
-    assert str(path).split(":")[0] in text
-    assert "to do: " in text
-    assert len(text) < 1500
-
-
 @pytest.mark.parametrize("suffix", READERS)
 def test_what_is_not_there_or_empty_or_of_another_kind(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     refused(path, "does not exist")
     refused(f"{path}:x", "does not exist")
-    path.write_bytes(b"")
-    refused(path, "not an?|damaged")
-    path.write_text("text and video\n" * 50)
-    refused(path, "not an?|damaged")
-    path.write_bytes(pickle.dumps({"x": Bomb()}))
-    refused(path, "run any code|damaged|not an?")
+    for content in (b"", b"text and video\n" * 50, pickle.dumps({"x": Bomb()})):
+        path.write_bytes(content)
+        refused(path, "run any code|damaged|no JSON|not an?")
 
 
 def test_other_kinds_are_named(tmp_path):
@@ -235,27 +184,59 @@ def test_other_kinds_are_named(tmp_path):
     refused(tmp_path / "a.bin2", "does not exist")
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(sorted(WRITERS)), st.data())
-def test_damaged_files_are_refused_or_read_never_worse(tmp_path, name, data):
-    """Cut short, or bytes changed: this project's error, or an array of numbers."""
-    path = tmp_path / name
+def damaged(content, random):
+    """Cut short, bytes changed, or a stretch of them moved elsewhere."""
+    content = bytearray(content)
+    if random.random() < 0.3:
+        return content[: random.randrange(len(content))]
+    for _ in range(random.randint(1, 5)):
+        content[random.randrange(len(content))] = random.randrange(256)
+    if random.random() < 0.2:
+        start, to = random.randrange(len(content)), random.randrange(len(content))
+        content[to : to + 8] = content[start : start + 8]
+    return content
+
+
+def read_damaged(folder, name, random):
+    """This project's error, or an array of numbers and as many ids."""
+    path = folder / name
     if not path.exists():
-        WRITERS[name](path, X.astype("f4"))
-    content = bytearray(path.read_bytes())
-    if data.draw(st.booleans()):
-        content = content[: data.draw(st.integers(0, len(content) - 1))]
-    else:
-        for _ in range(data.draw(st.integers(1, 5))):
-            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    spoilt = tmp_path / f"spoilt{path.suffix}"
-    spoilt.write_bytes(content)
+        if name in WRITERS:
+            WRITERS[name](path, X.astype("f4"))
+        else:
+            BY_COLUMN[name](path, X.astype("f4"), IDS)
+    spoilt = folder / f"spoilt{path.suffix}"
+    spoilt.write_bytes(damaged(path.read_bytes(), random))
     with contextlib.suppress(InputFileError):
-        assert isinstance(read_array(spoilt), np.ndarray)
+        found = read_vectors(spoilt, trust_pickle=True)
+        assert isinstance(found.array, np.ndarray)
+        assert found.ids is None or len(found.ids) == len(found.array)
+
+
+DAMAGED = sorted(WRITERS) + sorted(BY_COLUMN.keys() - WRITERS.keys())
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(DAMAGED), st.randoms(use_true_random=False))
+def test_damaged_files_are_refused_or_read_never_worse(tmp_path, name, random):
+    read_damaged(tmp_path, name, random)
+
+
+@pytest.mark.skipif("EMCL_FUZZ_SECONDS" not in os.environ, reason="EMCL_FUZZ_SECONDS is not set")
+def test_damage_for_long(tmp_path):
+    end = time.monotonic() + float(os.environ["EMCL_FUZZ_SECONDS"])
+    random = Random()
+    while time.monotonic() < end:
+        state = random.getstate()
+        name = random.choice(DAMAGED)
+        try:
+            read_damaged(tmp_path, name, random)
+        except Exception as error:
+            raise AssertionError(f"{name}, random state {state}") from error
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.9])
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", sorted(WRITERS.keys() - TEXT))
 def test_cut_short(tmp_path, name, keep):
     x = np.random.default_rng(0).standard_normal((300, 7)).astype("f4")
     WRITERS[name](tmp_path / name, x)
@@ -269,6 +250,7 @@ def test_pickles_in_archives_are_not_run(tmp_path):
     refused(f"{tmp_path / 'a.npz'}:x", "run any code")
     torch.save({"x": Bomb()}, tmp_path / "a.pt")
     refused(tmp_path / "a.pt", "run any code")
+    refused(tmp_path / "a.pt", r"a\.pt: _pytest")
 
 
 def header(shape):

@@ -1,0 +1,162 @@
+"""All arrays of a file or folder by name, for retrievers that leave several."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emcl_plugin.errors import InputFileError
+from emcl_plugin.io.formats import READERS, read_vectors
+from emcl_plugin.io.members import check_magic, library, parsing
+from emcl_plugin.io.pickled import holds_pickle, refuse_pickle, unpickle
+
+KINDS = (".npz", ".npy", ".safetensors", ".pt", ".pth", ".h5", ".hdf5", ".pkl", ".pickle")
+
+
+def read_bundle(source: str | Path, *, trust_pickle: bool = False) -> dict[str, Any]:
+    """Arrays by name; those called ``a.b`` or ``a/b`` are in a dictionary ``a``.
+
+    Parameters
+    ----------
+    source : str or Path
+        An archive, a file of one array (whose name is ``""``), or a folder of files, which are
+        called as the files are.
+    trust_pickle : bool, default False
+        Also read pickles: arrays, containers, texts and numbers in them, and nothing else.
+
+    Returns
+    -------
+    dict of str to array, list, number, text or dict
+
+    Raises
+    ------
+    InputFileError
+        Nothing there, of no known kind, damaged, or something that could run code.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     arrays = {"sims": np.ones((2, 3)), "text_embds.rgb": np.ones((2, 4))}
+    ...     np.savez(f"{folder}/run.npz", **arrays)
+    ...     found = read_bundle(f"{folder}/run.npz")
+    >>> sorted(found), found["text_embds"]["rgb"].shape
+    (['sims', 'text_embds'], (2, 4))
+    """
+    path = Path(source)
+    if path.is_dir():
+        return _of_folder(path, trust_pickle, home=path.resolve())
+    suffix = path.suffix.lower()
+    if suffix in (".pkl", ".pickle") or (suffix == ".npy" and holds_pickle(path)):
+        if not trust_pickle:
+            refuse_pickle(path)
+        return _named(_plain(unpickle(path)))
+    if suffix in (".pt", ".pth"):
+        from emcl_plugin.io.torch_file import load_tensors
+
+        return _named(_plain(load_tensors(path)))
+    if suffix == ".npy":
+        return {"": read_vectors(path).array}
+    if suffix not in KINDS:
+        raise InputFileError(
+            "files of this kind hold no arrays by name", str(path), f"one of {', '.join(KINDS)}"
+        )
+    names = {".npz": _in_npz, ".safetensors": _in_safetensors}.get(suffix, _in_hdf5)(path)
+    return _nested({name: read_vectors(f"{path}:{name}").array for name in names})
+
+
+def _of_folder(folder: Path, trust_pickle: bool, home: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if not path.resolve().is_relative_to(home):
+            raise InputFileError(
+                "the folder links to a file outside",
+                f"{path} -> {path.resolve()}",
+                "copy that file into the folder",
+            )
+        if path.is_dir():
+            found[path.name] = _of_folder(path, trust_pickle, home)
+        elif path.suffix.lower() in KINDS or path.suffix.lower() in READERS:
+            found[path.stem] = _one(path, trust_pickle)
+    if not found:
+        raise InputFileError(
+            "there are no files of a known kind", str(folder), f"one of {', '.join(KINDS)}"
+        )
+    return found
+
+
+def _one(path: Path, trust_pickle: bool) -> Any:
+    """What a file in a folder holds: its array, or all of them by name."""
+    if path.suffix.lower() not in KINDS:
+        return read_vectors(path, trust_pickle=trust_pickle).array
+    found = read_bundle(path, trust_pickle=trust_pickle)
+    return found[""] if list(found) == [""] else found
+
+
+def _in_npz(path: Path) -> list[str]:
+    check_magic(path, b"PK", "an .npz archive")
+    with parsing(path, ".npz"), zipfile.ZipFile(path) as archive:
+        return [name[:-4] for name in archive.namelist() if name.endswith(".npy")]
+
+
+def _in_safetensors(path: Path) -> list[str]:
+    from safetensors import safe_open
+
+    check_magic(path, b"{", "a .safetensors file", at=8)
+    with parsing(path, ".safetensors"), safe_open(path, framework="pt") as file:
+        return list(file.keys())
+
+
+def _in_hdf5(path: Path) -> list[str]:
+    check_magic(path, b"\x89HDF\r\n\x1a\n", "an HDF5 file")
+    h5py = library("h5py", path)
+    names: list[str] = []
+    with parsing(path, "HDF5"), h5py.File(path, "r") as file:
+        file.visititems(lambda n, x: names.append(n) if isinstance(x, h5py.Dataset) else None)
+    return names
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """``a.b`` and ``a/b`` as b in the dictionary a."""
+    found: dict[str, Any] = {}
+    for name, value in flat.items():
+        *outer, last = name.replace("/", ".").split(".")
+        place = found
+        for part in outer:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise InputFileError(
+                    "an array is named as a part of another", name, "rename one of them"
+                )
+        place[last] = value
+    return found
+
+
+def _named(content: Any) -> dict[str, Any]:
+    return content if isinstance(content, dict) else {"": content}
+
+
+def _plain(content: Any) -> Any:
+    """Tensors and unpickled arrays as arrays, in dictionaries and lists, too."""
+    import torch
+
+    from emcl_plugin.io.safetensor import as_numpy
+
+    if isinstance(content, torch.Tensor):
+        return as_numpy(content) if content.ndim else content.item()
+    if isinstance(content, np.ndarray):
+        if content.dtype == object:
+            return _plain(content.item() if content.ndim == 0 else content.tolist())
+        return content.view(np.ndarray)
+    if isinstance(content, Mapping):
+        names = (k.decode() if isinstance(k, bytes) else str(k) for k in content)
+        return {name: _plain(value) for name, value in zip(names, content.values(), strict=True)}
+    if isinstance(content, list | tuple):
+        return type(content)(_plain(x) for x in content)
+    return content

@@ -1,0 +1,171 @@
+"""Several files that are one array: the parts in a folder, or those that a pattern names."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from emcl_plugin.errors import InputFileError
+from emcl_plugin.io.members import Matrix
+from emcl_plugin.io.spill import gather, row_blocks
+from emcl_plugin.io.vectors import Ids, Vectors, check_count
+
+BESIDE = (".csv", ".tsv", ".jsonl", ".pkl", ".pickle")
+"""Kinds that often lie beside arrays; a folder's parts only where it holds no others."""
+
+
+def parts_of(path: Path, kinds: Collection[str]) -> list[Path] | None:
+    """The files of a folder or pattern, in natural order; None for a file, or what is not there.
+
+    Raises
+    ------
+    InputFileError
+        There are none, or they are not parts of one array.
+    """
+    if path.is_dir():
+        return check_alike(numbered(_in_folder(path), path, kinds), path, kinds)
+    if glob.has_magic(str(path)) and not path.exists():
+        found = [Path(name) for name in glob.glob(str(path), recursive=True)]
+        return check_alike(found, path, kinds)
+    return None
+
+
+def _in_folder(path: Path) -> list[Path]:
+    try:
+        inside = [file for file in path.iterdir() if not file.name.startswith(".")]
+    except OSError as error:
+        raise InputFileError(
+            "the folder cannot be read", f"{path}: {error.strerror}", "check its permissions"
+        ) from None
+    home = path.resolve()
+    for file in inside:
+        if file.is_symlink() and not file.resolve().is_relative_to(home):
+            raise InputFileError(
+                "the folder links to a file outside",
+                f"{file} -> {file.resolve()}",
+                "copy that file into the folder, or name the files themselves",
+            )
+    return inside
+
+
+def numbered(inside: list[Path], where: object, kinds: Collection[str]) -> list[Path]:
+    """The files of known kinds in a folder; refuse names that differ by more than numbers."""
+    known = [file for file in inside if file.suffix.lower() in kinds]
+    found = [file for file in known if file.suffix.lower() not in BESIDE] or known
+    names = sorted({re.sub("[0-9]+", "#", file.stem) for file in found})
+    if len(names) > 1:  # such as text.npy and video.npy
+        raise InputFileError(
+            "the files of the folder are not numbered parts of one",
+            f"{where}: {', '.join(sorted(file.name for file in found)[:5])}",
+            f"name one of them, or say that they are: '{where}/*{found[0].suffix}'",
+        )
+    return found
+
+
+def check_alike(files: list[Path], where: object, kinds: Collection[str]) -> list[Path]:
+    """The files in natural order; refuse none, and such of several kinds."""
+    if not files:
+        raise InputFileError(
+            "there are no files of a known kind", str(where), f"one of {', '.join(kinds)}"
+        )
+    suffixes = sorted({file.suffix.lower() for file in files})
+    if len(suffixes) > 1:
+        raise InputFileError(
+            "the files are of several kinds",
+            f"{where}: {', '.join(suffixes)}",
+            f"name one kind: '{where}/*{suffixes[0]}'",
+        )
+    return sorted(files, key=natural)
+
+
+def natural(path: Path) -> list[tuple[int, str]]:
+    """Sorts names as people count: 2 before 10.
+
+    >>> sorted(map(Path, ("b10", "b2", "a")), key=natural)
+    [PosixPath('a'), PosixPath('b2'), PosixPath('b10')]
+    """
+    parts = re.split(r"([0-9]+)", str(path))
+    return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(parts)]
+
+
+def stacked(files: list[Path], read: Callable[[Path], Vectors], where: object) -> Vectors:
+    """The arrays of the files, one below the other, and their ids where all have them.
+
+    Raises
+    ------
+    InputFileError
+        They are of several shapes or dtypes, or one holds NaN or infinity: its name and place.
+    """
+    if len(files) == 1:
+        only = read(files[0])
+        return only if only.ids is not None else Vectors(only.array, ids_beside(files, only.array))
+    labels: list[Vectors] = []
+
+    def blocks() -> Iterator[Matrix]:
+        first: Matrix | None = None
+        for file in files:
+            part = read(file)
+            array = part.array
+            first = array if first is None else first
+            if array.ndim != 2 or array.shape[1:] != first.shape[1:] or array.dtype != first.dtype:
+                raise InputFileError(
+                    "the files do not fit below one another",
+                    f"{file}: {array.shape} {array.dtype}, "
+                    f"{files[0].name}: {first.shape} {first.dtype}",
+                    "each holds (n, D) vectors of one D and one dtype",
+                )
+            labels.append(Vectors(array[:0], part.ids, part.column_ids))
+            row = 0
+            for rows in row_blocks(array):
+                _check_finite(rows, file, row)
+                row += len(rows)
+                yield rows.copy()  # a mapped one would keep its file open
+
+    whole = gather(blocks(), where)
+    own = [label.ids for label in labels]
+    ids = None if None in own else tuple(name for part in own if part is not None for name in part)
+    columns = {label.column_ids for label in labels}
+    return Vectors(
+        whole,
+        ids if ids is not None else ids_beside(files, whole),
+        columns.pop() if len(columns) == 1 else None,
+    )
+
+
+def _check_finite(rows: Matrix, file: Path, first: int) -> None:
+    """Refuse NaN and infinity in one of many files, where only here its name is known."""
+    if rows.dtype.kind != "f" or np.isfinite(rows).all():
+        return
+    row, column = (int(k) for k in np.argwhere(~np.isfinite(rows))[0])
+    raise InputFileError(
+        "a part holds NaN or infinity",
+        f"{file}: [{first + row}, {column}] = {rows[row, column]}",
+        "find out where the retriever failed; padded entries must be dropped, not saved",
+    )
+
+
+def ids_beside(files: list[Path], array: Matrix) -> Ids | None:
+    """Ids of clip-retrieval's folders: img_emb_0.npy's are in metadata_0.parquet.
+
+    None where not every part has such a file, or none of its columns is of ids.
+    """
+    from emcl_plugin.io.parquet import read_ids
+
+    tables = []
+    for file in files:
+        number = re.search("[0-9]+$", file.stem)
+        if file.suffix.lower() != ".npy" or number is None:
+            return None
+        tables.append(file.parent.parent / "metadata" / f"metadata_{number[0]}.parquet")
+    if not all(table.is_file() for table in tables):
+        return None
+    parts = [read_ids(table) for table in tables]
+    if None in parts:
+        return None
+    ids = tuple(name for part in parts if part is not None for name in part)
+    check_count(ids, array, tables[0].parent)
+    return ids

@@ -1,0 +1,262 @@
+"""Pickles, without what makes them dangerous: arrays, containers, texts and numbers only.
+
+A pickle is a program. Its instructions are looked at first (:mod:`.pickle_scan`), then it is run
+with an unpickler that knows a handful of names. Behind each stands a function of this module that
+checks what it is given: NumPy's own would trust sizes and dtypes of a pickle, and a dtype that
+says that bytes are objects would be enough to take over the process.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+
+from emcl_plugin.errors import InputFileError
+from emcl_plugin.io.members import Matrix, first_bytes, only, parsing, pick
+from emcl_plugin.io.npy import MAGIC, read_header
+from emcl_plugin.io.pickle_scan import scan
+from emcl_plugin.io.vectors import Vectors, leaves, with_ids
+
+
+def holds_pickle(path: Path) -> bool:
+    """Whether a file that may be ``.npy`` holds Python objects instead of numbers."""
+    start = first_bytes(path, len(MAGIC))
+    if start != MAGIC:
+        return start[:1] == b"\x80"
+    with parsing(path, ".npy"), path.open("rb") as file:
+        return read_header(file)[1].hasobject
+
+
+def refuse_pickle(path: Path) -> NoReturn:
+    """Say what a pickle is, and how one that is trusted is read."""
+    first_bytes(path, 1)
+    raise InputFileError(
+        "the file holds pickled Python objects, which could run any code",
+        str(path),
+        "save plain numbers with np.save; or give --trust-pickle (trust_pickle=True), which reads "
+        "arrays, containers, texts and numbers, runs nothing, and refuses all else",
+    )
+
+
+def unpickle(path: Path) -> Any:
+    """What a pickle holds, if that is arrays, containers, texts and numbers.
+
+    Parameters
+    ----------
+    path : Path
+        A pickle of protocol 0 to 5, or an ``.npy`` file of objects.
+
+    Returns
+    -------
+    object
+        NumPy arrays (of a class of their own) of numbers, texts or these things again; dict,
+        OrderedDict, list, tuple, set and frozenset; str, bytes, int, float, bool and None. Texts
+        of Python 2 are bytes.
+
+    Raises
+    ------
+    InputFileError
+        The pickle asks for anything else, which is named and not run; or it is damaged, cut short
+        or claims more than there is.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "a.pkl")
+    ...     _ = path.write_bytes(pickle.dumps({"x": np.ones(2), "ids": ["a", "b"]}))
+    ...     unpickle(path)
+    {'x': PickledArray([1., 1.]), 'ids': ['a', 'b']}
+    """
+    start = first_bytes(path, len(MAGIC))
+    with parsing(path, "pickle"), path.open("rb") as file:
+        if start == MAGIC and not read_header(file)[1].hasobject:
+            raise ValueError("it is an array of numbers, no pickle")
+        begin, size = file.tell(), path.stat().st_size
+        try:
+            scan(file, size)
+            file.seek(begin)
+            return _Unpickler(file, path).load()
+        except MemoryError:
+            raise ValueError("it claims more than the memory holds") from None
+
+
+def read_pickle_array(path: Path, key: str | None = None) -> Vectors:
+    """An array in a pickle: alone, or by name in a dictionary; ``a.b`` in one inside another.
+
+    A list of equally long vectors counts as a matrix.
+    """
+    content = unpickle(path)
+    if isinstance(content, np.ndarray) and content.dtype == object and content.ndim == 0:
+        content = content.item()
+    found = leaves(content)
+    with parsing(path, "pickle"):
+        arrays = {name: x for name, value in found.items() if (x := _matrix(value)) is not None}
+        if "" in arrays:
+            only(key, path)
+        name = pick({name: x.ndim for name, x in arrays.items()}, key, path)
+        return with_ids(arrays[name], name, found.get, path)
+
+
+def _matrix(value: object) -> Matrix | None:
+    """The numbers of an array, or of a list of vectors."""
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return value.view(np.ndarray) if value.dtype.kind in "fiub" and value.ndim else None
+    rows = value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else value
+    if not isinstance(rows, list | tuple) or not rows:
+        return None
+    if not all(isinstance(row, list | np.ndarray) for row in rows):
+        return None
+    if len({np.shape(row) if isinstance(row, np.ndarray) else (len(row),) for row in rows}) > 1:
+        return None
+    if any(type(x) not in (int, float) for row in rows if isinstance(row, list) for x in row):
+        return None
+    array = np.asarray(rows)
+    return array if array.ndim == 2 and array.dtype.kind in "fiub" else None
+
+
+# --- the names a pickle may use ------------------------------------------------------------------
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows the names of :data:`_NAMES` and no others."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        super().__init__(file, encoding="bytes")
+        self._path = path
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        if full not in _NAMES:
+            raise InputFileError(
+                "the pickle holds something else than arrays, containers, texts and numbers, "
+                "which could run any code",
+                f"{self._path}: {full}"[:300],
+                "save NumPy arrays: np.save(path, x.numpy()), or torch.save for a .pt file"
+                if module.split(".")[0] == "torch"
+                else "save NumPy arrays: np.savez(path, text=text, video=video)",
+            )
+        return _NAMES[full]
+
+
+class _Name:
+    """Stands for a name: a pickle can call it, and not change it."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *given: Any) -> Any:
+        return self.function(*given)
+
+    def __setstate__(self, state: object) -> NoReturn:
+        _refuse("a name that is changed")
+
+
+def _refuse(what: str) -> NoReturn:
+    raise pickle.UnpicklingError(f"{what} is not as NumPy writes it")
+
+
+class _Kind:
+    """A dtype of numbers, texts or objects, while a pickle is read."""
+
+    __slots__ = ("code", "order")
+
+    def __init__(self, code: str | bytes, *_: object) -> None:
+        self.code = code.decode() if isinstance(code, bytes) else code
+        self.order = "="
+        if not re.fullmatch(r"b1|[iu][1248]|f[248]|[SU][1-9][0-9]{0,8}|O[48]", self.code):
+            _refuse(f"the dtype {self.code[:20]!r}")
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, order, *inner = state
+        self.order = order.decode() if isinstance(order, bytes) else order
+        if self.order not in ("<", ">", "=", "|") or inner[:3] != [None, None, None]:
+            _refuse("a dtype")
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype("O" if self.code[0] == "O" else self.order + self.code)
+
+
+class PickledArray(np.ndarray[Any, Any]):
+    """An array that takes from a pickle only what fits it."""
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, kind, fortran, data = state
+        checked: Any = (1, shape, _fitting(shape, kind, data), bool(fortran), data)
+        super().__setstate__(checked)
+
+
+def _fitting(shape: object, kind: object, data: Any) -> np.dtype[Any]:
+    """The dtype, if the data are as many as the shape says."""
+    if not isinstance(kind, _Kind) or not isinstance(shape, tuple):
+        _refuse("an array")
+    if any(type(length) is not int or not 0 <= length < 1 << 48 for length in shape):
+        _refuse("a shape")
+    objects = kind.dtype.hasobject
+    if not isinstance(data, list if objects else bytes | bytearray):
+        _refuse("an array")
+    if math.prod(shape) * (1 if objects else kind.dtype.itemsize) != len(data):
+        _refuse(f"an array of {shape} in {len(data)} {'objects' if objects else 'bytes'}")
+    return kind.dtype
+
+
+def _empty(kind: object, shape: object, code: object) -> PickledArray:
+    """What NumPy starts an array with: none, until its state is set."""
+    if kind is not _ARRAY or shape != (0,) or code not in (b"b", "b"):
+        _refuse("an array")
+    return PickledArray((0,), np.int8)
+
+
+def _scalar(kind: object, data: object) -> Any:
+    dtype = _fitting((), kind, data)
+    return np.frombuffer(data, dtype)[0]  # type: ignore[call-overload]
+
+
+def _from_buffer(data: object, kind: object, shape: Any, order: object, *_: object) -> PickledArray:
+    dtype = _fitting(shape, kind, data)
+    flat = np.frombuffer(data, dtype)  # type: ignore[call-overload]
+    array: PickledArray = flat.reshape(shape, order="F" if order == "F" else "C").view(PickledArray)
+    return array
+
+
+def _bytes(*given: object) -> bytes:
+    """Bytes of protocols 0 to 2: ``bytes()``, or a text."""
+    if not given:
+        return b""
+    text, encoding = given
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        _refuse("a text")
+    return text.encode("latin1")
+
+
+_ARRAY = _Name(_empty)  # numpy.ndarray, which pickles name and do not call
+_NAMES = {
+    "numpy.ndarray": _ARRAY,
+    "numpy.dtype": _Name(_Kind),
+    "_codecs.encode": _Name(_bytes),
+    "collections.OrderedDict": _Name(OrderedDict),
+    **{
+        f"{module}.{name}": _Name(function)
+        for module in ("builtins", "__builtin__")
+        for name, function in (("set", set), ("frozenset", frozenset), ("bytes", _bytes))
+    },
+    **{
+        f"{module}.{name}": _Name(function)
+        for core in ("numpy.core", "numpy._core")
+        for module, name, function in (
+            (f"{core}.multiarray", "_reconstruct", _empty),
+            (f"{core}.multiarray", "scalar", _scalar),
+            (f"{core}.numeric", "_frombuffer", _from_buffer),
+        )
+    },
+}

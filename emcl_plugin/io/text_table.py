@@ -1,0 +1,151 @@
+"""Small matrices as text: ``.csv``, ``.tsv`` and ``.jsonl``, float32, with ids or without."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from emcl_plugin.errors import InputFileError
+from emcl_plugin.io.members import Matrix, first_bytes, only, parsing
+from emcl_plugin.io.vectors import ID_NAMES, Vectors, as_ids
+
+VECTOR_NAMES = ("embedding", "vector", "features", "scores")
+_FIRST_COLUMN = (*ID_NAMES, "", "index", "text", "video", "query")
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def read_csv(path: Path, key: str | None = None) -> Vectors:
+    r"""Rows of numbers; a header and a first column of ids may be there.
+
+    The first column holds ids if the header says so, or if nothing in it is a number.
+
+    Raises
+    ------
+    InputFileError
+        Rows of several lengths, cells that are no finite numbers, or a first line or column that
+        may be numbers or not.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "a.csv")
+    ...     _ = path.write_text("id,x,y\n7,0.5,1\n8,2,3\n")
+    ...     read_csv(path)
+    Vectors(array=array([[0.5, 1. ], [2. , 3. ]], dtype=float32), ids=('7', '8'), column_ids=None)
+    """
+    first_bytes(path, 1)
+    only(key, path)
+    mark = "\t" if path.suffix.lower() == ".tsv" else ","
+    with parsing(path, "text"), path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=mark, strict=True)
+        lines = [(reader.line_num, cells) for cells in reader if cells]
+        header = _header(lines[0][1], path) if lines else None
+        rows = lines if header is None else lines[1:]
+        if not rows:
+            raise ValueError("there are no rows")
+        if header in _FIRST_COLUMN or _names_first(rows, path):
+            ids = tuple(cells[0] for _, cells in rows)
+            return Vectors(_matrix([(line, cells[1:]) for line, cells in rows], path), ids)
+        return Vectors(_matrix(rows, path))
+
+
+def read_jsonl(path: Path, key: str | None = None) -> Vectors:
+    """A list of numbers per line, or an object of an id and such a list."""
+    first_bytes(path, 1)
+    only(key, path)
+    rows: list[tuple[int, list[Any]]] = []
+    ids = []
+    with parsing(path, "text"), path.open(encoding="utf-8-sig") as file:
+        for line, text in enumerate(file, 1):
+            if text.strip():
+                name, numbers = _entry(_json(text, path, line), path, line)
+                rows.append((line, numbers))
+                ids.append(name)
+        if not rows:
+            raise ValueError("there are no rows")
+        if None not in ids:
+            return Vectors(_matrix(rows, path), as_ids(ids))
+        if any(name is not None for name in ids):
+            _refuse("some rows have an id and some none", path, rows[ids.index(None)][0])
+        return Vectors(_matrix(rows, path))
+
+
+def _header(cells: list[str], path: Path) -> str | None:
+    """What a first line of names calls the first column; None for a line of numbers."""
+    first, rest = cells[0].strip().lower(), cells[1:]
+    counted = [str(i) for i in range(len(cells))]
+    if rest and cells == counted:  # pandas counts columns so where they have no names
+        _refuse("the first line may be names of columns or numbers", path, 1, *cells)
+    numbered = bool(rest) and rest == counted[:-1] and first in _FIRST_COLUMN
+    named = all(x.strip() and _number(x) is None for x in rest or cells)
+    return first if numbered or named else None
+
+
+def _names_first(rows: list[tuple[int, list[str]]], path: Path) -> bool:
+    """Whether the first column holds no numbers."""
+    numbers = [_number(cells[0]) is not None for _, cells in rows]
+    if any(numbers) and not all(numbers) and len(rows[0][1]) > 1:
+        line, cells = rows[numbers.index(False)]
+        _refuse("the first column holds numbers and other things", path, line, cells[0])
+    return not any(numbers) and len(rows[0][1]) > 1
+
+
+def _json(text: str, path: Path, line: int) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        _refuse("a line is no JSON", path, line, text[:60])
+
+
+def _entry(entry: Any, path: Path, line: int) -> tuple[Any, list[Any]]:
+    """The id and the numbers of a line."""
+    if isinstance(entry, list):
+        return None, entry
+    fields = entry if isinstance(entry, dict) and "videos" not in entry else {}
+    vectors = [fields[name] for name in VECTOR_NAMES if isinstance(fields.get(name), list)]
+    name = next((fields[name] for name in ID_NAMES if name in fields), None)
+    if len(vectors) != 1 or (name is not None and as_ids([name]) is None):
+        names = ", ".join(VECTOR_NAMES)
+        _refuse(f"a line is no list of numbers, nor an id and one of {names}", path, line)
+    return name, vectors[0]
+
+
+def _matrix(rows: list[tuple[int, list[Any]]], path: Path) -> Matrix:
+    """(n, D) float32 of n lines."""
+    width = len(rows[0][1])
+    array = np.empty((len(rows), width), np.float32)
+    for i, (line, cells) in enumerate(rows):
+        if len(cells) != width:
+            _refuse(f"the lines hold {width} and {len(cells)} numbers", path, line)
+        numbers = [_number(cell) for cell in cells]
+        for cell, number in zip(cells, numbers, strict=True):
+            if number is None or not abs(number) <= _LARGEST:
+                _refuse("a cell is not a finite float32 number", path, line, repr(cell)[:60])
+        array[i] = numbers
+    return array
+
+
+def _number(cell: Any) -> float | None:
+    """A cell as a number; None for text, an empty cell, 1_000, true."""
+    if not isinstance(cell, str | int | float) or isinstance(cell, bool):
+        return None
+    if isinstance(cell, str) and "_" in cell:
+        return None
+    try:
+        return float(cell)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _refuse(problem: str, path: Path, line: int, *found: str) -> NoReturn:
+    raise InputFileError(
+        problem,
+        f"{path}, line {line}" + (f": {', '.join(found)[:60]}" if found else ""),
+        "write one row of numbers per line, of one length, with names of columns in the first "
+        "line or none; call a column of ids 'id' there",
+    )

@@ -1,0 +1,148 @@
+"""What a file gives: an array, and the ids that lie beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from emcl_plugin.errors import InputFileError
+from emcl_plugin.io.members import Matrix
+
+Ids: TypeAlias = tuple[str, ...]
+
+ID_NAMES = (
+    "id", "ids", "key", "name", "image_id", "video_id", "text_id", "image_path", "uid",
+)  # fmt: skip
+"""What a column of ids is called in tables; the first of these that is there counts."""
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """An array from a file, and what the file calls its items.
+
+    Attributes
+    ----------
+    array : (n, D) array
+        As it is in the file.
+    ids : tuple of n str, or None
+        Of the rows; the same id may come several times.
+    column_ids : tuple of D str, or None
+        Of the columns, where the array is a similarity matrix.
+    """
+
+    array: Matrix
+    ids: Ids | None = None
+    column_ids: Ids | None = None
+
+
+Reader: TypeAlias = Callable[[Path, str | None], Vectors]
+"""Reads one file: its path, and the name of the array in it or None."""
+
+
+def as_ids(values: object) -> Ids | None:
+    """Ids of a list or array of texts or whole numbers; None for what is something else.
+
+    >>> as_ids(np.array([7, 8])), as_ids([b"a", "b"]), as_ids([0.5])
+    (('7', '8'), ('a', 'b'), None)
+    """
+    if isinstance(values, np.ndarray):
+        values = values.tolist() if values.ndim == 1 and values.dtype.kind in "iuUSO" else None
+    if not isinstance(values, list | tuple):
+        return None
+    ids = []
+    for value in values:
+        if isinstance(value, bytes):
+            try:
+                value = value.decode()
+            except UnicodeDecodeError:
+                return None
+        if type(value) not in (str, int):
+            return None
+        ids.append(str(value))
+    return tuple(ids)
+
+
+def with_ids(
+    array: Matrix, name: str, lists: Callable[[str], object], path: Path, mark: str = "."
+) -> Vectors:
+    """An array and the ids beside it: ``<name>_ids``, ``ids``, or ``text_ids`` and ``video_ids``.
+
+    Parameters
+    ----------
+    array : (n, D) array
+    name : str
+        Its name in the file; ``mark`` stands between the parts of it.
+    lists : callable
+        What the file holds under another name, or None.
+
+    Raises
+    ------
+    InputFileError
+        ``<name>_ids`` are not as many as the rows. ``ids`` of another number are others' ids.
+
+    Examples
+    --------
+    >>> content = {"text_ids": ["a", "b"], "video_ids": ["x", "y", "z"]}
+    >>> found = with_ids(np.ones((2, 3)), "sims", content.get, Path("run.npz"))
+    >>> found.ids, found.column_ids
+    (('a', 'b'), ('x', 'y', 'z'))
+    """
+    before, point, last = name.rpartition(mark)
+    own, shared, texts, videos = (
+        as_ids(lists(before + point + beside))
+        for beside in (f"{last}_ids", "ids", "text_ids", "video_ids")
+    )
+    if array.ndim != 2:
+        return Vectors(array)
+    if own is not None:
+        check_count(own, array, path)
+        return Vectors(array, own)
+    if texts is not None and videos is not None and (len(texts), len(videos)) == array.shape:
+        return Vectors(array, texts, videos)
+    return Vectors(array, shared if shared is not None and len(shared) == len(array) else None)
+
+
+def check_count(ids: Sequence[str], array: Matrix, path: Path) -> None:
+    """Refuse ids that are not as many as the rows."""
+    if len(ids) != len(array):
+        raise InputFileError(
+            "the ids are not as many as the rows",
+            f"{path}: {len(ids)} ids for {array.shape}",
+            "save one id per row",
+        )
+
+
+MOST_LEVELS = 16
+
+
+def leaves(content: object) -> dict[str, Any]:
+    """Whatever lies in dictionaries inside one another, by name; a thing alone is called ''.
+
+    Each dictionary is entered once, so that one which holds itself does no harm.
+
+    >>> leaves({"a": 1, "b": {"c": 2}})
+    {'a': 1, 'b.c': 2}
+    """
+    found: dict[str, Any] = {}
+    entered: set[int] = set()
+    level = [("", content)]
+    for _ in range(MOST_LEVELS):
+        inside = []
+        for name, value in level:
+            if not isinstance(value, Mapping):
+                found[name] = value
+            elif id(value) not in entered:
+                entered.add(id(value))
+                inside += [
+                    (f"{name}.{_word(k)}" if name else _word(k), x) for k, x in value.items()
+                ]
+        level = inside
+    return found
+
+
+def _word(key: object) -> str:
+    return key.decode(errors="replace") if isinstance(key, bytes) else str(key)

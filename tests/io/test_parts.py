@@ -1,0 +1,236 @@
+"""Parts of one array: whole, in bounded memory, with their ids; what is wrong is named by file."""
+
+from __future__ import annotations
+
+import mmap
+from functools import partial
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pytest
+from numpy.testing import assert_array_equal
+from pyarrow import feather, parquet
+from written import IDS, ONE, WRITERS, X, column, refused, save_h5
+
+from emcl_plugin.arrays import _mapped
+from emcl_plugin.errors import InputFileError
+from emcl_plugin.io import spill
+from emcl_plugin.io.formats import read_array, read_vectors
+
+LARGE = np.random.default_rng(0).standard_normal((1000, 5))
+
+
+@pytest.fixture
+def small_machine(monkeypatch):
+    """A quarter of the memory is 4 KiB, and blocks are of 1 KiB."""
+    monkeypatch.setattr(spill, "physical_memory", lambda: 1 << 14)
+    monkeypatch.setattr(spill, "BLOCK", 1 << 10)
+
+
+@pytest.mark.usefixtures("small_machine")
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("name", WRITERS)
+def test_more_than_the_memory_should_hold_goes_to_the_disk(tmp_path, name, dtype):
+    if (name in ONE and dtype != "float32") or (name == "a.mat" and dtype == "float16"):
+        pytest.skip("the format has no such numbers")
+    x = LARGE.astype(dtype)
+    for i, part in enumerate(np.array_split(x, 7)):
+        WRITERS[name](tmp_path / f"{i}{Path(name).suffix}", part)
+    found = read_array(tmp_path)
+    assert isinstance(found.base, mmap.mmap)
+    assert _mapped(found)
+    assert found.dtype == dtype
+    assert_array_equal(found, x)
+
+
+def test_what_fits_stays_in_the_memory(tmp_path):
+    for i in range(2):
+        np.save(tmp_path / f"{i}.npy", X)
+    assert not _mapped(read_array(tmp_path))
+
+
+@pytest.mark.usefixtures("small_machine")
+@pytest.mark.parametrize("name", ["chunks.h5", "a.parquet", "a.feather"])
+def test_one_large_file_goes_to_the_disk_in_blocks(tmp_path, name):
+    path = tmp_path / name
+    table = pa.table({"vector": column(LARGE)})
+    if name == "chunks.h5":
+        save_h5(path, LARGE, chunks=(7, 5), compression="gzip")
+    elif name == "a.parquet":
+        parquet.write_table(table, path, row_group_size=100)
+    else:
+        feather.write_feather(table, str(path), chunksize=100)
+    found = read_array(path)
+    assert _mapped(found)
+    assert_array_equal(found, LARGE)
+
+
+@pytest.mark.usefixtures("small_machine")
+def test_a_full_disk_is_told(tmp_path, monkeypatch):
+    full = partial(open, "/dev/full", "wb")
+    monkeypatch.setattr(spill.tempfile, "TemporaryFile", full)
+    np.save(tmp_path / "1.npy", LARGE)
+    np.save(tmp_path / "2.npy", LARGE)
+    refused(tmp_path, "nor on the disk")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("memory", [1 << 14, 1 << 40])
+def test_nan_in_one_part_is_named_with_its_place(tmp_path, monkeypatch, bad, memory):
+    monkeypatch.setattr(spill, "physical_memory", lambda: memory)
+    monkeypatch.setattr(spill, "BLOCK", 1 << 10)
+    for i, part in enumerate(np.array_split(LARGE, 4)):
+        part = part.astype("f2")
+        if i == 2:
+            part[201, 3] = bad
+        np.save(tmp_path / f"{i}.npy", part)
+    with pytest.raises(InputFileError, match="a part holds NaN or infinity") as caught:
+        read_array(tmp_path)
+    assert caught.value.received == f"{tmp_path}/2.npy: [201, 3] = {bad}"
+
+
+def test_a_thousand_parts(tmp_path):
+    """More than there may be open files."""
+    for i in range(1100):
+        np.save(tmp_path / f"{i}.npy", np.full((1, 2), i, "f4"))
+    assert_array_equal(read_array(tmp_path)[:, 0], np.arange(1100))
+
+
+def test_tables_beside_the_parts_of_a_folder_are_not_parts(tmp_path):
+    np.save(tmp_path / "1.npy", X)
+    np.save(tmp_path / "2.npy", X)
+    (tmp_path / "names.csv").write_text("a,b")
+    (tmp_path / "more.pkl").write_text("")
+    assert read_array(tmp_path).shape == (14, 5)
+
+
+def test_ids_only_where_every_part_has_them(tmp_path):
+    np.savez(tmp_path / "1.npz", x=X, ids=IDS)
+    np.savez(tmp_path / "2.npz", x=X)
+    assert read_vectors(tmp_path).ids is None
+
+
+# --- ids ----------------------------------------------------------------------------------------
+
+
+def test_ids_of_both_sides_of_a_similarity(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, scores=X, text_ids=IDS, video_ids=list("abcde"))
+    found = read_vectors(path)
+    assert (found.ids, found.column_ids) == (tuple(IDS), tuple("abcde"))
+    np.savez(path, text=X, video=X[:5], text_ids=IDS, video_ids=list("abcde"))
+    assert read_vectors(f"{path}:text").ids == tuple(IDS)
+    assert read_vectors(f"{path}:video").ids == tuple("abcde")
+    assert read_vectors(f"{path}:video").column_ids is None
+
+
+@pytest.mark.parametrize(
+    ("ids", "found"),
+    [
+        (np.arange(7), tuple("0123456")),
+        (np.array(list("abcdefg"), "S"), tuple("abcdefg")),
+        (np.arange(7.0), None),
+        (np.arange(6), None),
+        (np.ones((7, 2), int), None),
+        (np.array(list("abcdefg"), object), None),
+    ],
+    ids=["numbers", "bytes", "floats", "others", "pairs", "pickled"],
+)
+def test_what_counts_as_ids(tmp_path, ids, found):
+    np.savez(tmp_path / "a.npz", x=X, ids=ids)
+    assert read_vectors(f"{tmp_path}/a.npz:x").ids == found
+
+
+def test_own_ids_have_to_be_as_many_as_the_rows(tmp_path):
+    np.savez(tmp_path / "a.npz", x=X, x_ids=IDS[1:])
+    refused(tmp_path / "a.npz", "6 ids for")
+
+
+def test_the_first_known_column_counts(tmp_path):
+    made = {"uid": list("ABCDEFG"), "key": IDS, "caption": IDS, "vector": column(X)}
+    parquet.write_table(pa.table({**made, "id": [0.5] * 7}), tmp_path / "a.parquet")
+    assert read_vectors(tmp_path / "a.parquet").ids == tuple(IDS)
+    made["key"] = [*IDS[:-1], None]
+    parquet.write_table(pa.table(made), tmp_path / "a.parquet")
+    assert read_vectors(tmp_path / "a.parquet").ids is None
+
+
+def clip_retrieval(home, parts=3, rows=4):
+    """Folders as clip-retrieval writes them."""
+    for name in ("img_emb", "text_emb", "metadata"):
+        (home / name).mkdir()
+    for i in range(parts):
+        x = np.random.default_rng(i).standard_normal((rows, 5)).astype("f2")
+        np.save(home / f"img_emb/img_emb_{i}.npy", x)
+        np.save(home / f"text_emb/text_emb_{i}.npy", -x)
+        names = [f"{i}/{j}.jpg" for j in range(rows)]
+        table = pa.table({"image_path": names, "caption": ["x"] * rows})
+        parquet.write_table(table, home / f"metadata/metadata_{i}.parquet")
+
+
+@pytest.mark.parametrize("parts", [1, 3, 11])
+def test_ids_of_clip_retrieval(tmp_path, parts):
+    clip_retrieval(tmp_path, parts)
+    wanted = tuple(f"{i}/{j}.jpg" for i in range(parts) for j in range(4))
+    for source in ("img_emb", "text_emb", "img_emb/*.npy"):
+        assert read_vectors(tmp_path / source).ids == wanted
+    (tmp_path / "metadata/metadata_0.parquet").unlink()
+    assert read_vectors(tmp_path / "img_emb").ids is None
+
+
+def test_clip_retrieval_of_other_lengths(tmp_path):
+    clip_retrieval(tmp_path)
+    table = pa.table({"image_path": ["x"]})
+    parquet.write_table(table, tmp_path / "metadata/metadata_1.parquet")
+    with pytest.raises(InputFileError, match="not as many as the rows") as caught:
+        read_vectors(tmp_path / "img_emb")
+    assert "metadata" in caught.value.received
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compression", ["zstd", "lz4", "uncompressed"])
+def test_arrow_bombs(tmp_path, compression):
+    """Far more than there is in the columns: of a batch, and of a dictionary."""
+    path = tmp_path / "a.feather"
+    table = pa.table({"vector": column(np.zeros((20_000, 1_000), "f4"))})
+    feather.write_feather(table, str(path), compression=compression)
+    if compression == "zstd":
+        assert path.stat().st_size < 1_000_000
+        refused(path, "far more than there is")
+    else:
+        assert read_array(path).shape == (20_000, 1_000)
+    words = pa.array(["x" * 50_000_000]).dictionary_encode()
+    table = pa.table({"id": words, "vector": column(X[:1])})
+    feather.write_feather(table, str(path), compression=compression)
+    if compression == "zstd":
+        refused(path, "far more than there is")
+
+
+def test_one_long_id_for_all_rows(tmp_path):
+    """A gigabyte of ids in a few kilobytes: one object, or refused, and never a gigabyte."""
+    long = "x" * 1_000_000
+    table = pa.table({"id": [long] * 1_000, "vector": column(np.ones((1_000, 2)))})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    found = read_vectors(tmp_path / "a.parquet").ids
+    assert found[0] is found[-1]
+    assert found[0] == long
+    parquet.write_table(table, tmp_path / "a.parquet", compression="zstd", use_dictionary=False)
+    refused(tmp_path / "a.parquet", "far more than there is")
+
+
+def test_hdf5_ids_in_other_files_and_of_other_kinds(tmp_path):
+    path = tmp_path / "a.h5"
+    (tmp_path / "secret").write_bytes(bytes(56))
+    with h5py.File(path, "w") as file:
+        file["x"] = X
+        external = [(str(tmp_path / "secret"), 0, h5py.h5f.UNLIMITED)]
+        file.create_dataset("ids", 7, "i8", external=external)
+    refused(f"{path}:x", "in another file")
+    with h5py.File(path, "w") as file:
+        file["x"] = X
+        file["ids"] = X[:, 0]
+    assert read_vectors(f"{path}:x").ids is None
