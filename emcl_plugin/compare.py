@@ -21,7 +21,7 @@ from emcl_plugin.ncl import Progress
 from emcl_plugin.plan import kernel_fits
 from emcl_plugin.significance import Comparison
 from emcl_plugin.significance import compare as compare_queries
-from emcl_plugin.similarity import Dense, FeaturePair, Features, Similarity
+from emcl_plugin.similarity import Dense, Features, Scorer, Similarity
 from emcl_plugin.truth import GroundTruth
 
 OURS = "emcl_plugin"
@@ -97,7 +97,7 @@ BANKED = "emcl_plugin-bank"
 
 
 def compare(
-    sim: Array | None = None,
+    sim: Array | Scorer | None = None,
     feats: FeaturesPair | None = None,
     *,
     truth: GroundTruth | None = None,
@@ -206,15 +206,9 @@ def _directions(
     banks: tuple[Features | None, Features | None] = (None, None)
     if text is not None:
         banks = job.bank(text_bank, "text_bank"), job.bank(video_bank, "video_bank")
-    scores: Similarity
-    if job.sim is not None:
-        scores = job.sim
-    else:
-        assert text is not None
-        assert video is not None
-        scores = FeaturePair(text, video, memory=job.memory)
-        if kernel_fits(scores.shape, job.dtype, job.memory // 2):
-            scores = Dense(scores.dense(), dtype=job.dtype, device=job.device, memory=job.memory)
+    scores = job.source()
+    if not isinstance(scores, Dense) and kernel_fits(scores.shape, job.dtype, job.memory // 2):
+        scores = Dense(scores.dense(), dtype=job.dtype, device=job.device, memory=job.memory)
     return (
         Direction(scores, text, video, banks[0], banks[1]),
         Direction(scores.T, video, text, banks[1], banks[0]),

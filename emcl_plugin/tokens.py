@@ -24,9 +24,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from emcl_plugin.arrays import Array, check_finite, describe, read_rows
+from emcl_plugin.arrays import (
+    Array,
+    Kind,
+    check_finite,
+    compute_dtype,
+    describe,
+    read_rows,
+)
 from emcl_plugin.errors import InputTypeError, InputValueError
 from emcl_plugin.similarity import Similarity, rows_per_block
+from emcl_plugin.sizes import DEFAULT_MEMORY
 
 _TILE_BYTES = 32 << 20
 
@@ -134,12 +142,16 @@ class Tokens:
         video = _Side("video", self.video, self.video_mask, self.video_weights, dtype, device)
         return TokenWise(text, video, memory=memory)
 
-    def pooled(
-        self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One vector per item, the weighted sum of its tokens: (n_text, D) and (n_video, D)."""
-        opened = self.open(dtype=dtype, device=torch.device(device), memory=1 << 30)
-        return opened.text.pooled(), opened.video.pooled()
+    def pooled(self) -> tuple[Array, Array]:
+        """One vector per item, the weighted sum of its tokens: (n_text, D) and (n_video, D).
+
+        Of the library, dtype and device of the tokens.
+        """
+        kind = Kind.of(self.text)
+        dtype = compute_dtype(self.text)
+        opened = self.open(dtype=dtype, device=kind.device, memory=DEFAULT_MEMORY)
+        text, video = (kind.narrow(side.pooled()) for side in (opened.text, opened.video))
+        return (text.numpy(), video.numpy()) if kind.numpy else (text, video)
 
 
 class _Side:

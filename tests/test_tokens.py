@@ -95,7 +95,7 @@ def test_padding_takes_part_in_the_maxima_and_in_nothing_else():
 @pytest.mark.parametrize("weighted", [True, False])
 def test_pooled_is_the_weighted_sum_of_unit_tokens(weighted):
     found = tokens(weighted=weighted)
-    for out, side in zip(found.pooled(dtype=torch.float64), ("text", "video"), strict=True):
+    for out, side in zip(found.pooled(), ("text", "video"), strict=True):
         x, mask = getattr(found, side), getattr(found, f"{side}_mask")
         raw = getattr(found, f"{side}_weights") if weighted else np.zeros(mask.shape)
         weights = softmax(np.where(mask != 0, raw, -np.inf), axis=1)
@@ -107,14 +107,14 @@ def test_emcl_is_a_residual_in_the_scale_of_the_scores():
     """S' = S + scale T (2 beta W + beta^2 W^2) V^T on the pooled vectors; 1e-10."""
     found = tokens(40, 30, seed=2)
     scores = plain(found)
-    sides = [Features(x, dtype=torch.float64) for x in found.pooled(dtype=torch.float64)]
+    sides = [Features(x, dtype=torch.float64) for x in found.pooled()]
     maps = fit_subspaces(second_moments(*sides), EMCL(strength=-0.6))
     W = maps.basis @ torch.diag(maps.factors(-0.6)) @ maps.basis.T
     text, video = (side.rows(0, side.shape[0]) for side in sides)
     own = (text @ video.T).numpy()
     scale = np.polyfit(own.ravel(), scores.ravel(), 1)[0]
     expected = scores + scale * (text @ (2 * W + W @ W) @ video.T).numpy()
-    pair = tuple(x.numpy() for x in found.pooled(dtype=torch.float64))
+    pair = found.pooled()
     out = rescore(found, pair, emcl=EMCL(strength=-0.6), ncl=None, guard=False).scores
     assert np.abs(expected - scores).max() > 0.05
     assert_allclose(out, expected, rtol=0, atol=1e-10)
@@ -122,7 +122,7 @@ def test_emcl_is_a_residual_in_the_scale_of_the_scores():
 
 def test_items_order_does_not_matter():
     found = tokens(40, 30)
-    job = Job(found, tuple(x.numpy() for x in found.pooled()))
+    job = Job(found, found.pooled())
     assert order_leaks(job, job.correct()) == 0
 
 

@@ -26,8 +26,9 @@ def demo(as_json: bool, save: Path | None) -> None:
     The two sides are the English and the Spanish names of the same emoji: the simplest two
     modalities with a known right answer. Row i of one belongs to row i of the other.
     """
-    from emcl_plugin.cli.show import metrics_table, summary
+    from emcl_plugin.cli.show import summary
     from emcl_plugin.demo import load_demo, run_demo
+    from emcl_plugin.report.tables import metrics_table
 
     data = load_demo()
     if save is not None:

@@ -39,6 +39,8 @@ Examples:
   emcl-rerank --text run.npz:text --video run.npz:video
   emcl-rerank --sim sims.npy --output better.npy --json
   emcl-rerank --text t.npy --video v.npy --gt diagonal --report out.html
+  emcl-rerank --text t.npy --video v.npy --run best.csv --top 10
+  emcl-rerank --from mmt MSRVTT-test-sims.npy --trust-pickle
   emcl-rerank --text t.npy --video v.npy --text-bank tb.npy --video-bank vb.npy
   emcl-rerank --text t.npy --video v.npy --sim sims.npy --memory 2G
 
@@ -70,9 +72,10 @@ def command(context: click.Context, /, **options: Any) -> None:
     """Better text-video retrieval from the embeddings or scores you already have.
 
     Give embeddings (--text, --video), a similarity matrix (--sim, texts x videos), or both: .npy,
-    .npz, .safetensors, .pt, .parquet, .h5, .mat or .fvecs, 'file:name' for one array of several, or
-    a folder of parts. The re-scored matrix is written to --output; a summary goes to standard
-    error. No training, no labels, and nothing is applied where it would not help.
+    .npz, .safetensors, .pt, .parquet, .h5, .mat, .fvecs, .csv or .jsonl, 'file:name' for one array
+    of several, a folder of parts, an address, or - for standard input; or what a retriever wrote
+    (--from). The re-scored matrix goes to --output, the best of every query to --run, a summary to
+    standard error. No training, no labels, and nothing is applied where it would not help.
     """
     if context.invoked_subcommand is None:
         run_rerank(context, **options)

@@ -15,6 +15,7 @@ import click
 from emcl_plugin.cli.inputs import (
     check_banks,
     check_names,
+    known_ids,
     read_banks,
     read_ground_truth,
     read_inputs,
@@ -22,6 +23,7 @@ from emcl_plugin.cli.inputs import (
     read_names,
     read_size,
 )
+from emcl_plugin.cli.outputs import Outputs, name_outputs, prepare_outputs
 from emcl_plugin.errors import InputValueError
 
 if TYPE_CHECKING:
@@ -36,10 +38,15 @@ def run_rerank(
     text: Path | None,
     video: Path | None,
     sim: Path | None,
+    source: tuple[str, str] | None,
+    orientation: str,
     text_bank: Path | None,
     video_bank: Path | None,
     metric: str,
-    output: Path,
+    output: Path | None,
+    run: Path | None,
+    run_v2t: Path | None,
+    top: int | None,
     force: bool,
     device: str,
     dtype: str,
@@ -61,19 +68,20 @@ def run_rerank(
     check_leak: bool,
     **method: Any,
 ) -> None:
-    """Re-score files, write the matrix, and with ground truth measure what it gained."""
-    check_names(context, text, video, sim)
+    """Re-score files, write the results, and with ground truth measure what it gained."""
+    check_names(context, text, video, sim, source)
     banked = text_bank is not None or video_bank is not None
     if banked:
         check_banks(context, text, sim, check_leak)
     budget = read_size(context, memory)
     names = read_measures(context, measures)
-    if gt is None and (report is not None or plots is not None):
+    if gt is None and source is None and (report is not None or plots is not None):
         raise click.UsageError(
             "--report and --plots need the ground truth: --gt FILE, or --gt diagonal where row i "
             "belongs to row i",
             context,
         )
+    outputs = name_outputs(context, output, run, run_v2t, top, others=(report, plots))
     started = time.perf_counter()
 
     import torch
@@ -83,17 +91,20 @@ def run_rerank(
     from emcl_plugin.cli.show import (
         Progress,
         gains,
-        metrics_table,
         summary,
+        tell,
         warnings_as_notes,
     )
     from emcl_plugin.io.atomic import check_target
-    from emcl_plugin.io.npy import npy_size, write_npy
     from emcl_plugin.job import Job
+    from emcl_plugin.report.tables import metrics_table
     from emcl_plugin.study import order_leaks, study
 
-    emcl, ncl = settings(context, features=text is not None, **method)
-    given = read_inputs(text, video, sim)
+    features = text is not None or source is not None
+    emcl, ncl = settings(context, features=features, **method)
+    given = read_inputs(text, video, sim, source, orientation)
+    if not quiet:
+        tell(given.notes)
     with warnings_as_notes(quiet=quiet):
         job = Job(
             given.sim,
@@ -108,14 +119,15 @@ def run_rerank(
             memory=budget,
         )
         truth = None
-        if gt is not None:
-            truth = read_ground_truth(job.shape, gt, text_ids, video_ids, query_mask)
+        if gt is not None or given.truth is not None:
+            truth = read_ground_truth(job.shape, gt, text_ids, video_ids, query_mask, given)
         if report is not None or plots is not None:
             from emcl_plugin.report.plots import require
 
             require()
         called = read_names(job.shape, text_names, video_names, video_links)
-        check_target(output, npy_size(job.shape, job.kind.dtype.itemsize), force=force)
+        ids = known_ids(given, job.shape, text_ids, video_ids)
+        write = prepare_outputs(outputs, job, ids, force=force)
         if report is not None:
             check_target(report, 0, force=force)
         plan = job.plan
@@ -135,15 +147,8 @@ def run_rerank(
             else:
                 found = job.correct(progress.update)
                 facts = job.report(found)
-            rows = progress.rows("writing", job.blocks(found.source), job.shape[0])
-            write_npy(
-                output,
-                job.shape,
-                job.kind.numpy_dtype,
-                (block.cpu().numpy() for block in rows),
-                force=force,
-            )
-            with _written(output):
+            write(found.source, progress)
+            with _written(outputs):
                 measured = leak = None
                 if truth is not None:
                     measured = study(
@@ -151,7 +156,7 @@ def run_rerank(
                     )
                 if check_leak and not isinstance(found, Banked):
                     leak = order_leaks(job, found, truth)
-        with _written(output):
+        with _written(outputs):
             if measured is not None and report is not None:
                 from emcl_plugin.report.page import write_report
 
@@ -167,9 +172,9 @@ def run_rerank(
         click.echo(summary(facts, by_bank, verbose=verbose), err=True)
         if leak is not None:
             click.echo(f"  order        {_leak(leak)}", err=True)
-        shape = f"{job.shape[0]} x {job.shape[1]} {job.kind.numpy_dtype}"
-        click.echo(f"  written      {output} ({shape}), {seconds:.1f} s in all", err=True)
-        for path in filter(None, (report, plots)):
+        first, *more = outputs.shown(job)
+        click.echo(f"  written      {first}, {seconds:.1f} s in all", err=True)
+        for path in (*more, *filter(None, (report, plots))):
             click.echo(f"               {path}", err=True)
         if measured is not None:
             table = [
@@ -179,7 +184,8 @@ def run_rerank(
             ]
             click.echo(f"\n{metrics_table(table, names)}\n\n{gains(measured)}", err=True)
     if as_json:
-        out = {**facts.to_dict(), "output": str(output), "seconds": round(seconds, 3)}
+        out = {**facts.to_dict(), **outputs.to_dict(), "seconds": round(seconds, 3)}
+        out["notes"] = list(given.notes)
         if isinstance(found, Banked):
             out["likeness"], out["seen_in_bank"] = found.gates, found.seen
         if measured is not None:
@@ -190,12 +196,14 @@ def run_rerank(
 
 
 @contextmanager
-def _written(output: Path) -> Iterator[None]:
-    """Once the matrix is there, an interruption does not say that nothing was written."""
+def _written(outputs: Outputs) -> Iterator[None]:
+    """Once the results are there, an interruption does not say that nothing was written."""
     try:
         yield
     except KeyboardInterrupt:
-        raise click.ClickException(f"interrupted while measuring; {output} is written") from None
+        names = ", ".join(map(str, outputs.paths))
+        verb = "are" if len(outputs.paths) > 1 else "is"
+        raise click.ClickException(f"interrupted while measuring; {names} {verb} written") from None
 
 
 def _leak(leak: float) -> str:

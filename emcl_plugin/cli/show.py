@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from emcl_plugin.bank import BankReport
     from emcl_plugin.banked import Banked
     from emcl_plugin.job import Report
-    from emcl_plugin.metrics import Placement
     from emcl_plugin.study import Study
 
 
@@ -125,23 +124,6 @@ def _hubs(hubs: Hubs, n_text: int) -> str:
     )
 
 
-def metrics_table(
-    rows: list[tuple[str, str, Placement]], measures: Sequence[str] | None = None
-) -> str:
-    """A table of (direction, method, placement)."""
-    from emcl_plugin.metrics import MEASURES
-
-    measures = MEASURES if measures is None else measures
-    width = max(len(method) for _, method, _ in rows) + 3
-    lines = [" " * (17 + width) + "".join(f"{name:>9}" for name in measures)]
-    previous = ""
-    for direction, method, found in rows:
-        values = "".join(_number(found.metric(name), name) for name in measures)
-        lines.append(f"  {direction if direction != previous else '':15}{method:{width}}{values}")
-        previous = direction
-    return "\n".join(lines)
-
-
 def gains(study: Study) -> str:
     """R@1 after against before, with interval and test, a line per direction."""
     lines = []
@@ -162,9 +144,10 @@ def gains(study: Study) -> str:
     return "\n".join(lines)
 
 
-def _number(value: float, measure: str) -> str:
-    """Percentages and ranks with one digit, measures between 0 and 1 with three."""
-    return f"{value:9.3f}" if measure.startswith(("MRR", "mAP", "nDCG")) else f"{value:9.1f}"
+def tell(notes: Sequence[str]) -> None:
+    """What was decided about the input and could be otherwise, a line each."""
+    for note in notes:
+        click.echo(f"Note: {note}", err=True)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from emcl_plugin.compare import Row
 from emcl_plugin.errors import InputValueError
+from emcl_plugin.metrics import MEASURES, Placement
 
 FORMATS = ("text", "markdown", "latex", "csv", "json")
 
@@ -32,6 +33,25 @@ class Table:
     header: list[str]
     body: list[list[str]]
     best: set[tuple[int, int]]
+
+
+def metrics_table(
+    rows: Sequence[tuple[str, str, Placement]], measures: Sequence[str] = MEASURES
+) -> str:
+    """A table of (direction, method, placement), as text."""
+    width = max(len(method) for _, method, _ in rows) + 3
+    lines = [" " * (17 + width) + "".join(f"{name:>9}" for name in measures)]
+    previous = ""
+    for direction, method, found in rows:
+        values = "".join(_number(found.metric(name), name) for name in measures)
+        lines.append(f"  {direction if direction != previous else '':15}{method:{width}}{values}")
+        previous = direction
+    return "\n".join(lines)
+
+
+def _number(value: float, measure: str) -> str:
+    """Percentages and ranks with one digit, measures between 0 and 1 with three."""
+    return f"{value:9.3f}" if measure.startswith(("MRR", "mAP", "nDCG")) else f"{value:9.1f}"
 
 
 def sort_rows(rows: Sequence[Row], by: str) -> list[Row]:

@@ -1,0 +1,166 @@
+"""What a retriever produced, as `rescore` needs it: features, similarity and ground truth."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+import torch
+
+from emcl_plugin.adapters.captions import from_cut_off_points, unpadded
+from emcl_plugin.adapters.scale import unscaled
+from emcl_plugin.arrays import Array, describe
+from emcl_plugin.errors import InputTypeError, InputValueError
+from emcl_plugin.experts import Experts
+from emcl_plugin.job import FeaturesPair
+from emcl_plugin.metrics import evaluate
+from emcl_plugin.orientation import oriented
+from emcl_plugin.report.tables import metrics_table
+from emcl_plugin.reranker import RerankResult, rescore
+from emcl_plugin.similarity import Dense, Scorer
+from emcl_plugin.truth import GroundTruth
+
+Fields: TypeAlias = Mapping[str, tuple[str, ...]]
+
+
+class Adapter(abc.ABC):
+    """One retriever's output.
+
+    Attributes
+    ----------
+    features : (text, video) or None
+        One vector per item, for EMCL.
+    similarity : (n_text, n_video) array, Scorer or None
+        The retriever's own scores; None where they are the cosine of the features.
+    ground_truth : GroundTruth or None
+        Which video belongs to which text, where the output tells.
+    text_ids, video_ids : tuple of str or None
+    notes : list of str
+        What was decided on the way and could be otherwise: orientation, scale, masks.
+    """
+
+    NAME: ClassVar[str]
+    FIELDS: ClassVar[Fields]
+    """Parameters that can be read from a file, and what they are called there."""
+
+    features: FeaturesPair | None = None
+    similarity: Array | Scorer | None = None
+    ground_truth: GroundTruth | None = None
+    text_ids: tuple[str, ...] | None = None
+    video_ids: tuple[str, ...] | None = None
+    notes: list[str]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(texts, videos)."""
+        if self.similarity is not None:
+            return int(self.similarity.shape[0]), int(self.similarity.shape[1])
+        assert self.features is not None
+        return len(self.features[0]), len(self.features[1])
+
+    def scores(self, **settings: Any) -> Array:
+        """The retriever's scores, (n_text, n_video), before any correction.
+
+        ``settings`` are those of :meth:`rescore`; only metric, device and memory count.
+        """
+        feats = self.features if self.similarity is None else None
+        return rescore(self.similarity, feats, **{**settings, "emcl": None, "ncl": None}).scores
+
+    def rescore(self, **settings: Any) -> RerankResult:
+        """Re-score with the settings of :func:`emcl_plugin.rescore`."""
+        feats = None if isinstance(self.similarity, Experts) else self.features
+        return rescore(self.similarity, feats, **settings)
+
+    def summary(self, result: RerankResult, **settings: Any) -> str:
+        """Metrics before and after, where the right pairs are known, and the notes.
+
+        ``settings`` are those that made the result.
+        """
+        lines = [f"  {note}" for note in self.notes]
+        if self.ground_truth is not None:
+            rows = [
+                (direction, name, placement)
+                for name, scores in (("before", self.scores(**settings)), ("after", result.scores))
+                for direction, placement in evaluate(Dense(scores), self.ground_truth).directions
+            ]
+            rows = rows[::2] + rows[1::2]  # by direction, then before and after
+            lines = [metrics_table(rows), "", *lines]
+        return "\n".join([*lines, f"  protocol: {result.protocol}"])
+
+    @classmethod
+    def read(cls, path: str | Path, *, trust_pickle: bool = False, **settings: Any) -> Adapter:
+        """From a file or folder that holds the constructor's arrays by name."""
+        from emcl_plugin.io.bundle import read_bundle
+
+        found = read_bundle(path, trust_pickle=trust_pickle)
+        given = {}
+        for parameter, names in cls.FIELDS.items():
+            for name in (parameter, *names):
+                if name in found:
+                    given[parameter] = found[name]
+                    break
+        if not given:
+            wanted = ", ".join(sorted({n for p, names in cls.FIELDS.items() for n in (p, *names)}))
+            raise InputValueError(
+                f"nothing of {cls.NAME} is in it",
+                f"{path}: {', '.join(map(str, found)) or 'nothing'}",
+                f"name the arrays as they are named there: {wanted}",
+            )
+        return cls(**given, **settings)
+
+    def _settle(
+        self,
+        sim: Any = None,
+        *,
+        cut_off_points: Any = None,
+        logit_scale: Any = None,
+        orientation: str = "auto",
+    ) -> None:
+        """Set similarity and ground truth, of the matrix and what is there already.
+
+        A matrix that is nothing but the features' cosine is left out. Without cut-off points,
+        text i of a square matrix belongs to video i.
+        """
+        known = self.features is not None or self.similarity is not None
+        n_text, n_video = self.shape if known else (None, None)
+        index = None
+        if cut_off_points is not None:
+            index = from_cut_off_points(cut_off_points, n_text)
+            n_text, n_video = len(index), int(index[-1]) + 1
+        if sim is not None:
+            matrix = stacked(sim, "sim")
+            if matrix.ndim == 3:
+                matrix, index = unpadded(matrix)
+                n_text, n_video = (int(n) for n in matrix.shape)
+            matrix = oriented(matrix, orientation, self.notes, texts=n_text, videos=n_video)
+            self.similarity = unscaled(matrix, self.features, logit_scale, self.notes)
+        elif not known:
+            raise InputValueError(
+                f"there are neither scores nor features of {self.NAME}",
+                "no sim, and no text or no video",
+                "pass sim, or text and video, or all three",
+            )
+        if index is not None:
+            self.ground_truth = GroundTruth.from_index(index, self.shape[1])
+        elif self.shape[0] == self.shape[1]:
+            self.ground_truth = GroundTruth.diagonal(self.shape)
+
+
+def stacked(given: Any, name: str) -> Array:
+    """An array, or a list of batches one below the other, as arrays of the same kind.
+
+    >>> stacked([np.ones((2, 3)), np.ones((1, 3))], "text").shape
+    (3, 3)
+    """
+    if isinstance(given, list | tuple) and given:
+        parts = list(given)
+        if all(isinstance(part, torch.Tensor) for part in parts):
+            return torch.cat(parts)
+        if all(isinstance(part, np.ndarray) and part.ndim for part in parts):
+            return np.concatenate(parts)
+    if not isinstance(given, np.ndarray | torch.Tensor):
+        raise InputTypeError(f"{name} is not an array", describe(given), "pass an array or batches")
+    return given

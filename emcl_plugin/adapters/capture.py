@@ -1,0 +1,342 @@
+"""Re-score what a retriever's own evaluation computes, without editing it.
+
+The evaluations of CLIP4Clip and its kin all compute a matrix in a function of their module called
+``_run_on_single_gpu``, from cached features and masks, and give it to ``compute_metrics`` or, with
+several captions per video, padded to ``tensor_text_to_video_metrics``. MMT's trainer calls
+``sharded_cross_view_inner_product`` with what its ``_get_embeddings`` gathered. These functions
+are looked up by name in the module when they are called, so they can be replaced there while a
+block runs, and put back after it.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from emcl_plugin.adapters.base import Adapter
+from emcl_plugin.adapters.captions import unpadded
+from emcl_plugin.adapters.clip4clip import XCLIP, CLIP2Video, CLIP4Clip
+from emcl_plugin.adapters.drl import DRL
+from emcl_plugin.adapters.matrices import EMCLNet
+from emcl_plugin.adapters.mmt import MMT
+from emcl_plugin.errors import InputValueError
+from emcl_plugin.reranker import RerankResult
+
+RUN, METRICS, PADDED = "_run_on_single_gpu", "compute_metrics", "tensor_text_to_video_metrics"
+SHARDED, GATHER = "sharded_cross_view_inner_product", "_get_embeddings"
+MIXED = ("vid_embds", "text_embds", "vid_weights", "text_weights")
+
+
+class Captured:
+    """What a block of evaluation left behind.
+
+    Attributes
+    ----------
+    adapters : list of Adapter
+        One per matrix that was evaluated, in order.
+    results : list of RerankResult
+        Their re-scored matrices, once the block is over.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.adapters: list[Adapter] = []
+        self.results: list[RerankResult] = []
+        self._settings = settings
+
+    @property
+    def adapter(self) -> Adapter:
+        """The last one."""
+        self._check()
+        return self.adapters[-1]
+
+    @property
+    def result(self) -> RerankResult:
+        """The last one."""
+        self._check()
+        return self.results[-1]
+
+    def summary(self) -> str:
+        """Metrics before and after, of every matrix with a ground truth."""
+        pairs = zip(self.adapters, self.results, strict=True)
+        return "\n\n".join(adapter.summary(result, **self._settings) for adapter, result in pairs)
+
+    def _check(self) -> None:
+        if not self.adapters:
+            raise InputValueError(
+                "nothing was captured",
+                "no matrix was evaluated in the block",
+                "call the retriever's own evaluation inside the block",
+            )
+
+    def _rescore(self) -> None:
+        self.results = [adapter.rescore(**self._settings) for adapter in self.adapters]
+
+
+@contextmanager
+def capture(name: str, *, module: ModuleType | None = None, **settings: Any) -> Iterator[Captured]:
+    """Keep features, masks and matrix of the evaluation in the block, and re-score at its end.
+
+    Parameters
+    ----------
+    name : {"clip4clip", "clip2video", "x-clip", "drl", "emcl-net", "mmt"}
+        The retriever.
+    module : module, optional
+        Where its evaluation is defined. Default: the loaded module that has its functions.
+    **settings
+        For :func:`emcl_plugin.rescore`.
+
+    Yields
+    ------
+    Captured
+        Whose ``result`` and ``summary()`` are there after the block. The retriever's functions
+        are then as they were; so they are after an exception, and nothing is re-scored.
+
+    Raises
+    ------
+    InputValueError
+        No such retriever, or its evaluation is not loaded, or (at the end) nothing was evaluated.
+
+    Examples
+    --------
+    ::
+
+        from main_task_retrieval import eval_epoch  # CLIP4Clip's own
+        with emcl_plugin.adapters.capture("clip4clip") as run:
+            eval_epoch(args, model, test_dataloader, device, n_gpu)
+        print(run.summary())
+    """
+    if name not in _HOOKS:
+        raise InputValueError(
+            "this retriever's evaluation is not known", repr(name), f"one of {', '.join(_HOOKS)}"
+        )
+    found = Captured(settings)
+    home = _home(name) if module is None else module
+    with _HOOKS[name](home, found.adapters):
+        yield found
+    found._check()
+    found._rescore()
+
+
+def _home(name: str) -> ModuleType:
+    """The loaded module that defines the retriever's functions."""
+    needed = (SHARDED, GATHER) if name == "mmt" else (RUN, METRICS)
+    defines: Callable[[ModuleType], Any] = _trainers if name == "mmt" else _runs
+    homes = [module for module in list(sys.modules.values()) if defines(module)]
+    if len(homes) != 1:
+        listed = ", ".join(sorted(module.__name__ for module in homes)) or "no loaded module"
+        raise InputValueError(
+            f"the evaluation of {name} was not found"
+            if not homes
+            else f"several modules may be {name}",
+            f"{listed} with {' and '.join(needed)}",
+            "import it first, or pass module=",
+        )
+    return homes[0]
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, around: Callable[[Callable[..., Any]], Any]) -> Iterator[None]:
+    """``owner.name`` wrapped while the block runs."""
+    if name not in vars(owner):
+        yield
+        return
+    original = vars(owner)[name]
+    wrapped = wraps(original)(around(original))
+    setattr(owner, name, wrapped)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def _runs(module: ModuleType) -> bool:
+    """Whether the functions of CLIP4Clip's evaluation are called from this module."""
+    known = getattr(module, "__dict__", {})
+    return METRICS in known and getattr(known.get(RUN), "__globals__", None) is known
+
+
+# --- CLIP4Clip and its kin ------------------------------------------------------------------
+
+
+class _Runs:
+    """Calls of ``_run_on_single_gpu`` since the last matrix, from any number of threads."""
+
+    def __init__(self, build: Callable[..., Adapter], adapters: list[Adapter]) -> None:
+        self.build, self.adapters = build, adapters
+        self.calls: list[tuple[tuple[Any, ...], list[Any]]] = []
+        self.lock = threading.Lock()
+
+    def run(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            rows = original(*args, **kwargs)
+            with self.lock:
+                self.calls.append(((*args, *kwargs.values()), rows))
+            return rows
+
+        return wrapped
+
+    def measure(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(sim: Any, *args: Any, **kwargs: Any) -> Any:
+            if self.calls:
+                self._build(np.asarray(sim))
+            return original(sim, *args, **kwargs)
+
+        return wrapped
+
+    def _build(self, sim: np.ndarray[Any, Any]) -> None:
+        """An adapter of what was evaluated; several GPUs have evaluated parts of the texts."""
+        calls = sorted(self.calls, key=lambda call: _device_index(call[0][1]))
+        self.calls = []
+        flat = np.concatenate([np.asarray(rows) for _, part in calls for rows in part])
+        truth: dict[str, Any] = {}
+        if sim.ndim == 3:
+            _, index = unpadded(sim)
+            truth["cut_off_points"] = np.cumsum(np.bincount(index))
+        known = {"orientation": "text-video", **truth}
+        self.adapters.append(self.build([args for args, _ in calls], flat, known))
+
+
+def _device_index(batches: Any) -> int:
+    """On which GPU the first tensor of nested lists lies."""
+    while isinstance(batches, list | tuple) and batches:
+        batches = batches[0]
+    return batches.device.index or 0 if isinstance(batches, torch.Tensor) else 0
+
+
+def _kept(batches: Any) -> list[torch.Tensor]:
+    """Tensors on the CPU, free of any graph; of tuples the first."""
+    flat = [batch[0] if isinstance(batch, list | tuple) else batch for batch in batches]
+    return [batch.detach().float().cpu() for batch in flat]
+
+
+def _rows(batches: list[torch.Tensor]) -> torch.Tensor:
+    """Batches (n, tokens, ...) one below the other."""
+    return torch.cat(batches)
+
+
+def _scale(model: Any) -> float | None:
+    """exp(logit_scale) of CLIP, where the model has one."""
+    scale = getattr(getattr(model, "clip", model), "logit_scale", None)
+    return float(scale.detach().exp()) if isinstance(scale, torch.Tensor) else None
+
+
+def _clip4clip(kind: type[CLIP4Clip], last: int) -> Callable[..., Adapter]:
+    """Of (model, text batches, video batches, text features, ..., video features)."""
+
+    def build(calls: list[tuple[Any, ...]], sim: np.ndarray[Any, Any], truth: Any) -> Adapter:
+        model, _, videos, *_ = calls[0]
+        given: dict[str, Any] = {"sim": sim, "logit_scale": _scale(model), **truth}
+        texts = torch.cat([part for call in calls for part in _kept(call[3])])
+        frames, masks = _kept(calls[0][last]), _kept(videos)
+        if texts.ndim == 3 and texts.shape[1] > 1:  # all hidden states, no vector of a text
+            return kind(**given)
+        text = texts[:, 0] if texts.ndim == 3 else texts
+        video = torch.cat(frames)
+        if text.shape[-1] != video.shape[-1] or getattr(model, "sim_header", "") == "tightTransf":
+            return kind(**given)
+        mask = torch.cat([mask.reshape(-1, mask.shape[-1]) for mask in masks])
+        return kind(text=text.numpy(), video=video.numpy(), video_mask=mask.numpy(), **given)
+
+    return build
+
+
+def _drl(calls: list[tuple[Any, ...]], sim: np.ndarray[Any, Any], truth: Any) -> Adapter:
+    model, text_mask, video_mask, text, video = calls[0][:5]
+    interaction = getattr(model, "interaction", None)
+    weights: dict[str, Any] = {}
+    if interaction == "wti":
+        with torch.no_grad():
+            weights["text_weights"] = model.text_weight_fc(text).squeeze(2)
+            weights["video_weights"] = model.video_weight_fc(video).squeeze(2)
+    tensors = {
+        "text": text,
+        "video": video,
+        "text_mask": text_mask.reshape(len(text), -1),
+        "video_mask": video_mask.reshape(len(video), -1),
+        **weights,
+    }
+    arrays = {name: x.detach().float().cpu().numpy() for name, x in tensors.items()}
+    return DRL(sim=sim, interaction=interaction, **arrays, **truth)
+
+
+def _emcl_net(calls: list[tuple[Any, ...]], sim: np.ndarray[Any, Any], truth: Any) -> Adapter:
+    del calls
+    return EMCLNet(sim=sim, **truth)
+
+
+def _matrix_hooks(build: Callable[..., Adapter]) -> Callable[..., Any]:
+    @contextmanager
+    def hooks(module: ModuleType, adapters: list[Adapter]) -> Iterator[None]:
+        runs = _Runs(build, adapters)
+        with (
+            _replaced(module, RUN, runs.run),
+            _replaced(module, METRICS, runs.measure),
+            _replaced(module, PADDED, runs.measure),
+        ):
+            yield
+
+    return hooks
+
+
+# --- MMT ------------------------------------------------------------------------------------
+
+
+def _trainers(module: ModuleType) -> list[type]:
+    """Classes of this module with the method that gathers the embeddings."""
+    known = getattr(module, "__dict__", {})
+    kinds = [x for x in known.values() if issubclass(type(x), type)] if SHARDED in known else []
+    return [x for x in kinds if GATHER in vars(x) and x.__module__ == module.__name__]
+
+
+@contextmanager
+def _mmt_hooks(module: ModuleType, adapters: list[Adapter]) -> Iterator[None]:
+    masks: list[tuple[Any, Any]] = []
+
+    def gather(original: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            found = original(*args, **kwargs)
+            masks.append((found["text_weights"], found["query_masks"]))
+            return found
+
+        return wrapped
+
+    def mix(original: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            given = {**dict(zip(MIXED, args, strict=False)), **kwargs}
+            parts = {name: _arrays(given[name]) for name in MIXED}  # theirs are reshaped in place
+            sims = original(*args, **kwargs)
+            weights = given["text_weights"]
+            query_masks = next((mask for key, mask in masks if key is weights), None)
+            adapters.append(MMT(query_masks=query_masks, **parts))
+            return sims
+
+        return wrapped
+
+    (trainer,) = _trainers(module)[:1] or (module,)  # without a trainer the mask is not known
+    with _replaced(trainer, GATHER, gather), _replaced(module, SHARDED, mix):
+        yield
+
+
+def _arrays(given: Any) -> Any:
+    """Copies on the CPU, by expert or one."""
+    if isinstance(given, torch.Tensor):
+        return given.detach().float().cpu().numpy().copy()
+    return {name: _arrays(x) for name, x in given.items()}
+
+
+_HOOKS: dict[str, Callable[..., Any]] = {
+    "clip4clip": _matrix_hooks(_clip4clip(CLIP4Clip, 4)),
+    "clip2video": _matrix_hooks(_clip4clip(CLIP2Video, 4)),
+    "x-clip": _matrix_hooks(_clip4clip(XCLIP, 5)),
+    "drl": _matrix_hooks(_drl),
+    "emcl-net": _matrix_hooks(_emcl_net),
+    "mmt": _mmt_hooks,
+}

@@ -1,0 +1,151 @@
+"""CLIP4Clip, CLIP2Video and X-CLIP: frame features with masks, or the matrix.
+
+Facts from the public code of ArrowLuo/CLIP4Clip (`modules/modeling.py`, `_loose_similarity`):
+cached features are raw; a video is the masked mean of its unit frames, brought to unit length
+("meanP"); scores are cosines times exp(logit_scale). The temporal headers ("seqTransf",
+"seqLSTM") change frames within the similarity, and "tightTransf" has no vectors: there the matrix
+counts and the pooled frames are only what EMCL works on.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from emcl_plugin.adapters.base import Adapter, Fields, stacked
+from emcl_plugin.arrays import Array, describe
+from emcl_plugin.errors import InputValueError
+
+
+class CLIP4Clip(Adapter):
+    """CLIP4Clip's cached features, its matrix, or both.
+
+    Parameters
+    ----------
+    text : (n_text, 1, D) or (n_text, D) array, or a list of batches, optional
+        ``batch_sequence_output_list``. Of CLIP2Video's tuples the first, global one.
+    video : (n_video, frames, D) or (n_video, D) array, or a list of batches, optional
+        ``batch_visual_output_list``, raw.
+    video_mask : (n_video, frames) array or a list of batches, optional
+        Not 0 where there is a frame. Default: all.
+    sim : (n_text, n_video), (n_video, most captions, n_video) array or list of row blocks, optional
+        Scores, times the logit scale or not. The three-dimensional form is padded with -inf.
+        Needed where the model's header is not "meanP".
+    cut_off_points : sequence of int, optional
+        Ends of the videos' captions, ``dataset.cut_off_points``. Default: one text per video.
+    logit_scale : float, optional
+        What the scores were multiplied by, to be divided out. Default: found where the scores
+        are a multiple of the features' cosine; else they stay as they are, which costs nothing:
+        no default depends on their scale.
+    orientation : {"auto", "text-video", "video-text"}, default "auto"
+        Of ``sim``.
+
+    Examples
+    --------
+    >>> text, frames = np.eye(3, 4)[:, None], np.ones((2, 5, 4))
+    >>> run = CLIP4Clip(text=text, video=frames, cut_off_points=[1, 3])
+    >>> run.features[1].shape, run.ground_truth.item.tolist()
+    ((2, 4), [0, 1, 1])
+    """
+
+    NAME = "clip4clip"
+    FIELDS: ClassVar[Fields] = {
+        "text": ("batch_sequence_output_list", "sequence_output"),
+        "video": ("batch_visual_output_list", "visual_output"),
+        "video_mask": ("batch_video_mask_list",),
+        "sim": ("sim_matrix", "sims"),
+        "cut_off_points": (),
+        "logit_scale": (),
+    }
+
+    def __init__(
+        self,
+        *,
+        text: Any = None,
+        video: Any = None,
+        video_mask: Any = None,
+        sim: Any = None,
+        cut_off_points: Any = None,
+        logit_scale: Any = None,
+        orientation: str = "auto",
+    ) -> None:
+        self.notes = []
+        if text is not None and video is not None:
+            self.features = one_vector(text), mean_of_frames(video, video_mask)
+        self._settle(
+            sim,
+            cut_off_points=cut_off_points,
+            logit_scale=logit_scale,
+            orientation=orientation,
+        )
+
+
+class CLIP2Video(CLIP4Clip):
+    """CLIP2Video: as CLIP4Clip; its scores are half global, half of aligned frames (TAB).
+
+    ``sim`` is needed where the TAB or TDB block is on, as in all of its checkpoints. ``text``
+    may hold the tuples (global, hidden) of its batches.
+    """
+
+    NAME = "clip2video"
+
+    def __init__(self, *, text: Any = None, **settings: Any) -> None:
+        if isinstance(text, tuple) and len(text) == 2:
+            text = text[0]
+        elif isinstance(text, list):
+            text = [batch[0] if isinstance(batch, tuple) else batch for batch in text]
+        super().__init__(text=text, **settings)
+
+
+class XCLIP(CLIP4Clip):
+    """X-CLIP: the mean of four kinds of logits; ``sim`` is needed, features help EMCL only."""
+
+    NAME = "x-clip"
+
+    def __init__(self, *, sim: Any, **settings: Any) -> None:
+        super().__init__(sim=sim, **settings)
+
+
+def one_vector(text: Any) -> Array:
+    """(n, D) of (n, 1, D) or (n, D)."""
+    x = stacked(text, "text")
+    if x.ndim == 3 and x.shape[1] == 1:
+        x = x[:, 0]
+    if x.ndim != 2:
+        raise InputValueError(
+            "text must be one vector per text", describe(x), "(n_text, 1, D) or (n_text, D)"
+        )
+    return x
+
+
+def mean_of_frames(video: Any, mask: Any = None) -> Array:
+    """The masked mean of unit frames, (n, D), at unit length; (n, D) comes back as it is.
+
+    >>> mean_of_frames(np.array([[[2.0, 0], [0, 3], [9, 9]]]), np.array([[1, 1, 0]])).round(3)
+    array([[0.707, 0.707]])
+    """
+    x = stacked(video, "video")
+    if x.ndim == 2:
+        return x
+    if x.ndim != 3:
+        raise InputValueError(
+            "video must hold frames", describe(x), "(n_video, frames, D) or (n_video, D)"
+        )
+    there = np.ones(x.shape[:2]) if mask is None else stacked(mask, "video_mask")
+    if there.ndim > 2:  # the data loader's masks are (n, 1, frames)
+        there = there.reshape(len(there), -1)
+    if tuple(there.shape) != tuple(x.shape[:2]):
+        raise InputValueError(
+            "video_mask does not fit the frames",
+            f"{describe(there)} for {describe(x)}",
+            "pass one number per frame, (n_video, frames)",
+        )
+    frames = torch.as_tensor(x)
+    wide = frames.to(torch.promote_types(frames.dtype, torch.float32))
+    kept = torch.as_tensor(there).to(wide.device) != 0
+    wide = torch.where(kept[:, :, None], wide, 0)
+    pooled = torch.nn.functional.normalize(wide, dim=2).sum(1)
+    pooled = torch.nn.functional.normalize(pooled, dim=1).to(frames.dtype)
+    return pooled if isinstance(x, torch.Tensor) else pooled.numpy()

@@ -1,0 +1,138 @@
+"""DRL (DCR): words and frames with masks, matched token by token.
+
+Facts from the public code of foolwood/DRL (`tvr/models/modeling.py`): at evaluation there is no
+logit scale; the interaction is "wti" (:mod:`emcl_plugin.tokens`), "ti" (the same with equal
+weights), "dp" (the word at the end of the text with the mean of the frames) or "xti" (a cross
+transformer: the matrix only).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, TypeGuard
+
+import numpy as np
+import torch
+
+from emcl_plugin.adapters.base import Adapter, Fields, stacked
+from emcl_plugin.adapters.clip4clip import mean_of_frames
+from emcl_plugin.arrays import Array
+from emcl_plugin.errors import InputValueError
+from emcl_plugin.tokens import Tokens
+
+INTERACTIONS = ("wti", "ti", "dp", "xti")
+
+
+class DRL(Adapter):
+    """DRL's token features, its matrix, or both.
+
+    Parameters
+    ----------
+    text : (n_text, words, D) array, optional
+        ``batch_feat_t``, raw.
+    video : (n_video, frames, D) array, optional
+        ``batch_feat_v``, raw, after the model's own aggregation.
+    text_mask, video_mask : (n_text, words) and (n_video, frames) array, optional
+        ``batch_mask_t`` and ``batch_mask_v``. Default: all ones.
+    text_weights, video_weights : arrays like the masks, optional
+        ``model.text_weight_fc(text).squeeze(2)`` and ``model.video_weight_fc(video)``'s: before
+        the softmax. Needed for "wti".
+    sim : (n_text, n_video), (n_video, most captions, n_video) array or list of row blocks, optional
+        The model's own matrix; it is used as it is, and the tokens then serve EMCL only. Needed
+        for "xti".
+    interaction : {"wti", "ti", "dp", "xti"}, optional
+        Default: "wti" where weights are given, else "ti".
+    cut_off_points : sequence of int, optional
+        Ends of the videos' captions. Default: one text per video.
+    orientation : {"auto", "text-video", "video-text"}, default "auto"
+        Of ``sim``.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> run = DRL(text=rng.normal(size=(3, 5, 8)), video=rng.normal(size=(3, 4, 8)))
+    >>> run.similarity.shape, run.features[0].shape, run.notes
+    ((3, 3), (3, 8), ['the interaction is taken as "ti": no token weights were given'])
+    """
+
+    NAME = "drl"
+    FIELDS: ClassVar[Fields] = {
+        "text": ("batch_feat_t", "t_feat", "text_feat"),
+        "video": ("batch_feat_v", "v_feat", "video_feat"),
+        "text_mask": ("batch_mask_t", "t_mask"),
+        "video_mask": ("batch_mask_v", "v_mask"),
+        "text_weights": ("text_weight",),
+        "video_weights": ("video_weight",),
+        "sim": ("sim_matrix", "sims"),
+        "cut_off_points": (),
+    }
+
+    def __init__(
+        self,
+        *,
+        text: Any = None,
+        video: Any = None,
+        text_mask: Any = None,
+        video_mask: Any = None,
+        text_weights: Any = None,
+        video_weights: Any = None,
+        sim: Any = None,
+        interaction: str | None = None,
+        cut_off_points: Any = None,
+        orientation: str = "auto",
+    ) -> None:
+        self.notes = []
+        if (text_weights is None) != (video_weights is None):
+            raise InputValueError(
+                "token weights are of one side only",
+                "text_weights" if video_weights is None else "video_weights",
+                "pass both, or none for equal weights",
+            )
+        if interaction is None:
+            interaction = "ti" if text_weights is None else "wti"
+            if text_weights is None and sim is None:
+                self.notes.append('the interaction is taken as "ti": no token weights were given')
+        if interaction not in INTERACTIONS:
+            raise InputValueError(
+                "the interaction is not known", repr(interaction), ", ".join(INTERACTIONS)
+            )
+        if text is not None and video is not None:
+            words, frames = stacked(text, "text"), stacked(video, "video")
+            masks = mask_of(text_mask, words, "text"), mask_of(video_mask, frames, "video")
+            if interaction == "dp":
+                self.features = last_word(words, masks[0]), mean_of_frames(frames, masks[1])
+            else:
+                weights = (
+                    given if given is None else stacked(given, "token weights")
+                    for given in (text_weights, video_weights)
+                )
+                tokens = Tokens(words, frames, *masks, *weights)
+                self.features = tokens.pooled()
+                if interaction != "xti":
+                    self.similarity = tokens
+        self._settle(sim, cut_off_points=cut_off_points, orientation=orientation)
+
+
+def mask_of(mask: Any, tokens: Array, side: str) -> Array:
+    """A mask like the tokens, (n, tokens); all ones where there is none."""
+    if mask is None:
+        shape = tuple(tokens.shape[:2])
+        whole = np.ones(shape, np.int64)
+        return torch.from_numpy(whole).to(tokens.device) if is_tensor(tokens) else whole
+    given = stacked(mask, f"{side}_mask")
+    return given.reshape(len(given), -1)  # the data loader's are (n, 1, tokens)
+
+
+def is_tensor(x: Array) -> TypeGuard[torch.Tensor]:
+    """Whether an array is torch's."""
+    return isinstance(x, torch.Tensor)
+
+
+def last_word(text: Array, mask: Array) -> Array:
+    """The last token that is there, (n, D): CLIP's vector of a text.
+
+    >>> last_word(np.arange(6.0).reshape(1, 3, 2), np.array([[1, 1, 0]])).tolist()
+    [[2.0, 3.0]]
+    """
+    last = (mask != 0).sum(1) - 1
+    rows = torch.arange(len(text), device=text.device) if is_tensor(text) else np.arange(len(text))
+    return text[rows, last]

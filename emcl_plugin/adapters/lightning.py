@@ -1,0 +1,134 @@
+"""Re-score at the end of every validation and test epoch of PyTorch Lightning.
+
+Lightning is not needed to import this module: ``RerankCallback`` is made when it is asked for, of
+``lightning`` or ``pytorch_lightning``, whichever is loaded or, else, installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from emcl_plugin.adapters.collect import Collected, Collector
+from emcl_plugin.arrays import compute_dtype
+from emcl_plugin.errors import EmclError
+from emcl_plugin.metrics import evaluate
+from emcl_plugin.reranker import RerankResult
+from emcl_plugin.similarity import Dense
+
+KEYS = ("text", "video", "ids", "text_ids", "video_ids")
+"""What a step's mapping may hold for :meth:`Collector.add`."""
+HOMES = ("lightning.pytorch", "pytorch_lightning")
+
+
+class RerankHooks:
+    """What ``RerankCallback`` does; Lightning's own Callback is mixed in when it is made.
+
+    ``validation_step`` and ``test_step`` return a mapping with any of ``text``, ``video``,
+    ``ids``, ``text_ids`` and ``video_ids``, as :meth:`Collector.add` takes them.
+
+    Parameters
+    ----------
+    collector : Collector, optional
+        Default: a new one.
+    prefix : str, default "emcl"
+        Of what is logged, where the ids tell which video is right: "emcl/R@1 text -> video" and
+        "emcl/R@1 video -> text", and both with " before" for the retriever's own scores.
+    **settings
+        For :func:`emcl_plugin.rescore`.
+
+    Attributes
+    ----------
+    adapter : Collected or None
+        Of the last epoch, from all processes.
+    result : RerankResult or None
+        Its re-scored matrix.
+
+    Examples
+    --------
+    ::
+
+        from emcl_plugin.adapters.lightning import RerankCallback
+        rerank = RerankCallback()
+        lightning.Trainer(callbacks=[rerank]).validate(model, loader)
+        print(rerank.result.scores)
+    """
+
+    def __init__(
+        self, collector: Collector | None = None, *, prefix: str = "emcl", **settings: Any
+    ) -> None:
+        super().__init__()
+        self.collector = Collector() if collector is None else collector
+        self.prefix = prefix
+        self.settings = settings
+        self.adapter: Collected | None = None
+        self.result: RerankResult | None = None
+
+    def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Forget the epoch before."""
+        del trainer, pl_module
+        self.collector.reset()
+
+    def on_validation_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, *batch: Any
+    ) -> None:
+        """Keep what the step returned."""
+        del pl_module, batch
+        if trainer.sanity_checking or not isinstance(outputs, Mapping):
+            return
+        given = {key: outputs[key] for key in KEYS if key in outputs}
+        if given:
+            self.collector.add(**given)
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Gather, re-score and log; every process has the same numbers, so none are reduced."""
+        if trainer.sanity_checking:
+            return
+        self.adapter = self.collector.finish()
+        self.result = self.adapter.rescore(**self.settings)
+        if self.adapter.ground_truth is not None:
+            pl_module.log_dict(self._recalls(), rank_zero_only=True, sync_dist=False)
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_end = on_validation_batch_end
+    on_test_epoch_end = on_validation_epoch_end
+
+    def _recalls(self) -> dict[str, float]:
+        assert self.adapter is not None
+        assert self.result is not None
+        own = self.adapter.rescore(**{**self.settings, "emcl": None, "ncl": None})
+        found = {}
+        for when, scores in ((" before", own.scores), ("", self.result.scores)):
+            source = Dense(scores, dtype=compute_dtype(scores))
+            for direction, placed in evaluate(source, self.adapter.ground_truth).directions:
+                found[f"{self.prefix}/R@1 {direction}{when}"] = placed.metric("R@1")
+        return found
+
+
+if TYPE_CHECKING:
+    RerankCallback = RerankHooks
+
+
+def __getattr__(name: str) -> Any:
+    if name != "RerankCallback":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    about = {"__module__": __name__, "__doc__": RerankHooks.__doc__}
+    globals()[name] = type(name, (RerankHooks, _callback()), about)
+    return globals()[name]
+
+
+def _callback() -> type:
+    """Lightning's Callback, of the package that the program has loaded if it has."""
+    for home in sorted(HOMES, key=lambda home: home not in sys.modules):
+        try:
+            kind: type = importlib.import_module(home).Callback
+        except ImportError:
+            continue
+        return kind
+    raise EmclError(
+        "PyTorch Lightning is not installed",
+        f"neither {' nor '.join(HOMES)}",
+        "pip install lightning",
+    )

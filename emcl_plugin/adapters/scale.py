@@ -1,0 +1,106 @@
+"""The logit scale that is in a similarity, found by the features it was made of."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from emcl_plugin.arrays import Array
+from emcl_plugin.errors import InputValueError
+from emcl_plugin.job import FeaturesPair, Job
+from emcl_plugin.reductions import moments, slope
+
+SAME = 1e-3
+"""Largest difference of cosines that are called the same: float16's rounding, and a few sums."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a similarity is of the features' cosine.
+
+    Attributes
+    ----------
+    factor : float
+        Least-squares slope of the similarity on the cosine: the logit scale, if it is one.
+    difference : float
+        Largest |similarity / factor - cosine|.
+    """
+
+    factor: float
+    difference: float
+
+    @property
+    def exact(self) -> bool:
+        """Whether the similarity is the cosine but for a factor."""
+        return self.factor > 0 and self.difference <= SAME
+
+
+def find_scale(sim: Array, feats: FeaturesPair) -> Scale:
+    """Compare a similarity with the cosine of its features.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.eye(3, dtype=np.float32) + 0.1
+    >>> unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    >>> found = find_scale(100 * unit @ unit.T, (x, x))
+    >>> round(found.factor, 3), found.exact
+    (100.0, True)
+    """
+    job = Job(sim, feats)
+    given, own = job.source(), Job(None, feats).source()
+    factor = slope(given, own)
+    difference = math.inf
+    if factor > 0:
+        difference = max(
+            float((block / factor - own.rows(start, stop)).abs().max())
+            for start, stop, block in given.blocks()
+        )
+    return Scale(factor, difference)
+
+
+def check_scale(given: Any) -> float:
+    """A logit scale as a number: what cosines were multiplied by, 100 for most CLIPs."""
+    value = float(given.detach().cpu()) if isinstance(given, torch.Tensor) else float(given)
+    if not (math.isfinite(value) and value > 0):
+        raise InputValueError(
+            "the logit scale must be positive", f"{value}", "pass model.logit_scale.exp()"
+        )
+    return value
+
+
+def unscaled(
+    sim: Array, feats: FeaturesPair | None, logit_scale: Any, notes: list[str]
+) -> Array | None:
+    """The similarity without its logit scale; None where it is nothing but the features' cosine.
+
+    Parameters
+    ----------
+    sim : (n_text, n_video) array
+    feats : (text, video) or None
+    logit_scale : float or None
+        What the cosines were multiplied by, if known.
+    notes : list of str
+        Takes in what was found.
+    """
+    if logit_scale is not None:
+        factor = check_scale(logit_scale)
+        sim = sim / factor
+        notes.append(f"a logit scale of {factor:.4g} was divided out")
+    if feats is not None:
+        found = find_scale(sim, feats)
+        if found.exact:
+            times = "" if abs(found.factor - 1) < SAME else f" times {found.factor:.4g}"
+            notes.append(f"sim is the features' cosine{times}: the cosine is used")
+            return None
+    found_range = moments(Job(sim, None).source())
+    largest = max(-found_range.low, found_range.high)
+    if logit_scale is None and largest > 1 + SAME:
+        notes.append(
+            f"scores reach {largest:.4g}, no cosine does: a logit scale may be in them; no default "
+            "depends on it"
+        )
+    return sim
