@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -95,12 +96,19 @@ class Adapter(abc.ABC):
         """From a file or folder that holds the constructor's arrays by name."""
         from emcl_plugin.io.bundle import read_bundle
 
+        strange = settings.keys() - inspect.signature(cls).parameters.keys()
+        if strange:
+            raise InputValueError(
+                f"{cls.NAME} has no such setting", ", ".join(sorted(strange)), "leave it out"
+            )
         found = read_bundle(path, trust_pickle=trust_pickle)
         given = {}
         for parameter, names in cls.FIELDS.items():
             for name in (parameter, *names):
                 if name in found:
-                    given[parameter] = found[name]
+                    value = found[name]
+                    single = isinstance(value, np.ndarray) and value.ndim == 0
+                    given[parameter] = value.item() if single else value
                     break
         if not given:
             wanted = ", ".join(sorted({n for p, names in cls.FIELDS.items() for n in (p, *names)}))
@@ -109,7 +117,17 @@ class Adapter(abc.ABC):
                 f"{path}: {', '.join(map(str, found)) or 'nothing'}",
                 f"name the arrays as they are named there: {wanted}",
             )
-        return cls(**given, **settings)
+        given |= settings
+        parameters = inspect.signature(cls).parameters
+        needed = [name for name, p in parameters.items() if p.default is p.empty]
+        missing = [name for name in needed if name not in given]
+        if missing:
+            raise InputValueError(
+                f"a part of what {cls.NAME} leaves is missing",
+                f"{path}: {', '.join(map(str, found))}; no {', '.join(missing)}",
+                "save it in the same file, under that name",
+            )
+        return cls(**given)
 
     def _settle(
         self,

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -28,7 +29,10 @@ from emcl_plugin.adapters.drl import DRL
 from emcl_plugin.adapters.matrices import EMCLNet
 from emcl_plugin.adapters.mmt import MMT
 from emcl_plugin.errors import InputValueError
+from emcl_plugin.io.atomic import atomic_writer, check_target
 from emcl_plugin.reranker import RerankResult
+
+Calls: TypeAlias = list[tuple[Any, ...]]
 
 RUN, METRICS, PADDED = "_run_on_single_gpu", "compute_metrics", "tensor_text_to_video_metrics"
 SHARDED, GATHER = "sharded_cross_view_inner_product", "_get_embeddings"
@@ -50,6 +54,12 @@ class Captured:
         self.adapters: list[Adapter] = []
         self.results: list[RerankResult] = []
         self._settings = settings
+        self._given: list[dict[str, Any]] = []
+
+    def add(self, kind: type[Adapter], **given: Any) -> None:
+        """Take in what an adapter is made of."""
+        self._given.append(given)
+        self.adapters.append(kind(**given))
 
     @property
     def adapter(self) -> Adapter:
@@ -67,6 +77,22 @@ class Captured:
         """Metrics before and after, of every matrix with a ground truth."""
         pairs = zip(self.adapters, self.results, strict=True)
         return "\n\n".join(adapter.summary(result, **self._settings) for adapter, result in pairs)
+
+    def save(self, path: str | Path, *, force: bool = False) -> None:
+        """Write the arrays of the last matrix to an ``.npz`` file, for ``--from`` to read.
+
+        ``emcl-rerank --from clip4clip run.npz --report out.html`` then does the same again,
+        with a report.
+        """
+        self._check()
+        target = Path(path)
+        if target.suffix.lower() != ".npz":
+            raise InputValueError(
+                "what was captured is saved as .npz", str(path), "name a file that ends in .npz"
+            )
+        check_target(target, 0, force=force)
+        with atomic_writer(target, force=force) as file:
+            np.savez(file, **_flat(self._given[-1]))
 
     def _check(self) -> None:
         if not self.adapters:
@@ -119,7 +145,7 @@ def capture(name: str, *, module: ModuleType | None = None, **settings: Any) -> 
         )
     found = Captured(settings)
     home = _home(name) if module is None else module
-    with _HOOKS[name](home, found.adapters):
+    with _HOOKS[name](home, found):
         yield found
     found._check()
     found._rescore()
@@ -169,8 +195,8 @@ def _runs(module: ModuleType) -> bool:
 class _Runs:
     """Calls of ``_run_on_single_gpu`` since the last matrix, from any number of threads."""
 
-    def __init__(self, build: Callable[..., Adapter], adapters: list[Adapter]) -> None:
-        self.build, self.adapters = build, adapters
+    def __init__(self, build: Callable[..., None], found: Captured) -> None:
+        self.build, self.found = build, found
         self.calls: list[tuple[tuple[Any, ...], list[Any]]] = []
         self.lock = threading.Lock()
 
@@ -201,7 +227,7 @@ class _Runs:
             _, index = unpadded(sim)
             truth["cut_off_points"] = np.cumsum(np.bincount(index))
         known = {"orientation": "text-video", **truth}
-        self.adapters.append(self.build([args for args, _ in calls], flat, known))
+        self.build(self.found, [args for args, _ in calls], flat, known)
 
 
 def _device_index(batches: Any) -> int:
@@ -217,38 +243,32 @@ def _kept(batches: Any) -> list[torch.Tensor]:
     return [batch.detach().float().cpu() for batch in flat]
 
 
-def _rows(batches: list[torch.Tensor]) -> torch.Tensor:
-    """Batches (n, tokens, ...) one below the other."""
-    return torch.cat(batches)
-
-
 def _scale(model: Any) -> float | None:
     """exp(logit_scale) of CLIP, where the model has one."""
     scale = getattr(getattr(model, "clip", model), "logit_scale", None)
     return float(scale.detach().exp()) if isinstance(scale, torch.Tensor) else None
 
 
-def _clip4clip(kind: type[CLIP4Clip], last: int) -> Callable[..., Adapter]:
+def _clip4clip(kind: type[CLIP4Clip], last: int) -> Callable[..., None]:
     """Of (model, text batches, video batches, text features, ..., video features)."""
 
-    def build(calls: list[tuple[Any, ...]], sim: np.ndarray[Any, Any], truth: Any) -> Adapter:
+    def build(found: Captured, calls: Calls, sim: np.ndarray[Any, Any], truth: Any) -> None:
         model, _, videos, *_ = calls[0]
         given: dict[str, Any] = {"sim": sim, "logit_scale": _scale(model), **truth}
         texts = torch.cat([part for call in calls for part in _kept(call[3])])
-        frames, masks = _kept(calls[0][last]), _kept(videos)
-        if texts.ndim == 3 and texts.shape[1] > 1:  # all hidden states, no vector of a text
-            return kind(**given)
-        text = texts[:, 0] if texts.ndim == 3 else texts
-        video = torch.cat(frames)
-        if text.shape[-1] != video.shape[-1] or getattr(model, "sim_header", "") == "tightTransf":
-            return kind(**given)
-        mask = torch.cat([mask.reshape(-1, mask.shape[-1]) for mask in masks])
-        return kind(text=text.numpy(), video=video.numpy(), video_mask=mask.numpy(), **given)
+        frames = torch.cat(_kept(calls[0][last]))
+        vectors = texts.ndim == 2 or texts.shape[1] == 1  # else all hidden states, and none
+        tight = getattr(model, "sim_header", "") == "tightTransf"
+        if vectors and not tight and texts.shape[-1] == frames.shape[-1]:
+            masks = torch.cat([mask.reshape(-1, mask.shape[-1]) for mask in _kept(videos)])
+            given["text"], given["video"] = texts.numpy(), frames.numpy()
+            given["video_mask"] = masks.numpy()
+        found.add(kind, **given)
 
     return build
 
 
-def _drl(calls: list[tuple[Any, ...]], sim: np.ndarray[Any, Any], truth: Any) -> Adapter:
+def _drl(found: Captured, calls: Calls, sim: np.ndarray[Any, Any], truth: Any) -> None:
     model, text_mask, video_mask, text, video = calls[0][:5]
     interaction = getattr(model, "interaction", None)
     weights: dict[str, Any] = {}
@@ -264,18 +284,18 @@ def _drl(calls: list[tuple[Any, ...]], sim: np.ndarray[Any, Any], truth: Any) ->
         **weights,
     }
     arrays = {name: x.detach().float().cpu().numpy() for name, x in tensors.items()}
-    return DRL(sim=sim, interaction=interaction, **arrays, **truth)
+    found.add(DRL, sim=sim, interaction=interaction, **arrays, **truth)
 
 
-def _emcl_net(calls: list[tuple[Any, ...]], sim: np.ndarray[Any, Any], truth: Any) -> Adapter:
+def _emcl_net(found: Captured, calls: Calls, sim: np.ndarray[Any, Any], truth: Any) -> None:
     del calls
-    return EMCLNet(sim=sim, **truth)
+    found.add(EMCLNet, sim=sim, **truth)
 
 
-def _matrix_hooks(build: Callable[..., Adapter]) -> Callable[..., Any]:
+def _matrix_hooks(build: Callable[..., None]) -> Callable[..., Any]:
     @contextmanager
-    def hooks(module: ModuleType, adapters: list[Adapter]) -> Iterator[None]:
-        runs = _Runs(build, adapters)
+    def hooks(module: ModuleType, found: Captured) -> Iterator[None]:
+        runs = _Runs(build, found)
         with (
             _replaced(module, RUN, runs.run),
             _replaced(module, METRICS, runs.measure),
@@ -297,14 +317,14 @@ def _trainers(module: ModuleType) -> list[type]:
 
 
 @contextmanager
-def _mmt_hooks(module: ModuleType, adapters: list[Adapter]) -> Iterator[None]:
+def _mmt_hooks(module: ModuleType, found: Captured) -> Iterator[None]:
     masks: list[tuple[Any, Any]] = []
 
     def gather(original: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            found = original(*args, **kwargs)
-            masks.append((found["text_weights"], found["query_masks"]))
-            return found
+            gathered = original(*args, **kwargs)
+            masks.append((gathered["text_weights"], gathered["query_masks"]))
+            return gathered
 
         return wrapped
 
@@ -315,7 +335,9 @@ def _mmt_hooks(module: ModuleType, adapters: list[Adapter]) -> Iterator[None]:
             sims = original(*args, **kwargs)
             weights = given["text_weights"]
             query_masks = next((mask for key, mask in masks if key is weights), None)
-            adapters.append(MMT(query_masks=query_masks, **parts))
+            if query_masks is not None:
+                parts["query_masks"] = np.asarray(query_masks)
+            found.add(MMT, **parts)
             return sims
 
         return wrapped
@@ -330,6 +352,17 @@ def _arrays(given: Any) -> Any:
     if isinstance(given, torch.Tensor):
         return given.detach().float().cpu().numpy().copy()
     return {name: _arrays(x) for name, x in given.items()}
+
+
+def _flat(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Arrays by name; those of experts as ``text_embds.rgb``."""
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            found[f"{prefix}{name}"] = np.asarray(value)
+    return found
 
 
 _HOOKS: dict[str, Callable[..., Any]] = {

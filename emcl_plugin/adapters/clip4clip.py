@@ -15,8 +15,10 @@ import numpy as np
 import torch
 
 from emcl_plugin.adapters.base import Adapter, Fields, stacked
-from emcl_plugin.arrays import Array, describe
+from emcl_plugin.arrays import Array, Kind, compute_dtype, describe, read_rows
 from emcl_plugin.errors import InputValueError
+
+_ITEMS = 1024  # pooled at a time
 
 
 class CLIP4Clip(Adapter):
@@ -58,6 +60,7 @@ class CLIP4Clip(Adapter):
         "sim": ("sim_matrix", "sims"),
         "cut_off_points": (),
         "logit_scale": (),
+        "orientation": (),
     }
 
     def __init__(
@@ -142,10 +145,13 @@ def mean_of_frames(video: Any, mask: Any = None) -> Array:
             f"{describe(there)} for {describe(x)}",
             "pass one number per frame, (n_video, frames)",
         )
-    frames = torch.as_tensor(x)
-    wide = frames.to(torch.promote_types(frames.dtype, torch.float32))
-    kept = torch.as_tensor(there).to(wide.device) != 0
-    wide = torch.where(kept[:, :, None], wide, 0)
-    pooled = torch.nn.functional.normalize(wide, dim=2).sum(1)
-    pooled = torch.nn.functional.normalize(pooled, dim=1).to(frames.dtype)
-    return pooled if isinstance(x, torch.Tensor) else pooled.numpy()
+    kind, dtype = Kind.of(x), compute_dtype(x)
+    kept = read_rows(there, 0, len(there), dtype, kind.device) != 0
+    pooled = torch.empty(x.shape[0], x.shape[2], dtype=dtype, device=kind.device)
+    for start in range(0, len(x), _ITEMS):
+        stop = min(start + _ITEMS, len(x))
+        frames = read_rows(x, start, stop, dtype, kind.device)
+        frames = torch.where(kept[start:stop, :, None], frames, 0)
+        pooled[start:stop] = torch.nn.functional.normalize(frames, dim=2).sum(1)
+    out = kind.narrow(torch.nn.functional.normalize(pooled, dim=1))
+    return out.numpy() if kind.numpy else out

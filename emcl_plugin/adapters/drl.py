@@ -64,6 +64,8 @@ class DRL(Adapter):
         "video_weights": ("video_weight",),
         "sim": ("sim_matrix", "sims"),
         "cut_off_points": (),
+        "interaction": (),
+        "orientation": (),
     }
 
     def __init__(

@@ -28,6 +28,7 @@ class EMCLNet(Adapter):
         "sim": ("sim_matrix", "sims", ""),
         "cut_off_points": (),
         "logit_scale": (),
+        "orientation": (),
     }
 
     def __init__(
@@ -59,7 +60,11 @@ class DBSN(MMT):
     """
 
     NAME = "dbsn"
-    FIELDS: ClassVar[Fields] = {"sims": ("sim", "sim_matrix", ""), "query_masks": ("query_mask",)}
+    FIELDS: ClassVar[Fields] = {
+        "sims": ("sim", "sim_matrix", ""),
+        "query_masks": ("query_mask",),
+        "orientation": (),
+    }
 
     def __init__(self, *, sims: Any, query_masks: Any = None, orientation: str = "auto") -> None:
         matrix = stacked(sims, "sims")

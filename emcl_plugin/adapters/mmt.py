@@ -8,7 +8,8 @@ MSR-VTT have 19 of 20) and must be dropped. Scores are a mixture of experts
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,8 +18,9 @@ import torch
 from emcl_plugin.adapters.base import Adapter, Fields, stacked
 from emcl_plugin.adapters.captions import unmasked
 from emcl_plugin.arrays import Array, describe
-from emcl_plugin.errors import InputValueError
+from emcl_plugin.errors import InputFileError, InputValueError
 from emcl_plugin.experts import Experts
+from emcl_plugin.io.bundle import ORDERED
 from emcl_plugin.orientation import oriented
 from emcl_plugin.truth import GroundTruth
 
@@ -40,6 +42,8 @@ class MMT(Adapter):
     sims : (n_video * captions, n_video) array, optional
         The model's matrix. With embeddings the mixture is computed from them, and EMCL finds a map
         per expert; the matrix is then not needed.
+    experts : sequence of str, optional
+        The experts in the order of the weights' columns. Default: that of ``text_embds``.
     orientation : {"auto", "text-video", "video-text"}, default "auto"
         Of ``sims``.
 
@@ -59,6 +63,8 @@ class MMT(Adapter):
         "vid_weights": (),
         "query_masks": ("query_mask", "masks"),
         "sims": ("sim", "sim_matrix", ""),
+        "experts": (),
+        "orientation": (),
     }
 
     def __init__(
@@ -70,6 +76,7 @@ class MMT(Adapter):
         vid_weights: Any = None,
         query_masks: Any = None,
         sims: Any = None,
+        experts: Sequence[str] | None = None,
         orientation: str = "auto",
     ) -> None:
         self.notes = []
@@ -86,7 +93,14 @@ class MMT(Adapter):
         if all(given):
             assert text_embds is not None
             assert vid_embds is not None
-            text = {name: _flat(x, name) for name, x in text_embds.items()}
+            names = list(text_embds) if experts is None else [str(name) for name in experts]
+            if set(names) != set(text_embds) or len(names) != len(text_embds):
+                raise InputValueError(
+                    "experts does not name the experts",
+                    f"{', '.join(names)}; text_embds has {', '.join(text_embds)}",
+                    "pass each name once, in the order of the weights' columns",
+                )
+            text = {name: _flat(text_embds[name], name) for name in names}
             video = {name: stacked(vid_embds[name], name) for name in text if name in vid_embds}
             weights = _flat(text_weights, "text_weights"), stacked(vid_weights, "vid_weights")
             matrix = Experts(text, video, *weights)
@@ -124,6 +138,23 @@ class MMT(Adapter):
             matrix = _rows(matrix, rows)
         self.similarity = matrix
         self.ground_truth = GroundTruth.from_index(index, n_video)
+
+    @classmethod
+    def read(cls, path: str | Path, *, trust_pickle: bool = False, **settings: Any) -> Adapter:
+        """From ``*-sims.npy``, or a file or folder that holds the constructor's arrays by name.
+
+        Where a format does not keep the order of the experts, ``experts`` must be there, too.
+        """
+        found = super().read(path, trust_pickle=trust_pickle, **settings)
+        ordered = Path(path).suffix.lower() in ORDERED and not Path(path).is_dir()
+        if isinstance(found.similarity, Experts) and not (ordered or "experts" in settings):
+            raise InputFileError(
+                "this format does not keep the order of the experts, so whose weights are whose "
+                "is not known",
+                str(path),
+                "save them as .npz or .pt",
+            )
+        return found
 
 
 class CollaborativeExperts(MMT):

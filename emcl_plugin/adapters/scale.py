@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from emcl_plugin.arrays import Array
@@ -64,10 +65,13 @@ def find_scale(sim: Array, feats: FeaturesPair) -> Scale:
 
 def check_scale(given: Any) -> float:
     """A logit scale as a number: what cosines were multiplied by, 100 for most CLIPs."""
-    value = float(given.detach().cpu()) if isinstance(given, torch.Tensor) else float(given)
+    numbers = np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given)
+    value = float(numbers.item()) if numbers.size == 1 else math.nan
     if not (math.isfinite(value) and value > 0):
         raise InputValueError(
-            "the logit scale must be positive", f"{value}", "pass model.logit_scale.exp()"
+            "the logit scale must be one positive number",
+            " ".join(str(given).split())[:60],
+            "pass model.logit_scale.exp()",
         )
     return value
 

@@ -17,6 +17,10 @@ from emcl_plugin.io.pickled import holds_pickle, refuse_pickle, unpickle
 KINDS = (".npz", ".npy", ".safetensors", ".pt", ".pth", ".h5", ".hdf5", ".pkl", ".pickle")
 
 
+ORDERED = (".npz", ".npy", ".pt", ".pth", ".pkl", ".pickle")
+"""Kinds that keep the order in which arrays were written; the others sort them by name."""
+
+
 def read_bundle(source: str | Path, *, trust_pickle: bool = False) -> dict[str, Any]:
     """Arrays by name; those called ``a.b`` or ``a/b`` are in a dictionary ``a``.
 
@@ -31,6 +35,7 @@ def read_bundle(source: str | Path, *, trust_pickle: bool = False) -> dict[str, 
     Returns
     -------
     dict of str to array, list, number, text or dict
+        In the order of the file; :data:`ORDERED` says of which kinds that is the writer's.
 
     Raises
     ------
@@ -131,15 +136,21 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
         for part in outer:
             place = place.setdefault(part, {})
             if not isinstance(place, dict):
-                raise InputFileError(
-                    "an array is named as a part of another", name, "rename one of them"
-                )
+                raise _both(name)
+        if isinstance(place.get(last), dict):
+            raise _both(name)
         place[last] = value
     return found
 
 
+def _both(name: str) -> InputFileError:
+    return InputFileError(
+        "a name stands for an array and for what holds others", name, "rename one of them"
+    )
+
+
 def _named(content: Any) -> dict[str, Any]:
-    return content if isinstance(content, dict) else {"": content}
+    return _nested(content) if isinstance(content, dict) else {"": content}
 
 
 def _plain(content: Any) -> Any:

@@ -276,7 +276,7 @@ def test_sentence_transformers_relevant_documents():
         (lambda: CLIP4Clip(), "neither scores nor features of clip4clip"),
         (lambda: CLIP4Clip(text=np.ones((3, 1, 4))), "neither scores nor features"),
         (lambda: CLIP4Clip(sim=np.ones((3, 3)), cut_off_points=[2, 1, 3]), "no cut-off points"),
-        (lambda: CLIP4Clip(sim=np.ones((3, 3)), logit_scale=0), "must be positive"),
+        (lambda: CLIP4Clip(sim=np.ones((3, 3)), logit_scale=0), "one positive number"),
         (lambda: CLIP4Clip(sim="x"), "not an array"),
         (lambda: CLIP4Clip(sim=np.ones((3, 3)), orientation="up"), "orientation is not known"),
         (lambda: CLIP4Clip(text=np.ones((3, 2, 4)), video=np.ones((3, 5, 4))), "one vector per"),

@@ -1,0 +1,160 @@
+"""`--from` and `--orientation` on the command line: what a retriever wrote, the right way round."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from numpy.testing import assert_allclose, assert_array_equal
+
+from emcl_plugin import rerank, rescore
+from emcl_plugin.adapters import read
+from emcl_plugin.cli.main import command
+from emcl_plugin.demo import load_demo
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "adapters"))
+from producers import Items, clip4clip, drl, mmt
+
+
+@pytest.fixture
+def invoke(tmp_path, monkeypatch):
+    """Run the command in an empty folder; gives standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*options, status=0):
+        found = CliRunner().invoke(command, list(options))
+        assert found.exit_code == status, found.output
+        assert "Traceback" not in found.output
+        return found
+
+    return run
+
+
+def test_mmts_saved_matrix(invoke):
+    given, sims = mmt()
+    np.save("MSRVTT-test-sims.npy", {"sims": sims, "query_masks": given["query_masks"]})
+    found = invoke("--from", "mmt", "MSRVTT-test-sims.npy", "--trust-pickle", "--json")
+    report = json.loads(found.stdout)
+    assert report["notes"] == ["3 captions that do not exist were dropped"]
+    assert "Note: 3 captions" in found.stderr
+    assert report["measured"]["ablation"][0]["metrics"]["text -> video"]["queries"] == 67
+    kept = sims[given["query_masks"].ravel() != 0]
+    assert_array_equal(np.load("reranked.npy"), rerank(np.ascontiguousarray(kept)))
+
+
+def test_mmts_experts_are_one_map_each(invoke):
+    given, _ = mmt()
+    arrays = {k: x for k, x in given.items() if not isinstance(x, dict)}
+    for side in ("text_embds", "vid_embds"):
+        arrays |= {f"{side}.{name}": x for name, x in given[side].items()}
+    np.savez("run.npz", **{k: np.asarray(x) for k, x in arrays.items()})
+    invoke("--from", "mmt", "run.npz", "--report", "out.html")
+    adapter = read("mmt", "run.npz")
+    assert_array_equal(np.load("reranked.npy"), rescore(adapter.similarity).scores)
+    assert "distinct subspaces" in Path("out.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["clip4clip", "drl"])
+def test_many_captions_are_measured_and_ranked(invoke, name):
+    items = Items(many=True, videos=30)
+    if name == "clip4clip":
+        text, rows = clip4clip(items)
+    else:
+        text, rows = items.text, drl(items, "ti")
+    np.savez(
+        "run.npz", text=text, video=items.video, video_mask=items.video_mask,
+        cut_off_points=items.cut_off_points,
+        **({} if name == "clip4clip" else {"text_mask": items.text_mask}),
+    )  # fmt: skip
+    invoke("--from", name, "run.npz", "--emcl", "off", "--ncl", "off")
+    assert_allclose(
+        np.load("reranked.npy") * (100 if name == "clip4clip" else 1), np.concatenate(rows),
+        rtol=0, atol=1e-3,
+    )  # fmt: skip
+    found = invoke("--from", name, "run.npz", "--run", "best.csv", "--top", "3", "--check-leak")
+    assert len(Path("best.csv").read_text().splitlines()) == 3 * len(items.index) + 1
+    assert "R@1" in found.stderr
+    assert "shuffling all items changes no rank" in found.stderr
+    measured = json.loads(invoke("eval", "--from", name, "run.npz", "--json").stdout)
+    assert measured["text -> video"]["queries"] == len(items.index)
+    rows = json.loads(invoke("compare", "--from", name, "run.npz", "--format", "json").stdout)
+    assert {"input", "emcl_plugin", "csls"} <= {row["name"] for row in rows}
+
+
+def test_other_ground_truth_goes_before_the_retrievers_own(invoke):
+    items = Items()
+    np.savez("run.npz", sim=np.concatenate(clip4clip(items)[1]))
+    np.save("gt.npy", np.arange(17)[::-1])
+    own = json.loads(invoke("eval", "--from", "clip4clip", "run.npz", "--json").stdout)
+    other = json.loads(
+        invoke("eval", "--from", "clip4clip", "run.npz", "--gt", "gt.npy", "--json").stdout
+    )
+    assert own["text -> video"]["R@1"] > other["text -> video"]["R@1"]
+
+
+# --- orientation ------------------------------------------------------------------------------
+
+
+def test_a_square_similarity_is_said_to_be_taken_as_text_by_video(invoke):
+    data = load_demo()
+    sim = (data.text @ data.video.T)[: len(data.video)]
+    np.save("s.npy", sim)
+    found = invoke("--sim", "s.npy")
+    assert "Note: sim is taken as text x video (it is square)" in found.stderr
+    upright = np.load("reranked.npy")
+    found = invoke("--sim", "s.npy", "--orientation", "text-video", "--force")
+    assert "Note" not in found.stderr
+    assert_array_equal(np.load("reranked.npy"), upright)
+    np.save("turned.npy", sim.T)
+    found = invoke("--sim", "turned.npy", "--orientation", "video-text", "--force")
+    assert_array_equal(np.load("reranked.npy"), upright)
+
+
+def test_embeddings_tell_which_side_is_which(invoke):
+    data = load_demo()
+    text = data.text[: len(data.video) // 2]
+    np.save("t.npy", text)
+    np.save("v.npy", data.video)
+    np.save("s.npy", (text @ data.video.T).T)
+    found = invoke("--text", "t.npy", "--video", "v.npy", "--sim", "s.npy")
+    assert "Note: sim is video x text by its shape and was transposed" in found.stderr
+    assert np.load("reranked.npy").shape == (len(text), len(data.video))
+
+
+def test_ids_of_both_sides_leave_nothing_to_assume(invoke):
+    sim = np.random.default_rng(0).random((6, 6))
+    names = [f"v{i}" for i in range(6)]
+    np.savez("s.npz", scores=sim, text_ids=names, video_ids=names)
+    assert "taken as" not in invoke("--sim", "s.npz:scores", "--gt", "ids").stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "words"),
+    [
+        (["--from", "mmt"], 2, "requires 2 arguments"),
+        (["--from", "vhs", "x.npz"], 2, "is not one of"),
+        (["--from", "mmt", "x.npz", "--sim", "s.npy"], 2, "leave --text, --video and --sim out"),
+        (["--from", "mmt", "none.npz"], 1, "does not exist"),
+        (["--from", "clip4clip", "other.npz"], 1, "nothing of clip4clip is in it"),
+        (["--from", "mmt", "dict.npy"], 1, "--trust-pickle"),
+        (["--from", "dbsn", "square.npy"], 1, "cannot be told"),
+        (["--from", "open_clip", "other.npz", "--orientation", "video-text"], 1, "no such setting"),
+        (["--from", "open_clip", "text.npz"], 1, "no images_emb"),
+        (["--sim", "square.npy", "--orientation", "up"], 2, "is not one of"),
+        (["compare", "--demo", "--from", "mmt", "x"], 2, "brings its own data"),
+    ],
+)
+def test_wrong_use_is_told_in_words_and_writes_nothing(invoke, options, status, words):
+    np.save("square.npy", np.random.default_rng(0).random((4, 4)))
+    np.save("dict.npy", {"sims": np.ones((4, 4))})
+    np.savez("other.npz", something=np.ones((4, 4)))
+    np.savez("text.npz", text=np.ones((4, 4)))
+    before = sorted(Path().iterdir())
+    found = invoke(*options, status=status)
+    said = found.output + str(found.exception or "")
+    assert words in " ".join(said.split())
+    assert sorted(Path().iterdir()) == before
