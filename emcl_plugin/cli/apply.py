@@ -84,7 +84,7 @@ def apply_command(
     started = time.perf_counter()
 
     from emcl_plugin.arrays import Kind
-    from emcl_plugin.cli.inputs import read_ground_truth, read_source
+    from emcl_plugin.cli.inputs import Inputs, read_ground_truth, read_source
     from emcl_plugin.cli.show import Progress, warnings_as_notes
     from emcl_plugin.io.atomic import check_target
     from emcl_plugin.io.npy import npy_size, write_npy
@@ -92,13 +92,16 @@ def apply_command(
     from emcl_plugin.report.tables import metrics_table
     from emcl_plugin.reranker import Reranker
 
-    queries = read_source(text if text is not None else str(video)).array
+    vectors = read_source(text if text is not None else str(video))
+    queries = vectors.array
     corrector = Reranker.from_pretrained(folder, device=device).corrector_
     kind = Kind.of(queries)
     shape = (len(queries), len(corrector))
     size = npy_size(shape, kind.dtype.itemsize) if top is None else 0
     check_target(output, size, force=force)
-    truth = None if gt is None else read_ground_truth(shape, gt, None, None, None)
+    both = vectors.ids is not None and corrector.names
+    known = Inputs(None, None, vectors.ids, corrector.names) if both else None
+    truth = None if gt is None else read_ground_truth(shape, gt, None, None, None, known)
     with warnings_as_notes(quiet=quiet), Progress(enabled=not quiet) as progress:
         gate = float(corrector.gate(queries).mean())
         seen = corrector.seen(queries)
@@ -151,6 +154,7 @@ def _write_top(
 ) -> None:
     """A table of the best items of every query."""
     from emcl_plugin.io.atomic import atomic_writer
+    from emcl_plugin.io.topk import best
 
     with atomic_writer(path, force=force) as file:
         table = io.TextIOWrapper(file, encoding="utf-8", newline="")
@@ -158,7 +162,7 @@ def _write_top(
         writer.writerow(("query", "rank", "item", "name", "score"))
         query = 0
         for block in blocks:
-            scores, items = (x.tolist() for x in block.topk(top, dim=1))
+            scores, items = (x.tolist() for x in best(block, top))
             for row in zip(scores, items, strict=True):
                 for rank, (score, item) in enumerate(zip(*row, strict=True), 1):
                     name = corrector.names[item] if corrector.names else ""

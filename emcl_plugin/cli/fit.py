@@ -68,10 +68,13 @@ def fit_command(
 
     emcl, ncl = reranker_settings(context, method)
     check_folder_target(save, 0, force=force, files=FILES)
-    gallery = read_source(paths.gallery).array
+    vectors = read_source(paths.gallery)
+    gallery = vectors.array
     bank, other = read_banks(paths.bank, paths.gallery_bank)
     assert bank is not None
-    called = [] if names is None else read_lines(names, len(gallery), "names")
+    called = list(vectors.ids or ())
+    if names is not None:
+        called = read_lines(names, len(gallery), "names")
     with warnings_as_notes(quiet=quiet), Progress(enabled=not quiet) as progress:
         reranker = Reranker(
             emcl=emcl,

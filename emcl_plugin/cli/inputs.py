@@ -165,7 +165,7 @@ def read_inputs(
     if scores is not None:
         matrix = _oriented(scores, texts, videos, orientation, notes)
         ids, column_ids = scores.ids, scores.column_ids
-        if orientation == "video-text":
+        if orientation == "video-text" or matrix.shape != scores.array.shape:  # turned
             ids, column_ids = column_ids, ids
     return Inputs(
         matrix,

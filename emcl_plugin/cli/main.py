@@ -81,9 +81,10 @@ def command(context: click.Context, /, **options: Any) -> None:
         run_rerank(context, **options)
         return
     given = [
-        f"--{name.replace('_', '-')}"
-        for name in options
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        option.opts[0]
+        for option in context.command.params
+        if option.name is not None
+        and context.get_parameter_source(option.name) is click.core.ParameterSource.COMMANDLINE
     ]
     if given:
         raise click.UsageError(

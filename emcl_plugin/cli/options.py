@@ -156,7 +156,8 @@ def saved_options(*, required: bool) -> Callable[[F], F]:
                 "--names",
                 type=_PATH,
                 metavar="FILE",
-                help="Names or ids of the gallery's items, one per line; kept with them.",
+                help="Names or ids of the gallery's items, one per line; kept with them. Default: "
+                "the ids that its file holds.",
             ),
             click.option(
                 "--metric",

@@ -118,10 +118,13 @@ def tune_command(
     queries, items, gallery = texts, videos, video
     if text is not None:
         queries, items, gallery, truth = videos, texts, text, truth.T
-    rows = None if gallery is None else read_source(gallery).array
+    vectors = None if gallery is None else read_source(gallery)
+    rows = None if vectors is None else vectors.array
     if rows is not None:
         check_gallery(rows, items, metric)
-    called = [] if names is None or rows is None else read_lines(names, len(rows), "names")
+    called = [] if vectors is None else list(vectors.ids or ())
+    if names is not None and rows is not None:
+        called = read_lines(names, len(rows), "names")
     options: dict[str, Any] = {"metric": metric, "device": device, "memory": limit}
     with warnings_as_notes(quiet=quiet), Progress(enabled=not quiet) as progress:
         found = tune(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from struct import unpack_from
 
-from emcl_plugin.io.members import check_claim, library
+from emcl_plugin.io.members import check_memory, check_ratio, library
 
 _END = 10
 """Bytes behind the footer: its length, and ARROW1."""
@@ -32,11 +32,13 @@ def check_arrow(data: memoryview, path: Path) -> None:
     ValueError, struct.error
         The file is damaged.
     """
-    check_claim(sum(_claims(data, path)), len(data), path)
+    claims = list(_claims(data, path))
+    check_ratio(sum(claims), len(data), path)
+    check_memory(max(claims, default=0), path)
 
 
 def _claims(data: memoryview, path: Path) -> Iterator[int]:
-    """Unpacked bytes of the columns of each batch."""
+    """Unpacked bytes of each batch."""
     arrow, ipc = library("pyarrow", path), library("pyarrow.ipc", path)
     (length,) = unpack_from("<i", data, len(data) - _END)
     footer = data[len(data) - _END - length : len(data) - _END]
@@ -47,7 +49,7 @@ def _claims(data: memoryview, path: Path) -> Iterator[int]:
             if min(start, header, body) < 0 or start + header + body > len(data):
                 raise ValueError("a batch lies outside the file")
             message = ipc.read_message(arrow.py_buffer(data[start : start + header + body]))
-            yield from _columns(memoryview(message.metadata), memoryview(message.body), kind == 2)
+            yield sum(_columns(memoryview(message.metadata), memoryview(message.body), kind == 2))
 
 
 def _columns(header: memoryview, body: memoryview, dictionary: bool) -> Iterator[int]:

@@ -10,11 +10,12 @@ from typing import Any, NoReturn
 import numpy as np
 
 from emcl_plugin.errors import InputFileError
-from emcl_plugin.io.members import Matrix, first_bytes, only, parsing
+from emcl_plugin.io.members import Matrix, check_memory, first_bytes, only, parsing
 from emcl_plugin.io.vectors import ID_NAMES, Vectors, as_ids
 
 VECTOR_NAMES = ("embedding", "vector", "features", "scores")
 _FIRST_COLUMN = (*ID_NAMES, "", "index", "text", "video", "query")
+_AS_OBJECTS = 15  # times the size of a file, of its cells in memory
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -38,8 +39,7 @@ def read_csv(path: Path, key: str | None = None) -> Vectors:
     ...     read_csv(path)
     Vectors(array=array([[0.5, 1. ], [2. , 3. ]], dtype=float32), ids=('7', '8'), column_ids=None)
     """
-    first_bytes(path, 1)
-    only(key, path)
+    _check(path, key)
     mark = "\t" if path.suffix.lower() == ".tsv" else ","
     with parsing(path, "text"), path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, delimiter=mark, strict=True)
@@ -56,8 +56,7 @@ def read_csv(path: Path, key: str | None = None) -> Vectors:
 
 def read_jsonl(path: Path, key: str | None = None) -> Vectors:
     """A list of numbers per line, or an object of an id and such a list."""
-    first_bytes(path, 1)
-    only(key, path)
+    _check(path, key)
     rows: list[tuple[int, list[Any]]] = []
     ids = []
     with parsing(path, "text"), path.open(encoding="utf-8-sig") as file:
@@ -73,6 +72,13 @@ def read_jsonl(path: Path, key: str | None = None) -> Vectors:
         if any(name is not None for name in ids):
             _refuse("some rows have an id and some none", path, rows[ids.index(None)][0])
         return Vectors(_matrix(rows, path))
+
+
+def _check(path: Path, key: str | None) -> None:
+    """Refuse what is not there, a name, and what would not fit into the memory as text."""
+    first_bytes(path, 1)
+    only(key, path)
+    check_memory(_AS_OBJECTS * path.stat().st_size, path)
 
 
 def _header(cells: list[str], path: Path) -> str | None:

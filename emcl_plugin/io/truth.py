@@ -54,8 +54,8 @@ def read_truth(
         rows = _qrels(path)
     else:
         raise InputFileError("this ground-truth format is not known", str(path), FORMATS)
-    texts = _look_up([row[0] for row in rows], text_ids, "text", path)
-    videos = _look_up([row[1] for row in rows], video_ids, "video", path)
+    texts = _look_up([row[0] for row in rows], text_ids, shape[0], "text", path)
+    videos = _look_up([row[1] for row in rows], video_ids, shape[1], "video", path)
     try:
         grades = [float(row[2]) for row in rows]
     except ValueError as error:
@@ -224,9 +224,15 @@ def _row(text: Any, video: Any, grade: Any, path: Path, number: int) -> Row:
 
 
 def _look_up(
-    names: list[str], ids: Sequence[str] | None, side: str, path: Path
+    names: list[str], ids: Sequence[str] | None, count: int, side: str, path: Path
 ) -> np.ndarray[Any, Any]:
     known = None if ids is None else _unique(ids, side)
+    if known is not None and len(known) != count:
+        raise InputValueError(
+            f"the ids are not as many as the {side}s",
+            f"{len(known)} ids for {count} {side}s",
+            "give one per row",
+        )
     out = np.empty(len(names), dtype=np.int64)
     for position, name in enumerate(names):
         index = _index(name) if known is None else known.get(name)

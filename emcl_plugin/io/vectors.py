@@ -96,7 +96,7 @@ def with_ids(
         as_ids(lists(before + point + beside))
         for beside in (f"{last}_ids", "ids", "text_ids", "video_ids")
     )
-    if array.ndim != 2:
+    if not array.ndim:
         return Vectors(array)
     if own is not None:
         check_count(own, array, path)

@@ -158,3 +158,28 @@ def test_wrong_use_is_told_in_words_and_writes_nothing(invoke, options, status, 
     said = found.output + str(found.exception or "")
     assert words in " ".join(said.split())
     assert sorted(Path().iterdir()) == before
+
+
+def test_ids_travel_to_the_corrector_and_pair_its_queries(invoke):
+    data = load_demo()
+    names = [f"v{i}" for i in range(len(data.video))]
+    np.savez("v.npz", video=data.video, video_ids=names)
+    np.savez("q.npz", text=data.text, text_ids=names)
+    np.save("tb.npy", data.text_bank)
+    invoke("fit", "--video", "v.npz:video", "--text-bank", "tb.npy", "--save", "fitted")
+    assert json.loads(invoke("show", "fitted", "--json").stdout)["names"]
+    found = [
+        json.loads(
+            invoke(
+                "apply", "fitted", "--text", "q.npz:text", "--gt", gt, "--force", "--json"
+            ).stdout
+        )["measured"]
+        for gt in ("ids", "diagonal")
+    ]
+    assert found[0] == found[1]
+
+
+def test_options_of_the_main_job_cannot_go_with_a_sub_command(invoke):
+    for options in (["--trust-pickle"], ["--from", "mmt", "x.npy"]):
+        found = invoke(*options, "eval", status=2)
+        assert f"{options[0]} cannot go with the sub-command eval" in " ".join(found.output.split())

@@ -274,7 +274,11 @@ def test_with_ground_truth_it_measures_and_explains(folder):
         (["--sim", "t.npy", "--output", "."], 1, "is a folder"),
         (["--sim", "t.npy", "--output", "no/o.npy"], 1, "create it first"),
         (["--sim", "t.npy", "--device", "tpu"], 1, "device"),
-        (["--sim", "v.npy", "--text", "t.npy", "--video", "v.npy"], 1, "shapes do not agree"),
+        (
+            ["--sim", "v.npy", "--text", "t.npy", "--video", "v.npy"],
+            1,
+            "does not fit the texts and videos",
+        ),
         (["--sim", "int.npy"], 1, "astype"),
         (["--sim", "nan.npy"], 1, "sim[1, 2] = nan"),
         (["--sim", "flat.npy"], 1, "two dimensions"),

@@ -105,3 +105,10 @@ def test_text_that_is_not_utf8(tmp_path):
     for name in ("a.csv", "a.jsonl"):
         (tmp_path / name).write_bytes(b"\xff\xfe1,2")
         refused(tmp_path / name, "damaged")
+
+
+def test_more_text_than_the_memory_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr("emcl_plugin.io.members.physical_memory", lambda: 1000)
+    for name in ("a.csv", "a.jsonl"):
+        (tmp_path / name).write_text("1,2\n" * 20)
+        refused(tmp_path / name, "does not fit into the memory")

@@ -92,6 +92,8 @@ def test_unknown_and_repeated_ids_are_named(tmp_path):
         read_truth(path, (1, 2), ["a"], ["x", "y"])
     with pytest.raises(EmclError, match="same id"):
         read_truth(path, (1, 2), ["a"], ["x", "x"])
+    with pytest.raises(EmclError, match="2 ids for 3 videos"):
+        read_truth(path, (1, 3), ["a"], ["zzz", "y"])
 
 
 def test_missing_and_binary_files(tmp_path):
