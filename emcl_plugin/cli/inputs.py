@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -299,20 +300,21 @@ def read_ground_truth(
 
 def read_names(
     shape: tuple[int, int],
+    ids: tuple[Ids | None, Ids | None],
     text_names: Path | None,
     video_names: Path | None,
     video_links: Path | None,
 ) -> Names:
-    """What people call the items."""
+    """What people call the items; their ids, where no option names a file."""
     from emcl_plugin.io.truth import read_lines
     from emcl_plugin.study import Names
 
-    def lines(path: Path | None, count: int, what: str) -> list[str]:
-        return [] if path is None else read_lines(path, count, what)
+    def lines(path: Path | None, count: int, what: str, other: Ids | None = None) -> Sequence[str]:
+        return other or () if path is None else read_lines(path, count, what)
 
     return Names(
-        lines(text_names, shape[0], "text names"),
-        lines(video_names, shape[1], "video names"),
+        lines(text_names, shape[0], "text names", ids[0]),
+        lines(video_names, shape[1], "video names", ids[1]),
         lines(video_links, shape[1], "video links"),
     )
 

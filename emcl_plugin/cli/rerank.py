@@ -125,8 +125,8 @@ def run_rerank(
             from emcl_plugin.report.plots import require
 
             require()
-        called = read_names(job.shape, text_names, video_names, video_links)
         ids = known_ids(given, job.shape, text_ids, video_ids)
+        called = read_names(job.shape, ids, text_names, video_names, video_links)
         write = prepare_outputs(outputs, job, ids, force=force)
         if report is not None:
             check_target(report, 0, force=force)

@@ -183,3 +183,14 @@ def test_options_of_the_main_job_cannot_go_with_a_sub_command(invoke):
     for options in (["--trust-pickle"], ["--from", "mmt", "x.npy"]):
         found = invoke(*options, "eval", status=2)
         assert f"{options[0]} cannot go with the sub-command eval" in " ".join(found.output.split())
+
+
+def test_the_report_calls_items_by_their_ids(invoke):
+    data = load_demo()
+    names = [f"clip-{i}" for i in range(len(data.video))]
+    np.savez("v.npz", video=data.video, video_ids=names)
+    np.save("t.npy", data.text)
+    invoke("--text", "t.npy", "--video", "v.npz:video", "--gt", "diagonal", "--report", "o.html")
+    page = Path("o.html").read_text()
+    assert "clip-" in page
+    assert "text 1" in page
