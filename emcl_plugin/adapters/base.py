@@ -96,7 +96,8 @@ class Adapter(abc.ABC):
         """From a file or folder that holds the constructor's arrays by name."""
         from emcl_plugin.io.bundle import read_bundle
 
-        strange = settings.keys() - inspect.signature(cls).parameters.keys()
+        parameters = _parameters(cls)
+        strange = settings.keys() - parameters.keys()
         if strange:
             raise InputValueError(
                 f"{cls.NAME} has no such setting", ", ".join(sorted(strange)), "leave it out"
@@ -118,7 +119,6 @@ class Adapter(abc.ABC):
                 f"name the arrays as they are named there: {wanted}",
             )
         given |= settings
-        parameters = inspect.signature(cls).parameters
         needed = [name for name, p in parameters.items() if p.default is p.empty]
         missing = [name for name in needed if name not in given]
         if missing:
@@ -165,6 +165,18 @@ class Adapter(abc.ABC):
             self.ground_truth = GroundTruth.from_index(index, self.shape[1])
         elif self.shape[0] == self.shape[1]:
             self.ground_truth = GroundTruth.diagonal(self.shape)
+
+
+def _parameters(kind: type) -> dict[str, inspect.Parameter]:
+    """What a class is made of; ``**settings`` are its parent's parameters."""
+    found: dict[str, inspect.Parameter] = {}
+    for parent in kind.__mro__:
+        if "__init__" in vars(parent):
+            own = inspect.signature(parent).parameters
+            found = {**own, **found}
+            if not any(p.kind is p.VAR_KEYWORD for p in own.values()):
+                break
+    return {name: p for name, p in found.items() if p.kind is not p.VAR_KEYWORD}
 
 
 def stacked(given: Any, name: str) -> Array:

@@ -95,6 +95,9 @@ class HuggingFace(Adapter):
                     if given[name] is None and found is not None:
                         given[name] = found
         text, item = given["text_embeds"], given["image_embeds"]
+        if getattr(text, "ndim", 2) == 3:
+            self.notes.append("the texts are conditioned on the videos (X-CLIP): logits only")
+            text = None
         if text is not None and item is not None:
             self.features = stacked(text, "text_embeds"), stacked(item, "image_embeds")
         logits = given["logits_per_text"]

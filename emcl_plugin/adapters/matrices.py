@@ -67,7 +67,7 @@ class DBSN(MMT):
     }
 
     def __init__(self, *, sims: Any, query_masks: Any = None, orientation: str = "auto") -> None:
-        matrix = stacked(sims, "sims")
+        matrix, turned = stacked(sims, "sims"), False
         if orientation == "auto" and matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1]:
             raise InputValueError(
                 "whether the matrix is text x video cannot be told",
@@ -75,5 +75,7 @@ class DBSN(MMT):
                 "pass the orientation: text-video or video-text",
             )
         if orientation == "auto" and query_masks is None and matrix.shape[0] < matrix.shape[1]:
-            orientation = "video-text"  # no retriever has fewer captions than videos
+            orientation, turned = "video-text", True  # no retriever has fewer captions than videos
         super().__init__(sims=matrix, query_masks=query_masks, orientation=orientation)
+        if turned:
+            self.notes.append("sim has fewer rows than columns: it is video x text, and was turned")

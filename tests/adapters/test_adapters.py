@@ -220,6 +220,7 @@ def test_a_square_dump_of_dbsn_needs_its_orientation():
     assert_array_equal(DBSN(sims=sim, orientation="video-text").scores(), sim.T)
     wide = np.random.default_rng(0).random((3, 6))
     assert_array_equal(DBSN(sims=wide).scores(), wide.T)
+    assert "was turned" in DBSN(sims=wide).notes[-1]
 
 
 # --- two vectors ------------------------------------------------------------------------------
@@ -253,6 +254,19 @@ def test_logits_that_are_no_cosine_are_kept():
     logits = 3 * text @ other.T + 1  # SigLIP's bias
     run = HuggingFace({"text_embeds": text, "image_embeds": other, "logits_per_text": logits})
     assert_allclose(run.scores(), logits, **WITHIN)
+
+
+def test_texts_conditioned_on_videos_are_left_out():
+    logits = np.random.default_rng(0).random((6, 6))
+    outputs = {
+        "text_embeds": np.ones((6, 6, 4)),
+        "video_embeds": unit(1),
+        "logits_per_text": logits,
+    }
+    run = HuggingFace(outputs)
+    assert run.features is None
+    assert "logits only" in run.notes[0]
+    assert_array_equal(run.scores(), logits)
 
 
 def test_sentence_transformers_relevant_documents():

@@ -105,6 +105,19 @@ def test_a_matrix_alone(name, kind, tmp_path):
     assert_array_equal(found.scores(), sim)
 
 
+@pytest.mark.parametrize("name", ["clip2video", "x-clip"])
+def test_clip4clips_kin(name, tmp_path):
+    items = Items()
+    text, rows = clip4clip(items)
+    sim = np.concatenate(rows) ** 2
+    path = write(tmp_path, ".npz", {"sim": sim, "text": text.numpy(), "video": items.video.numpy()})
+    found = read(name, path, orientation="text-video")
+    assert_array_equal(found.scores(), sim)
+    assert found.features is not None
+    with pytest.raises(EmclError, match="no such setting"):
+        read(name, path, shape=3)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_clip4clips_own_names(kind, tmp_path):
     items = Items(many=True)
