@@ -13,6 +13,8 @@ from emcl_plugin.errors import InputFileError
 from emcl_plugin.io.formats import READERS, read_vectors
 from emcl_plugin.io.members import check_magic, library, parsing
 from emcl_plugin.io.pickled import holds_pickle, refuse_pickle, unpickle
+from emcl_plugin.io.remote import fetched, is_address
+from emcl_plugin.io.stdin import STDIN, spooled
 
 KINDS = (".npz", ".npy", ".safetensors", ".pt", ".pth", ".h5", ".hdf5", ".pkl", ".pickle")
 
@@ -27,8 +29,8 @@ def read_bundle(source: str | Path, *, trust_pickle: bool = False) -> dict[str, 
     Parameters
     ----------
     source : str or Path
-        An archive, a file of one array (whose name is ``""``), or a folder of files, which are
-        called as the files are.
+        An archive, a file of one array (whose name is ``""``), a folder of files, which are
+        called as the files are, ``-``, or an address.
     trust_pickle : bool, default False
         Also read pickles: arrays, containers, texts and numbers in them, and nothing else.
 
@@ -52,7 +54,21 @@ def read_bundle(source: str | Path, *, trust_pickle: bool = False) -> dict[str, 
     >>> sorted(found), found["text_embds"]["rgb"].shape
     (['sims', 'text_embds'], (2, 4))
     """
-    path = Path(source)
+    where = str(source)
+    if where == STDIN:
+        with spooled() as copy:
+            return _read(copy, trust_pickle)
+    if is_address(where):
+        with fetched(where, KINDS) as (files, several):
+            if several:
+                raise InputFileError(
+                    "an address of several files gives no arrays by name", where, "name one file"
+                )
+            return _read(files[0], trust_pickle)
+    return _read(Path(source), trust_pickle)
+
+
+def _read(path: Path, trust_pickle: bool) -> dict[str, Any]:
     if path.is_dir():
         return _of_folder(path, trust_pickle, home=path.resolve())
     suffix = path.suffix.lower()
@@ -100,7 +116,7 @@ def _one(path: Path, trust_pickle: bool) -> Any:
     """What a file in a folder holds: its array, or all of them by name."""
     if path.suffix.lower() not in KINDS:
         return read_vectors(path, trust_pickle=trust_pickle).array
-    found = read_bundle(path, trust_pickle=trust_pickle)
+    found = _read(path, trust_pickle)
     return found[""] if list(found) == [""] else found
 
 

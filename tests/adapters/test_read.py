@@ -135,6 +135,20 @@ def test_clip4clips_own_names(kind, tmp_path):
     assert found.ground_truth.item.tolist() == items.index.tolist()
 
 
+def test_standard_input_and_addresses(tmp_path, monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+    sim = np.random.default_rng(0).random((6, 5))
+    path = write(tmp_path, ".npz", {"sim": sim, "cut_off_points": np.array([1, 2, 3, 4, 6])})
+    with fsspec.open("memory://runs/run.npz", "wb") as file:
+        file.write(path.read_bytes())
+    assert_array_equal(read("clip4clip", "memory://runs/run.npz").scores(), sim)
+    with path.open("rb") as file:
+        monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=file))
+        assert_array_equal(read("clip4clip", "-").scores(), sim)
+    with pytest.raises(EmclError, match="several files"):
+        read("clip4clip", "memory://runs/*.npz")
+
+
 def test_drls_tokens(tmp_path):
     items, nets = Items(videos=20), weight_networks(12)
     arrays = {
