@@ -5,9 +5,12 @@ Everything is written from the formulas in plain NumPy, float64, loops where loo
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 from scipy.special import logsumexp, softmax
 
 # --- data --------------------------------------------------------------------------------
@@ -398,3 +401,16 @@ def plain_interaction(text, video, text_mask, video_mask, text_weights=None, vid
             products = words[i] @ frames[j].T
             out[i, j] = (a[i] @ products.max(1) + b[j] @ products.max(0)) / 2
     return out
+
+
+# --- memory ------------------------------------------------------------------------------
+
+
+def extra_memory(setup, work):
+    """Bytes by which ``work`` raises the peak memory of a new process that has done ``setup``."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("the peak of a process is read from /proc")
+    peak = "lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
+    code = f"import re\npeak = {peak}\n{setup}\nbefore = peak()\n{work}\nprint(peak() - before)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return int(run.stdout) * 1024
