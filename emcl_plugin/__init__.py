@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from emcl_plugin.job import Report
     from emcl_plugin.ncl import NCL
     from emcl_plugin.reranker import Reranker, RerankResult, rerank, rescore
+    from emcl_plugin.top import TopResult, rerank_top
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,8 @@ _HOMES = {
     "Reranker": "reranker",
     "rerank": "reranker",
     "rescore": "reranker",
+    "TopResult": "top",
+    "rerank_top": "top",
 }
 
 __all__ = [
@@ -41,8 +44,10 @@ __all__ = [
     "Report",
     "RerankResult",
     "Reranker",
+    "TopResult",
     "__version__",
     "rerank",
+    "rerank_top",
     "rescore",
 ]
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from emcl_plugin.candidates import Candidates
 from emcl_plugin.similarity import Similarity
 
 EVIDENCE = (1.0, 2.0)
@@ -149,6 +150,8 @@ class NearestAccumulator:
 
 def nearest(source: Similarity) -> Nearest:
     """Best match of every text and of every video, in one pass (two where bests are tied)."""
+    if isinstance(source, Candidates):
+        return _of_candidates(source)
     accumulator = NearestAccumulator(source.shape, source.dtype, source.device)
     for start, stop, block in source.blocks():
         accumulator.add(start, stop, block, watch_ties=True)
@@ -169,6 +172,18 @@ def finish(accumulator: NearestAccumulator, source: Similarity) -> Nearest:
         texts[start:stop] = both.any(1)
         videos |= both.any(0)
     return replace(found, mutual=(texts, videos))
+
+
+def _of_candidates(source: Candidates) -> Nearest:
+    """The best of the candidates; several equally best ones may each be mutual."""
+    found = Nearest(*source.best(), *source.T.best())
+    pairs, values, slack = source.pairs, source.values, found.slack
+    both = values >= found.text_score[pairs.text] - slack
+    both &= values >= found.video_score[pairs.video] - slack
+    mutual = [torch.zeros(count, dtype=torch.bool, device=source.device) for count in source.shape]
+    mutual[0][pairs.text[both]] = True
+    mutual[1][pairs.video[both]] = True
+    return replace(found, mutual=(mutual[0], mutual[1]))
 
 
 def mutual_nearest_neighbours(source: Similarity) -> float:

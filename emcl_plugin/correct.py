@@ -8,7 +8,7 @@ Nothing here knows of files, NumPy or the command line.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,6 +23,7 @@ from emcl_plugin.agreement import (
     weigh,
 )
 from emcl_plugin.arrays import check_finite
+from emcl_plugin.candidates import Candidates, Coverage, coverage
 from emcl_plugin.emcl import (
     EMCL,
     EMCLReport,
@@ -64,6 +65,7 @@ class Correction:
     guard: GuardDecision
     before: Nearest
     after: Nearest
+    coverage: Coverage | None = None
 
 
 def correct(
@@ -76,6 +78,7 @@ def correct(
     guard: bool,
     memory: int,
     plan: Estimate,
+    candidates: Candidates | None = None,
     progress: Progress | None = None,
 ) -> Correction:
     """Correct a similarity, the inner products of features, or the one by means of the other.
@@ -97,13 +100,15 @@ def correct(
         Bytes to keep within.
     plan : Estimate
         What is stored and what is recomputed.
+    candidates : Candidates, optional
+        Pairs of the features to look at, in the place of all.
     progress : callable, optional
         Called with (stage, done, total).
     """
     pair = None if features is None else FeaturePair(*features, memory=memory)
-    base = pair if sim is None else sim
+    base = candidates or (pair if sim is None else sim)
     assert base is not None
-    if plan.store_scores:
+    if plan.store_scores and candidates is None:
         base = Dense(base.dense(), dtype=base.dtype, device=base.device, memory=memory)
 
     before = _best_matches(base, progress)
@@ -117,14 +122,14 @@ def correct(
         proposed = _of_experts(sim, emcl, weights)
     elif emcl is not None and pair is not None:
         proposed = _of_features(base, pair, sim is None, emcl, weights)
-    candidates = {} if proposed is None else proposed.candidates
+    changed = {} if proposed is None else proposed.candidates
     fixed = None if proposed is None else proposed.fixed
 
-    spread, bests = _try_strengths(base, candidates, before, weights)
+    spread, bests = _try_strengths(base, changed, before, weights)
     shares = {s: found.mutual_share() for s, found in bests.items()}
     best = max(shares, key=lambda s: (shares[s], -abs(s)))
     proposals = [0.0] if best == 0 else [0.0, best]
-    if candidates and fixed is not None:
+    if changed and fixed is not None:
         proposals = [fixed]
     possible = min(base.shape) >= 2 and spread.std > 0
     if ncl is None or prior == "off" or (guard and not possible):
@@ -132,7 +137,7 @@ def correct(
 
     trials = []
     for strength in proposals:
-        source: Similarity = candidates.get(strength, base)
+        source: Similarity = changed.get(strength, base)
         std = spread.std if strength == 0 else moments(source, weights).std
         probes = None
         matches = bests[strength]
@@ -190,7 +195,15 @@ def correct(
         guard=decision,
         before=before,
         after=matches if decision.applied else before,
+        coverage=_coverage(trial, biases) if isinstance(trial.source, Candidates) else None,
     )
+
+
+def _coverage(trial: _Trial, biases: Biases | None) -> Coverage:
+    assert isinstance(trial.source, Candidates)
+    if biases is None:
+        return coverage(trial.source, None, 1.0)
+    return coverage(trial.source, biases.video, biases.temperature)
 
 
 @dataclass(frozen=True)
@@ -202,6 +215,24 @@ class _Trial:
     std: float
     probes: Probes | None
     matches: Nearest
+
+
+class _Changed(Mapping[float, Similarity]):
+    """The scores after each strength, made when they are asked for and not kept."""
+
+    def __init__(self, strengths: Sequence[float], make: Callable[[float], Similarity]) -> None:
+        self.strengths, self.make = strengths, make
+
+    def __getitem__(self, strength: float) -> Similarity:
+        if strength not in self.strengths:
+            raise KeyError(strength)
+        return self.make(strength)
+
+    def __iter__(self) -> Iterator[float]:
+        return iter(self.strengths)
+
+    def __len__(self) -> int:
+        return len(self.strengths)
 
 
 @dataclass(frozen=True)
@@ -234,20 +265,22 @@ def _of_features(
     renormalize = own and pair.text.metric == "cosine" and emcl.renormalize
     made = Reconstruction(pair.text, pair.video, subspaces, renormalize=renormalize, scale=scale)
     strengths = emcl.strengths if fixed is None else (fixed,)
-    candidates = {s: made.scores(base, s) for s in strengths if s != 0}
-    return _Proposed(candidates, subspaces.effective_rank, fixed, subspaces)
+    changed = _Changed([s for s in strengths if s != 0], lambda s: made.scores(base, s))
+    return _Proposed(changed, subspaces.effective_rank, fixed, subspaces)
 
 
 def _of_experts(mixture: Mixture, emcl: EMCL, weights: torch.Tensor | None) -> _Proposed:
     """One map per expert."""
     maps = ExpertMaps(mixture, emcl, weights)
     strengths = emcl.strengths if maps.fixed is None else (maps.fixed,)
-    candidates = {s: maps.scores(s) for s in strengths if s != 0}
-    return _Proposed(candidates, maps.effective_rank, maps.fixed)
+    changed = _Changed([s for s in strengths if s != 0], maps.scores)
+    return _Proposed(changed, maps.effective_rank, maps.fixed)
 
 
 def _best_matches(base: Similarity, progress: Progress | None) -> Nearest:
     """The input's best matches, in a pass that also checks it."""
+    if isinstance(base, Candidates):
+        return nearest(base)
     accumulator = NearestAccumulator(base.shape, base.dtype, base.device)
     for start, stop, block in base.blocks():
         check_finite(block, "sim", start)
@@ -264,6 +297,9 @@ def _try_strengths(
     weights: torch.Tensor | None,
 ) -> tuple[Moments, dict[float, Nearest]]:
     """One pass over the scores: their spread, and the best matches of every candidate."""
+    if isinstance(base, Candidates):
+        bests = {s: nearest(candidate) for s, candidate in candidates.items()}
+        return moments(base, weights), {0.0: before, **bests}
     spread = MomentsAccumulator()
     accumulators = {s: NearestAccumulator(base.shape, base.dtype, base.device) for s in candidates}
     for start, stop, block in base.blocks():

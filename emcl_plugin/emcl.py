@@ -30,8 +30,9 @@ from typing import Any
 
 import torch
 
+from emcl_plugin.candidates import Candidates
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.similarity import Features, LowRank, Similarity
+from emcl_plugin.similarity import Features, Similarity
 
 _EPS = 1e-6  # the release's guard against division by zero, part of its result
 _ROWS = 1024  # per product: few enough for the working memory of a matrix product to stay small
@@ -365,21 +366,32 @@ class Reconstruction:
         self.scale = scale
         self._text = text.project(subspaces.basis)
         self._video = video.project(subspaces.basis)
+        self._of_candidates: list[torch.Tensor] | None = None
         self._norms: tuple[torch.Tensor, torch.Tensor] | None = None
         if renormalize:
             self._norms = text.squared_norms(), video.squared_norms()
 
-    def scores(self, base: Similarity, strength: float) -> LowRank:
+    def scores(self, base: Similarity, strength: float) -> Similarity:
         """``base`` after the map of this strength."""
         gain = ((1 + self.subspaces.factors(strength)).square() - 1).to(self._text)
         left = self._text * (gain * self.scale)
-        if self._norms is None:
-            return LowRank(base, left, self._video)
         scales = [
             renormalizing(norms, projected, gain)
-            for projected, norms in zip((self._text, self._video), self._norms, strict=True)
+            for projected, norms in zip((self._text, self._video), self._norms or (), strict=False)
         ]
-        return LowRank(base, left, self._video, *scales)
+        if isinstance(base, Candidates):  # c_k = 2 s l_k + s^2 l_k^2: two products do for every s
+            once, twice = self._products(base)
+            change = self.scale * (2 * strength * once + strength**2 * twice)
+            return base.with_values(base.values + change, left, self._video, *scales)
+        return base.changed(left, self._video, *scales)
+
+    def _products(self, base: Candidates) -> list[torch.Tensor]:
+        """sum_k l_k a_ik b_jk and sum_k l_k^2 a_ik b_jk of every candidate."""
+        if self._of_candidates is None:
+            shares = self.subspaces.factors(1.0).to(self._text)
+            lefts = self._text * shares, self._text * shares.square()
+            self._of_candidates = base.products(*lefts, self._video)
+        return self._of_candidates
 
 
 def renormalizing(norms: torch.Tensor, projected: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:

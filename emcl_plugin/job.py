@@ -22,6 +22,7 @@ from emcl_plugin.arrays import (
     compute_dtype,
     describe,
 )
+from emcl_plugin.candidates import Candidates, Coverage, search
 from emcl_plugin.correct import Correction, correct
 from emcl_plugin.emcl import EMCL, EMCLReport
 from emcl_plugin.errors import (
@@ -86,6 +87,8 @@ class Report:
         was given).
     banks : mapping of str to BankReport
         By direction, what its bank taught; empty where the protocol is transductive.
+    coverage : Coverage or None
+        What was left out, where only candidates were looked at.
     citations : tuple of str
         What to cite.
     """
@@ -103,6 +106,7 @@ class Report:
     repeated_texts: int
     repeated_videos: int
     banks: Mapping[str, BankReport] = field(default_factory=dict)
+    coverage: Coverage | None = None
     citations: tuple[str, ...] = CITATIONS
 
     def to_dict(self) -> dict[str, Any]:
@@ -125,6 +129,7 @@ class Report:
             "banks": {direction: found.to_dict() for direction, found in self.banks.items()},
             "hubs": {"before": dict(vars(self.hubs_before)), "after": dict(vars(self.hubs_after))},
             "repeated": {"texts": self.repeated_texts, "videos": self.repeated_videos},
+            "candidates": None if self.coverage is None else self.coverage.to_dict(),
             "citations": list(self.citations),
         }
 
@@ -150,6 +155,8 @@ class Job:
         dtype: torch.dtype | None = None,
         memory: int | None = None,
         names: tuple[str, str] = ("text", "video"),
+        candidates: int | None = None,
+        index: str = "Flat",
     ) -> None:
         self.emcl = _settings(emcl, EMCL, "emcl")
         self.ncl = _settings(ncl, NCL, "ncl")
@@ -182,6 +189,14 @@ class Job:
             "memory": self.memory,
         }
         self.given = sim
+        if candidates is not None and (feats is None or sim is not None or candidates < 1):
+            raise InputValueError(
+                "candidates are searched among embeddings",
+                f"candidates={candidates}" + ("" if sim is None else ", sim"),
+                "pass feats without sim, and at least 1 candidate",
+            )
+        self.candidates, self.index = candidates, index
+        self._searched: Candidates | None = None
         self.sim: Similarity | None = None
         if isinstance(sim, np.ndarray | torch.Tensor):
             self.sim = Dense(sim, **common)
@@ -227,8 +242,24 @@ class Job:
         assert self.features is not None
         return self.features[0].shape[1]
 
+    def search(self, progress: Progress | None = None) -> Candidates | None:
+        """The pairs to look at, where these are not all."""
+        if self.candidates is not None and self._searched is None:
+            assert self.features is not None
+            self._searched = search(
+                *self.features,
+                self.candidates,
+                index=self.index,
+                memory=self.memory,
+                progress=progress,
+            )
+        return self._searched
+
     def source(self) -> Similarity:
         """The scores that came in, or the features' similarity."""
+        found = self.search()
+        if found is not None:
+            return found
         if self.sim is not None:
             return self.sim
         assert self.features is not None
@@ -312,6 +343,7 @@ class Job:
             guard=guard,
             memory=self.memory,
             plan=self.plan,
+            candidates=self.search(progress),
             progress=progress,
         )
 
@@ -330,6 +362,7 @@ class Job:
             hubs_after=found.after.hubs(),
             repeated_texts=self.repeated[0],
             repeated_videos=self.repeated[1],
+            coverage=found.coverage,
         )
 
     def collect(self, blocks: Iterator[torch.Tensor]) -> Array:

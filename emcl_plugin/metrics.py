@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from emcl_plugin.arrays import check_finite
+from emcl_plugin.candidates import Candidates
 from emcl_plugin.errors import InputValueError
 from emcl_plugin.similarity import Similarity
 from emcl_plugin.truth import Floats, GroundTruth, Ints
@@ -178,6 +179,10 @@ def place(source: Similarity, truth: GroundTruth, several: str = "best") -> Plac
             f"scores {source.shape}, ground truth {truth.shape}",
             "one row per text, one column per video",
         )
+    if isinstance(source, Candidates):
+        wanted = (torch.from_numpy(x).to(source.device) for x in (truth.query, truth.item))
+        found = [x.cpu().numpy() for x in source.standing(*wanted)]
+        return Placement(truth, found[0], found[1], several)
     above = np.empty(len(truth.query), dtype=np.int64)
     level = np.empty_like(above)
     bounds = np.searchsorted(truth.query, np.arange(source.shape[0] + 1))

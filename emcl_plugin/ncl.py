@@ -29,6 +29,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from emcl_plugin.candidates import Candidates
 from emcl_plugin.errors import (
     ConvergenceWarning,
     InputTypeError,
@@ -37,7 +38,7 @@ from emcl_plugin.errors import (
 )
 from emcl_plugin.plan import kernel_fits
 from emcl_plugin.reductions import moments
-from emcl_plugin.similarity import Biased, Similarity
+from emcl_plugin.similarity import Similarity
 from emcl_plugin.sizes import DEFAULT_MEMORY
 
 Progress = Callable[[str, int, int], None]
@@ -167,9 +168,9 @@ class Biases:
     converged: bool
     solver: str
 
-    def apply(self, source: Similarity) -> Biased:
+    def apply(self, source: Similarity) -> Similarity:
         """The re-scored source, S + tau (f_i + g_j)."""
-        return Biased(source, self.text, self.video)
+        return source.biased(self.text, self.video)
 
     def scaled(self, strength: float) -> Biases:
         """These biases times ``strength``."""
@@ -277,8 +278,13 @@ class Problem:
             budget = DEFAULT_MEMORY if memory is None else memory
             fits = kernel_fits(source.shape, source.dtype, budget)
             self.solver = "stored" if fits else "blocks"
-        kind = StoredKernel if self.solver == "stored" else BlockKernel
-        self.kernel: _Kernel = kind(source, tau, self.log_a, config.rho, self.log_w)
+        given = tau, self.log_a, config.rho, self.log_w
+        self.kernel: _Kernel
+        if isinstance(source, Candidates):
+            self.solver, self.kernel = "candidates", CandidateKernel(source, *given)
+        else:
+            kind = StoredKernel if self.solver == "stored" else BlockKernel
+            self.kernel = kind(source, *given)
 
     def log_masses(self, video_bias: torch.Tensor) -> torch.Tensor:
         """log sum_i P_ij of every video, (n_video,), where its biases are given.
@@ -470,9 +476,12 @@ class StoredKernel:
             self._absorb(g)
             found = self._attempt(g, rho)
         if found is None:
-            blocks = BlockKernel(self.source, self.tau, self.log_a, self.rho, self.log_w)
-            found = blocks.sweep(g, rho)
+            found = self._in_logarithms(g, rho)
         return found
+
+    def _in_logarithms(self, g: torch.Tensor, rho: float) -> tuple[torch.Tensor, torch.Tensor]:
+        blocks = BlockKernel(self.source, self.tau, self.log_a, self.rho, self.log_w)
+        return blocks.sweep(g, rho)
 
     def _attempt(self, g: torch.Tensor, rho: float) -> tuple[torch.Tensor, torch.Tensor] | None:
         """f and the columns' log-sum-exp, or None where they cannot be trusted."""
@@ -518,6 +527,77 @@ class StoredKernel:
                 out += self.f0[part, None]
                 out += self.g0
                 out.exp_()
+
+
+class CandidateKernel(StoredKernel):
+    """Sweeps over candidates: K is sparse, stored by rows and by columns, and beside it lie the
+    samples that stand for all other pairs, see (s) of :mod:`emcl_plugin.candidates`.
+    """
+
+    def __init__(
+        self,
+        source: Candidates,
+        tau: float,
+        log_a: torch.Tensor,
+        rho: float,
+        log_w: torch.Tensor,
+    ) -> None:
+        self.pairs, self.scaled, self.tau = source.pairs, source.values / tau, tau
+        self.log_a, self.rho, self.log_w = log_a, rho, log_w
+        self.of_texts, self.of_videos = source.others, source.T.others
+        self.floor = torch.finfo(source.dtype).tiny ** (2 / 3)
+        self._absorb(torch.zeros(source.shape[1]).to(log_a))
+
+    def _attempt(self, g: torch.Tensor, rho: float) -> tuple[torch.Tensor, torch.Tensor] | None:
+        v = g - self.g0
+        v_level = v.max()
+        v = (v - v_level).exp()
+        sums = torch.mv(self.kernel, v) + torch.mv(self.rest, v[self.of_texts.chosen])
+        f = rho * (self.log_a - (sums.log() + v_level - self.f0))  # (f)
+        u = f + self.log_w - self.f0
+        u_level = u.max()
+        u = (u - u_level).exp()
+        columns = torch.mv(self.turned, u) + torch.mv(self.rest_turned, u[self.of_videos.chosen])
+        lowest = torch.minimum(sums.min(), columns.min())
+        if not bool((lowest > self.floor) & torch.isfinite(columns.sum())):
+            return None
+        return f, columns.log() + u_level - self.g0
+
+    def _absorb(self, g: torch.Tensor) -> None:
+        text, video = self.pairs.text, self.pairs.video
+        exponent = self.scaled + g[video]
+        self.f0 = -_largest(exponent, text, len(self.log_a))
+        exponent += self.f0[text]
+        columns = _largest(exponent, video, len(g))
+        self.g0 = g - columns
+        self.kernel, self.turned = self.pairs.matrices((exponent - columns[video]).exp())
+        f0, g0 = self.f0, self.g0
+        rest, turned = self.of_texts, self.of_videos
+        rows = rest.scores / self.tau + (f0 + rest.log_share)[:, None] + g0[rest.chosen]
+        self.rest = rows.nan_to_num_(nan=-math.inf).exp_()
+        rows = turned.scores / self.tau + (g0 + turned.log_share)[:, None] + f0[turned.chosen]
+        self.rest_turned = rows.nan_to_num_(nan=-math.inf).exp_()
+
+    def _in_logarithms(self, g: torch.Tensor, rho: float) -> tuple[torch.Tensor, torch.Tensor]:
+        text, video = self.pairs.text, self.pairs.video
+        row_lse = _log_sums(self.scaled + g[video], text, len(self.log_a))
+        row_lse = torch.logaddexp(row_lse, self.of_texts.log_sums(g, self.tau))
+        f = rho * (self.log_a - row_lse)  # (f)
+        counted = f + self.log_w
+        columns = _log_sums(self.scaled + counted[text], video, len(g))
+        return f, torch.logaddexp(columns, self.of_videos.log_sums(counted, self.tau))
+
+
+def _largest(values: torch.Tensor, group: torch.Tensor, count: int) -> torch.Tensor:
+    """The largest value of every group, (count,)."""
+    return torch.full((count,), -math.inf).to(values).scatter_reduce_(0, group, values, "amax")
+
+
+def _log_sums(values: torch.Tensor, group: torch.Tensor, count: int) -> torch.Tensor:
+    """log sum exp of every group, (count,)."""
+    largest = _largest(values, group, count)
+    sums = torch.zeros_like(largest).index_add_(0, group, (values - largest[group]).exp())
+    return sums.log() + largest
 
 
 def _log_marginals(

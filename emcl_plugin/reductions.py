@@ -8,12 +8,16 @@ from dataclasses import dataclass
 import torch
 
 from emcl_plugin.arrays import check_finite
+from emcl_plugin.candidates import Candidates
 from emcl_plugin.similarity import Similarity
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean, population standard deviation, smallest and largest score of a source."""
+    """Mean, population standard deviation, smallest and largest score of a source.
+
+    Of candidates they are those of all pairs, and the range is not known.
+    """
 
     mean: float
     std: float
@@ -64,6 +68,9 @@ def moments(source: Similarity, weights: torch.Tensor | None = None) -> Moments:
     >>> moments(Dense(torch.tensor([[1.0, 3.0], [5.0, 7.0]]))).mean
     4.0
     """
+    if isinstance(source, Candidates):
+        mean, std = source.all_pairs.moments(weights)
+        return Moments(mean, std, -math.inf, math.inf)
     accumulator = MomentsAccumulator()
     for start, stop, block in source.blocks():
         accumulator.add(block, None if weights is None else weights[start:stop])

@@ -71,6 +71,20 @@ class Similarity(abc.ABC):
         """The rows of these texts, in this order."""
         return torch.cat([self.rows(index, index + 1) for index in indices.tolist()])
 
+    def biased(self, row_bias: torch.Tensor, column_bias: torch.Tensor) -> Similarity:
+        """``S_ij + row_bias_i + column_bias_j``."""
+        return Biased(self, row_bias, column_bias)
+
+    def changed(
+        self,
+        left: torch.Tensor,
+        right: torch.Tensor,
+        row_scale: torch.Tensor | None = None,
+        column_scale: torch.Tensor | None = None,
+    ) -> Similarity:
+        """``row_scale_i (S_ij + left_i . right_j) column_scale_j``."""
+        return LowRank(self, left, right, row_scale, column_scale)
+
     def dense(self) -> torch.Tensor:
         """All scores in one tensor of ``n_text x n_video``."""
         out = torch.empty(self.shape, dtype=self.dtype, device=self.device)

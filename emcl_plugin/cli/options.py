@@ -271,6 +271,19 @@ device_options = _apply(
 method_options = _apply(
     [
         click.option(
+            "--candidates",
+            type=click.IntRange(min=1),
+            metavar="K",
+            help="Look at the K best videos of every text and texts of every video only, found "
+            "by FAISS: for sets too large for a matrix; needs --run. E.g. 100.",
+        ),
+        click.option(
+            "--index",
+            metavar="FACTORY",
+            help="FAISS index for --candidates, e.g. 'IVF4096,Flat;nprobe=32'. Default: Flat, "
+            "which is exact.",
+        ),
+        click.option(
             "--emcl",
             type=click.Choice(EMCL_NAMES),
             default="auto",

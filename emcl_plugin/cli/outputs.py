@@ -111,6 +111,7 @@ def prepare_outputs(
     force: bool,
 ) -> Callable[[Similarity, Progress], None]:
     """What will write a source; all that must fail fails now."""
+    from emcl_plugin.candidates import Candidates
     from emcl_plugin.io.atomic import atomic_writer
     from emcl_plugin.io.topk import ranked
     from emcl_plugin.io.write import prepare_run, prepare_scores
@@ -134,8 +135,15 @@ def prepare_outputs(
             for way, path in outputs.runs.items():
                 scores = source if way == "text -> video" else source.T
                 file = files.enter_context(atomic_writer(path, force=force))
+                top = min(outputs.top, scores.shape[1])
+                if isinstance(scores, Candidates):
+                    best, columns = scores.top(min(top, scores.fewest))
+                    write_runs[way](
+                        file, [(0, kind.narrow(best).cpu().numpy(), columns.cpu().numpy())]
+                    )
+                    continue
                 blocks = (kind.narrow(block) for _, _, block in scores.blocks())
                 rows = progress.rows("ranking", blocks, scores.shape[0])
-                write_runs[way](file, ranked(rows, min(outputs.top, scores.shape[1])))
+                write_runs[way](file, ranked(rows, top))
 
     return write

@@ -29,7 +29,12 @@ from emcl_plugin.errors import InputValueError
 if TYPE_CHECKING:
     from emcl_plugin.correct import Correction
     from emcl_plugin.emcl import EMCL
+    from emcl_plugin.metrics import Placement
     from emcl_plugin.ncl import NCL
+    from emcl_plugin.similarity import Similarity
+    from emcl_plugin.truth import GroundTruth
+
+DEFAULT = click.core.ParameterSource.DEFAULT
 
 
 def run_rerank(
@@ -66,6 +71,8 @@ def run_rerank(
     video_names: Path | None,
     video_links: Path | None,
     check_leak: bool,
+    candidates: int | None,
+    index: str | None,
     **method: Any,
 ) -> None:
     """Re-score files, write the results, and with ground truth measure what it gained."""
@@ -82,6 +89,15 @@ def run_rerank(
             context,
         )
     outputs = name_outputs(context, output, run, run_v2t, top, others=(report, plots))
+    if candidates is None and index is not None:
+        raise click.UsageError("--index is for --candidates: give both", context)
+    if candidates is not None:
+        _check_candidates(context, candidates, outputs, text is None or sim is not None, banked)
+        if report is not None or plots is not None or check_leak:
+            raise click.UsageError(
+                "--report, --plots and --check-leak need all scores: leave --candidates out",
+                context,
+            )
     started = time.perf_counter()
 
     import torch
@@ -117,6 +133,8 @@ def run_rerank(
             device=device,
             dtype=None if dtype == "auto" else getattr(torch, dtype),
             memory=budget,
+            candidates=candidates,
+            index=index or "Flat",
         )
         truth = None
         if gt is not None or given.truth is not None:
@@ -131,7 +149,7 @@ def run_rerank(
         if report is not None:
             check_target(report, 0, force=force)
         plan = job.plan
-        if not quiet and (verbose or plan.is_long):
+        if not quiet and (verbose or plan.is_long) and candidates is None:
             click.echo(f"{plan}; about {plan.seconds(job.device, job.dtype):.0f} s", err=True)
         with Progress(enabled=not quiet) as progress:
             found: Correction | Banked
@@ -150,7 +168,7 @@ def run_rerank(
             write(found.source, progress)
             with _written(outputs):
                 measured = leak = None
-                if truth is not None:
+                if truth is not None and candidates is None:
                     measured = study(
                         job, found, truth, several=several, names=called, progress=progress.update
                     )
@@ -176,6 +194,10 @@ def run_rerank(
         click.echo(f"  written      {first}, {seconds:.1f} s in all", err=True)
         for path in (*more, *filter(None, (report, plots))):
             click.echo(f"               {path}", err=True)
+        if truth is not None and candidates is not None:
+            assert not isinstance(found, Banked)
+            table = before_and_after(found, truth, several)
+            click.echo(f"\n{metrics_table(table, names)}{missed(found.base, truth)}", err=True)
         if measured is not None:
             table = [
                 (direction, row.name, dict(row.evaluation.directions)[direction])
@@ -193,6 +215,57 @@ def run_rerank(
         if leak is not None:
             out["order_leak"] = leak
         click.echo(json.dumps(out, indent=2))
+
+
+def _check_candidates(
+    context: click.Context, candidates: int, outputs: Outputs, no_features: bool, banked: bool
+) -> None:
+    """Candidates are of embeddings, and give runs."""
+    if no_features or banked:
+        raise click.UsageError(
+            "--candidates are searched among embeddings: give --text and --video, without --sim "
+            "and without banks",
+            context,
+        )
+    if outputs.matrix is not None or not outputs.runs:
+        raise click.UsageError(
+            "--candidates gives no matrix: name a run, e.g. --run best.csv, and no --output",
+            context,
+        )
+    if outputs.top > candidates and context.get_parameter_source("top") is not DEFAULT:
+        raise click.UsageError(
+            f"--top {outputs.top} is more than --candidates {candidates}", context
+        )
+
+
+def before_and_after(
+    found: Correction, truth: GroundTruth, several: str
+) -> list[tuple[str, str, Placement]]:
+    """Rows of the metrics' table; right items that are no candidates stand last."""
+    from emcl_plugin.compare import INPUT, OURS
+    from emcl_plugin.metrics import evaluate
+
+    rows = [
+        (direction, name, placement)
+        for name, source in ((INPUT, found.base), (OURS, found.source))
+        for direction, placement in evaluate(source, truth, several).directions
+    ]
+    return rows[::2] + rows[1::2]
+
+
+def missed(source: Similarity, truth: GroundTruth) -> str:
+    """How many right pairs are no candidates, in words."""
+    from emcl_plugin.candidates import Candidates
+
+    assert isinstance(source, Candidates)
+    count = len(truth.query) - source.holds(truth.query, truth.item)
+    if not count:
+        return ""
+    share = 100 * count / len(truth.query)
+    return (
+        f"\n\n  {share:.2g} % of the right pairs are no candidates and count as last: R@K and MdR "
+        "are exact,\n  MnR, MRR and mAP are not"
+    )
 
 
 @contextmanager

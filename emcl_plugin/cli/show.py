@@ -61,6 +61,16 @@ def summary(report: Report, found: Banked | None = None, *, verbose: bool = Fals
             lines.append(("", f"{report.emcl.effective_rank:.1f} distinct subspaces"))
             for strength, agreement in report.emcl.tried:
                 lines.append(("", f"strength {strength:+.2f}: agreement {100 * agreement:.1f} %"))
+    seen = report.coverage
+    if seen is not None:
+        lines.append(
+            (
+                "candidates",
+                f"{seen.pairs} pairs, {100 * seen.share:.3g} % of all; {seen.texts} texts scored "
+                f"in full have {100 * seen.recall:.1f} % of their ten best videos among them, "
+                f"and {100 * seen.left_out:.2g} % of their mass elsewhere",
+            )
+        )
     lines.append(("guard", report.guard.reason))
     if report.guard.applied:
         lines.append(("hubs", _change(report.hubs_before, report.hubs_after, n_text)))
