@@ -18,6 +18,7 @@ from emcl_plugin.cli.export import export_command
 from emcl_plugin.cli.fit import fit_command
 from emcl_plugin.cli.options import (
     bank_options,
+    candidate_options,
     device_options,
     input_options,
     measure_options,
@@ -60,6 +61,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage.
 )
 @input_options
 @bank_options
+@candidate_options
 @method_options
 @truth_options
 @measure_options

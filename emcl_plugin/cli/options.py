@@ -268,7 +268,7 @@ device_options = _apply(
     ]
 )
 
-method_options = _apply(
+candidate_options = _apply(
     [
         click.option(
             "--candidates",
@@ -283,6 +283,11 @@ method_options = _apply(
             help="FAISS index for --candidates, e.g. 'IVF4096,Flat;nprobe=32'. Default: Flat, "
             "which is exact.",
         ),
+    ]
+)
+
+method_options = _apply(
+    [
         click.option(
             "--emcl",
             type=click.Choice(EMCL_NAMES),
