@@ -227,6 +227,7 @@ class Job:
             ncl=self.ncl is not None
             and self.prior != "off"
             and self.ncl.solver in ("auto", "stored"),
+            candidates=self.candidates,
         )
 
     @property

@@ -391,6 +391,11 @@ output_options = _apply(
             show_default=True,
             help="Numbers of the output; float64 also computes in it. auto: as the input.",
         ),
+        click.option(
+            "--plan",
+            is_flag=True,
+            help="Say what the run would take, in time and memory, and stop.",
+        ),
         click.option("--json", "as_json", is_flag=True, help="A report on standard output."),
         click.option("--quiet", "-q", is_flag=True, help="No summary, no progress."),
         click.option("--verbose", "-v", is_flag=True, help="Also what was tried, and the plan."),

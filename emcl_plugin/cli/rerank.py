@@ -29,6 +29,7 @@ from emcl_plugin.errors import InputValueError
 if TYPE_CHECKING:
     from emcl_plugin.correct import Correction
     from emcl_plugin.emcl import EMCL
+    from emcl_plugin.job import Job
     from emcl_plugin.metrics import Placement
     from emcl_plugin.ncl import NCL
     from emcl_plugin.similarity import Similarity
@@ -56,6 +57,7 @@ def run_rerank(
     device: str,
     dtype: str,
     memory: str | None,
+    plan: bool,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -145,12 +147,15 @@ def run_rerank(
             require()
         ids = known_ids(given, job.shape, text_ids, video_ids)
         called = read_names(job.shape, ids, text_names, video_names, video_links)
-        write = prepare_outputs(outputs, job, ids, force=force)
+        write = prepare_outputs(outputs, job, ids, force=force or plan)
         if report is not None:
             check_target(report, 0, force=force)
-        plan = job.plan
-        if not quiet and (verbose or plan.is_long) and candidates is None:
-            click.echo(f"{plan}; about {plan.seconds(job.device, job.dtype):.0f} s", err=True)
+        if plan:
+            _tell_plan(job, outputs, as_json)
+            return
+        if not quiet and (verbose or job.plan.is_long):
+            seconds = job.plan.seconds(job.device, job.dtype)
+            click.echo(f"{job.plan}; about {seconds:.0f} s", err=True)
         with Progress(enabled=not quiet) as progress:
             found: Correction | Banked
             if banked:
@@ -236,6 +241,26 @@ def _check_candidates(
         raise click.UsageError(
             f"--top {outputs.top} is more than --candidates {candidates}", context
         )
+
+
+def _tell_plan(job: Job, outputs: Outputs, as_json: bool) -> None:
+    """What the run would do, how long it would take and what it would hold."""
+    from emcl_plugin.cli.show import aligned
+    from emcl_plugin.sizes import format_size
+
+    plan = job.plan
+    seconds = plan.seconds(job.device, job.dtype)
+    if as_json:
+        facts = plan.to_dict(seconds, job.memory)
+        click.echo(json.dumps({**facts, **outputs.to_dict()}, indent=2))
+        return
+    lines = [
+        ("plan", f"{plan.shape[0]} texts x {plan.shape[1]} videos: {plan.way}"),
+        ("time", f"about {seconds:.1f} s on {job.device}, without measuring"),
+        ("memory", f"{format_size(plan.held)} beside the embeddings, of {format_size(job.memory)}"),
+        *(("would write", line) for line in outputs.shown(job)),
+    ]
+    click.echo(aligned(lines))
 
 
 def before_and_after(
