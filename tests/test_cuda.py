@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from emcl_plugin import rerank, rescore
+from emcl_plugin import rerank, rerank_top, rescore
 from emcl_plugin.demo import load_demo
+from emcl_plugin.experts import Experts
 from emcl_plugin.metrics import evaluate
 from emcl_plugin.similarity import Dense
+from emcl_plugin.tokens import Tokens
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is at hand")
 
@@ -38,3 +40,29 @@ def test_metrics_are_those_of_the_cpu():
     scores = torch.from_numpy(rerank(None, (DEMO.text, DEMO.video), device="cpu"))
     there = evaluate(Dense(scores, device="cuda")).to_dict()
     assert there == evaluate(Dense(scores)).to_dict()
+
+
+def test_candidates_are_those_of_the_cpu():
+    sides = tuple(torch.from_numpy(x.astype("f4")) for x in (DEMO.text, DEMO.video))
+    there = rerank_top(tuple(x.cuda() for x in sides), 5)
+    here = rerank_top(sides, 5)
+    assert there.videos.device.type == "cuda"
+    assert (there.videos.cpu() == here.videos).double().mean() > 0.999
+    assert (there.scores.cpu() - here.scores).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["experts", "tokens"])
+def test_mixtures_and_tokens_are_those_of_the_cpu(kind):
+    torch.manual_seed(0)
+    if kind == "experts":
+        sides = [{"rgb": torch.randn(50, 8), "audio": torch.randn(50, 5)} for _ in range(2)]
+        weights = [torch.rand(50, 2) for _ in range(2)]
+        here = Experts(*sides, *weights)
+        moved = [{name: x.cuda() for name, x in side.items()} for side in sides]
+        there = Experts(*moved, *(x.cuda() for x in weights))
+    else:
+        parts = torch.randn(50, 6, 8), torch.randn(50, 4, 8), torch.ones(50, 6), torch.ones(50, 4)
+        here, there = Tokens(*parts), Tokens(*(x.cuda() for x in parts))
+    found = rerank(there)
+    assert found.device.type == "cuda"
+    assert (found.cpu() - rerank(here)).abs().max() < 1e-4
