@@ -160,7 +160,7 @@ def test_memory_stays_within_the_budget():
         "from emcl_plugin.job import Job\n"
         "from emcl_plugin.experts import Experts\n"
         "rng = np.random.default_rng(0)\n"
-        "side = lambda: {str(e): rng.standard_normal((5000, 32), np.float32) for e in range(7)}\n"
+        "side = lambda: {str(e): rng.standard_normal((5000, 8), np.float32) for e in range(7)}\n"
         "weights = [rng.random((5000, 7), np.float32) for _ in range(2)]\n"
         "small = {k: v[:50] for k, v in side().items()}\n"
         "Job(Experts(small, small, weights[0][:50], weights[1][:50]), None).correct()\n"
@@ -168,7 +168,7 @@ def test_memory_stays_within_the_budget():
     )
     budget = 320 << 20
     work = (
-        f"job = Job(given, None, memory={budget}, emcl=EMCL(strengths=(-0.5, 0.0)))\n"
+        f"job = Job(given, None, memory={budget}, emcl=EMCL(strength=-0.5), guard=False)\n"
         "assert sum(len(x) for x in job.blocks(job.correct().source)) == 5000\n"
     )
     assert 0 < extra_memory(setup, work) <= budget

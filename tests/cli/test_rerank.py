@@ -19,7 +19,7 @@ from numpy.testing import assert_array_equal
 from safetensors.numpy import save_file
 
 from emcl_plugin import rerank
-from emcl_plugin.cli.main import command
+from emcl_plugin.cli.main import command, main
 from emcl_plugin.cli.options import EMCL_NAMES
 from emcl_plugin.demo import load_demo
 from emcl_plugin.emcl import PRESETS
@@ -38,6 +38,24 @@ def run(*arguments, cwd, check=None, **kwargs):
     if check is not None:
         assert result.returncode == check, result.stderr
     return result
+
+
+@pytest.fixture
+def run_here(folder, monkeypatch, capsys):
+    """As :func:`run`, in this process: a new one takes seconds to load torch."""
+    monkeypatch.chdir(folder)
+    terminated = signal.getsignal(signal.SIGTERM)
+
+    def here(*arguments, check):
+        monkeypatch.setattr(sys, "argv", ["emcl-rerank", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        said = capsys.readouterr()
+        assert stopped.value.code == check, said.err
+        return said
+
+    yield here
+    signal.signal(signal.SIGTERM, terminated)
 
 
 @pytest.fixture
@@ -115,13 +133,10 @@ def test_every_option_is_read_from_the_environment(folder):
     run("demo", cwd=folder, check=0, env=env)  # a sub-command does not mind them
 
 
-def test_options_reach_the_method(folder):
+def test_options_reach_the_method(run_here):
     def report(*options):
-        out = run(
-            "--text", "t.npy", "--video", "v.npy", "--json", "-q", "--force", *options,
-            cwd=folder, check=0,
-        ).stdout  # fmt: skip
-        return json.loads(out)
+        both = "--text", "t.npy", "--video", "v.npy"
+        return json.loads(run_here(*both, "--json", "-q", "--force", *options, check=0).out)
 
     assert report("--temperature", "0.05")["ncl"]["temperature"] == 0.05
     assert report("--emcl", "off")["emcl"] is None
@@ -286,20 +301,21 @@ def test_with_ground_truth_it_measures_and_explains(folder):
         (["--text", "zero.npy", "--video", "v.npy"], 1, "text[3]"),
     ],
 )
-def test_wrong_use_is_told_in_words_and_writes_nothing(folder, arguments, status, words):
+def test_wrong_use_is_told_in_words_and_writes_nothing(run_here, folder, arguments, status, words):
     np.save(folder / "int.npy", np.ones((3, 3), int))
     np.save(folder / "nan.npy", np.where(np.arange(9).reshape(3, 3) == 5, np.nan, 1.0))
     np.save(folder / "flat.npy", np.ones(3))
     np.save(folder / "pickle.npy", np.array([{}], dtype=object), allow_pickle=True)
     np.save(folder / "zero.npy", np.where(np.arange(9)[:, None] == 3, 0.0, np.ones((9, 128))))
     before = files(folder)
-    result = run(*arguments, cwd=folder, check=status)
-    assert words in result.stderr
-    assert result.stdout == ""
+    result = run_here(*arguments, check=status)
+    assert words in result.err
+    assert result.out == ""
+    assert "Traceback" not in result.err
     assert files(folder) == before
     if status == 1:
-        assert "received:" in result.stderr
-        assert "to do:" in result.stderr
+        assert "received:" in result.err
+        assert "to do:" in result.err
 
 
 @pytest.fixture
