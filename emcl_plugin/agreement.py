@@ -176,7 +176,7 @@ def finish(accumulator: NearestAccumulator, source: Similarity) -> Nearest:
 
 def _of_candidates(source: Candidates) -> Nearest:
     """The best of the candidates; several equally best ones may each be mutual."""
-    found = Nearest(*source.best(), *source.T.best())
+    found = Nearest(*source.best_videos(), *source.best_texts())
     pairs, values, slack = source.pairs, source.values, found.slack
     both = values >= found.text_score[pairs.text] - slack
     both &= values >= found.video_score[pairs.video] - slack

@@ -1,7 +1,7 @@
 """Scores of a few promising pairs in the place of all, for sets too large for a dense sweep.
 
-Which pairs: the k best videos of every text and the k best texts of every video, found by FAISS
-(any of its indexes) or, without it, by exhaustive products. Best matches, EMCL's strength and the
+Which pairs: the k best videos of every text and the k best texts of every video, which
+:mod:`emcl_plugin.search` finds. Best matches, EMCL's strength and the
 guard are looked for among these only; the mean and the spread of all scores follow from the
 features' second moments. Sinkhorn's sums run over the candidates and, for all other pairs, over a
 random sample of texts and of videos that are scored in full: with C_i the candidates of text i and
@@ -17,19 +17,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 
-from emcl_plugin.errors import InputValueError
 from emcl_plugin.similarity import Features, Similarity, rows_per_block
-from emcl_plugin.sizes import DEFAULT_MEMORY
-
-Progress = Callable[[str, int, int], None]
 
 SAMPLE = 512
 """Texts and videos that are scored in full for (s), at most."""
@@ -310,14 +305,13 @@ class Candidates(Similarity):
             level.index_add_(0, pair, (values == own[pair]).long())
         return above, torch.where(there, level, width - sizes)
 
-    def best(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def best_videos(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The best video of every text and its score, both (n_text,); the first of equals."""
-        scores = torch.full((self.shape[0],), -math.inf).to(self.values)
-        scores.scatter_reduce_(0, self.pairs.text, self.values, "amax")
-        leads = self.values == scores[self.pairs.text]
-        found = torch.full((self.shape[0],), self.shape[1], device=self.device)
-        found.scatter_reduce_(0, self.pairs.text[leads], self.pairs.video[leads], "amin")
-        return found, scores
+        return _best(self.values, self.pairs.text, self.pairs.video, self.shape)
+
+    def best_texts(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The best text of every video and its score, both (n_video,); the first of equals."""
+        return _best(self.values, self.pairs.video, self.pairs.text, self.shape[::-1])
 
     @property
     def fewest(self) -> int:
@@ -339,6 +333,18 @@ class Candidates(Similarity):
             torch.where(there, self.values[chosen], -math.inf),
             torch.where(there, self.pairs.video[chosen], -1),
         )
+
+
+def _best(
+    values: torch.Tensor, group: torch.Tensor, other: torch.Tensor, shape: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each of ``shape[0]`` groups the member with the largest value, and that value."""
+    scores = torch.full(shape[:1], -math.inf).to(values)
+    scores.scatter_reduce_(0, group, values, "amax")
+    leads = values == scores[group]
+    found = torch.full(shape[:1], shape[1], device=values.device)
+    found.scatter_reduce_(0, group[leads], other[leads], "amin")
+    return found, scores
 
 
 @dataclass(frozen=True)
@@ -407,126 +413,3 @@ def coverage(
         recall=float(seen.gather(1, best).double().mean()),
         left_out=max(0.0, left_out),
     )
-
-
-# --- search -----------------------------------------------------------------------------------
-
-
-def search(
-    text: Features,
-    video: Features,
-    k: int,
-    *,
-    index: str = "Flat",
-    memory: int | None = None,
-    progress: Progress | None = None,
-) -> Candidates:
-    """The ``k`` best videos of every text and texts of every video, with their inner products.
-
-    Parameters
-    ----------
-    text, video : Features
-    k : int
-        At most the number of items.
-    index : str, default "Flat"
-        FAISS's factory string: "Flat" is exact; "HNSW32" and others are faster and may miss some.
-        Settings may follow: "IVF4096,Flat;nprobe=32".
-    memory : int, optional
-        Bytes to keep within: the samples of (s) take a sixteenth at most. Default 4 GiB.
-    progress : callable, optional
-        Called with (stage, done, total).
-
-    Examples
-    --------
-    >>> sides = [Features(torch.eye(3) + 0.1), Features(torch.eye(3))]
-    >>> search(*sides, k=1).pairs.video.tolist()
-    [0, 1, 2]
-    """
-    shape = text.shape[0], video.shape[0]
-    best = []
-    for queries, items, stage in ((text, video, "text -> video"), (video, text, "video -> text")):
-        best.append(_nearest(queries, items, min(k, items.shape[0]), index, stage, progress))
-    keys, values = [], []
-    for (found, scores), forward in zip(best, (True, False), strict=True):
-        own = torch.arange(len(found), device=found.device)[:, None].expand_as(found)
-        there = found >= 0  # an approximate index may find fewer
-        i, j = (own, found) if forward else (found, own)
-        keys.append((i * shape[1] + j)[there])
-        values.append(scores[there])
-    key, order = torch.cat(keys).sort()
-    value = torch.cat(values)[order]
-    del best, keys, values, order
-    first = torch.cat([key.new_ones(1, dtype=torch.bool), key[1:] != key[:-1]])
-    key, value = key[first], value[first]
-    pairs = Pairs(shape, key // shape[1], key % shape[1])
-    for side, sizes in (("text", pairs.starts.diff()), ("video", pairs.T.starts.diff())):
-        if not bool(sizes.all()):
-            raise InputValueError(
-                f"the index found nothing for some {side}s",
-                f"{int((sizes == 0).sum())} of {len(sizes)}, index {index}",
-                'search more widely, or with the exact index, "Flat"',
-            )
-    budget = DEFAULT_MEMORY if memory is None else memory
-    sample = budget // (64 * max(shape) * text.dtype.itemsize)
-    of_all = AllPairs(text, video, sample=max(64, min(SAMPLE, sample)))
-    made = Candidates(pairs, value, of_all)
-    if text.dtype == torch.float64:  # FAISS computes in float32
-        exact = made.products(text.rows(0, shape[0]), video.rows(0, shape[1]))[0]
-        made = Candidates(pairs, exact, of_all)
-    return made
-
-
-def _nearest(
-    queries: Features,
-    items: Features,
-    k: int,
-    index: str,
-    stage: str,
-    progress: Progress | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices and inner products of the k best items of every query, both (n, k)."""
-    found = torch.empty(queries.shape[0], k, dtype=torch.long, device=queries.device)
-    scores = torch.empty(queries.shape[0], k, dtype=queries.dtype, device=queries.device)
-    look = _faiss(items, index)
-    if look is None and index != "Flat":
-        raise InputValueError(
-            "this index needs FAISS", index, "pip install faiss-cpu, or leave the index out"
-        )
-    for start, stop, block in queries.blocks():
-        if look is not None:
-            near, ids = look.search(np.ascontiguousarray(block.float().cpu().numpy()), k)
-            scores[start:stop] = torch.from_numpy(near)
-            found[start:stop] = torch.from_numpy(ids)
-        else:
-            products = torch.cat([block @ tile.T for _, _, tile in items.blocks()], dim=1)
-            scores[start:stop], found[start:stop] = products.topk(k, dim=1)
-        if progress is not None:
-            progress(f"search {stage}", stop, queries.shape[0])
-    return found, scores
-
-
-def _faiss(items: Features, index: str) -> Any:
-    """A FAISS index of the items, or None where FAISS is not installed."""
-    try:
-        import faiss
-    except ImportError:
-        return None
-    factory, _, settings = index.partition(";")
-    try:
-        made = faiss.index_factory(items.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-        if settings:
-            tuner: Any = faiss.ParameterSpace()  # its annotation forgets the text
-            tuner.set_index_parameters(made, settings)
-    except RuntimeError as error:
-        raise InputValueError(
-            "FAISS knows no such index", f"{index}: {str(error).splitlines()[0][:100]}", "Flat"
-        ) from None
-    if items.device.type == "cuda" and hasattr(faiss, "StandardGpuResources"):
-        made = faiss.index_cpu_to_all_gpus(made)
-    if not made.is_trained:
-        many = torch.randperm(items.shape[0], generator=torch.Generator().manual_seed(0))
-        sample = items.take(many[: 1 << 18].sort().values.to(items.device))
-        made.train(np.ascontiguousarray(sample.float().cpu().numpy()))
-    for _, _, block in items.blocks():
-        made.add(np.ascontiguousarray(block.float().cpu().numpy()))
-    return made

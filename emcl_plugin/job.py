@@ -22,7 +22,7 @@ from emcl_plugin.arrays import (
     compute_dtype,
     describe,
 )
-from emcl_plugin.candidates import Candidates, Coverage, search
+from emcl_plugin.candidates import Candidates, Coverage
 from emcl_plugin.correct import Correction, correct
 from emcl_plugin.emcl import EMCL, EMCLReport
 from emcl_plugin.errors import (
@@ -35,6 +35,7 @@ from emcl_plugin.experts import Experts
 from emcl_plugin.ncl import NCL, Biases, Progress
 from emcl_plugin.plan import Estimate, available, estimate
 from emcl_plugin.prior import Prior, Probes, check_mode
+from emcl_plugin.search import search
 from emcl_plugin.similarity import Dense, FeaturePair, Features, Scorer, Similarity
 from emcl_plugin.sizes import format_size
 

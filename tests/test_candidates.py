@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from oracles import cone_pair
 
-from emcl_plugin import candidates as module
 from emcl_plugin import rerank_top, rescore
 from emcl_plugin.agreement import nearest
-from emcl_plugin.candidates import AllPairs, Candidates, Pairs, coverage, search
+from emcl_plugin.candidates import AllPairs, Candidates, Others, Pairs, coverage
 from emcl_plugin.demo import load_demo
 from emcl_plugin.errors import EmclError
 from emcl_plugin.job import Job
 from emcl_plugin.metrics import place
 from emcl_plugin.ncl import NCL, BlockKernel, CandidateKernel, Problem
 from emcl_plugin.reductions import moments
+from emcl_plugin.search import search
 from emcl_plugin.similarity import Dense, FeaturePair, Features
 from emcl_plugin.truth import GroundTruth
 
@@ -44,7 +44,7 @@ def dense(found):
 @pytest.mark.parametrize("with_faiss", [True, False])
 def test_the_best_of_both_directions_and_no_others(with_faiss, monkeypatch):
     if not with_faiss:
-        monkeypatch.setattr(module, "_faiss", lambda *_: None)
+        monkeypatch.setattr("emcl_plugin.search._faiss", lambda *_: None)
     text, video = sides()
     scores = FeaturePair(text, video).dense()
     best = scores >= scores.topk(4, 1).values[:, -1:]
@@ -57,7 +57,7 @@ def test_the_best_of_both_directions_and_no_others(with_faiss, monkeypatch):
 def test_an_index_that_is_not_known_or_not_there_is_refused(monkeypatch):
     with pytest.raises(EmclError, match="FAISS knows no such index"):
         search(*sides(), 3, index="Round")
-    monkeypatch.setattr(module, "_faiss", lambda *_: None)
+    monkeypatch.setattr("emcl_plugin.search._faiss", lambda *_: None)
     with pytest.raises(EmclError, match="needs FAISS"):
         search(*sides(), 3, index="HNSW8")
 
@@ -175,7 +175,7 @@ def test_a_sample_of_some_is_right_on_average():
         shuffled = Features(video.rows(0, 300)[order], dtype=F64)
         place_ = torch.argsort(order)
         moved = Pairs(pairs.shape, pairs.text, place_[pairs.video])
-        others = module.Others.sampled(moved, AllPairs(text, shuffled, sample=64).T)
+        others = Others.sampled(moved, AllPairs(text, shuffled, sample=64).T)
         found.append(others.log_sums(bias[order], 0.3).exp())
     mean, error = torch.stack(found).mean(0), torch.stack(found).std(0) / 60**0.5
     assert bool(((mean - exact).abs() < 4 * error).all())
