@@ -7,7 +7,6 @@ depend on which process had which.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, ClassVar, TypeAlias
@@ -19,6 +18,7 @@ from torch import distributed
 from emcl_plugin.adapters.base import Adapter
 from emcl_plugin.arrays import check_finite, check_matrix, describe
 from emcl_plugin.errors import InputTypeError, InputValueError
+from emcl_plugin.io.parts import natural
 from emcl_plugin.truth import GroundTruth
 
 Key: TypeAlias = "str | int"
@@ -264,21 +264,9 @@ def _in_order(rows: dict[Key, Row]) -> dict[Key, Row]:
     def place(item: tuple[Key, Row]) -> Any:
         key, (_, of) = item
         name = key if isinstance(key, str) else of
-        return () if name is None else _natural(name)
+        return () if name is None else natural(name)
 
     return dict(sorted(rows.items(), key=place))
-
-
-def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
-    """Sorts ids as people count: 2 before 10.
-
-    >>> sorted(["v10", "v9", "v09", "10", "9"], key=_natural)
-    ['9', '10', 'v09', 'v9', 'v10']
-    """
-    parts = re.split("([0-9]+)", name)
-    digits = [part.lstrip("0") for part in parts]
-    counted = [(len(digits[i]), digits[i]) if i % 2 else (0, parts[i]) for i in range(len(parts))]
-    return counted, name
 
 
 def _ids(rows: dict[Key, Row]) -> tuple[str, ...] | None:

@@ -82,14 +82,17 @@ def check_alike(files: list[Path], where: object, kinds: Collection[str]) -> lis
     return sorted(files, key=natural)
 
 
-def natural(path: Path) -> list[tuple[int, str]]:
-    """Sorts names as people count: 2 before 10.
+def natural(name: str | Path) -> tuple[list[tuple[int, str]], str]:
+    """Sorts names as people count, 2 before 10, and equal numbers by their text.
 
-    >>> sorted(map(Path, ("b10", "b2", "a")), key=natural)
-    [PosixPath('a'), PosixPath('b2'), PosixPath('b10')]
+    >>> sorted(["v10", "v9", "v09", "10", "9"], key=natural)
+    ['9', '10', 'v09', 'v9', 'v10']
     """
-    parts = re.split(r"([0-9]+)", str(path))
-    return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(parts)]
+    text = str(name)
+    parts = re.split("([0-9]+)", text)
+    digits = [part.lstrip("0") for part in parts]
+    counted = [(len(digits[i]), digits[i]) if i % 2 else (0, parts[i]) for i in range(len(parts))]
+    return counted, text
 
 
 def stacked(files: list[Path], read: Callable[[Path], Vectors], where: object) -> Vectors:
