@@ -226,6 +226,10 @@ class Candidates(Similarity):
 
     @property
     def T(self) -> Candidates:
+        return self._turned
+
+    @cached_property
+    def _turned(self) -> Candidates:
         return Candidates(self.pairs.T, self.values[self.pairs.by_video], self.all_pairs.T)
 
     def biased(self, row_bias: torch.Tensor, column_bias: torch.Tensor) -> Candidates:

@@ -250,6 +250,7 @@ class ExpertMaps:
             [x.project(found.basis) for x, found in zip(side.embeddings, self.maps, strict=True)]
             for side in (text, video)
         ]
+        self._norms = [[x.squared_norms() for x in side.embeddings] for side in (text, video)]
 
     @property
     def effective_rank(self) -> float:
@@ -262,19 +263,16 @@ class ExpertMaps:
             ((1 + found.factors(strength * share)).square() - 1).to(self.mixture.text.weights)
             for found, share in zip(self.maps, self._shares, strict=True)
         ]
-        text = self._changed(self.mixture.text, self._projected[0], gains)
-        video = self._changed(self.mixture.video, self._projected[1], gains)
+        text = self._changed(self.mixture.text, 0, gains)
+        video = self._changed(self.mixture.video, 1, gains)
         text = replace(text, directions=text.directions * torch.cat(gains))
         return Mixture(text, video, memory=self.mixture.memory)
 
-    def _changed(
-        self, side: _Side, projected: list[torch.Tensor], gains: list[torch.Tensor]
-    ) -> _Side:
+    def _changed(self, side: _Side, which: int, gains: list[torch.Tensor]) -> _Side:
         """A side with what its embeddings have become: their lengths, and their coordinates."""
-        scaled = side.weights.clone()
+        scaled, projected = side.weights.clone(), self._projected[which]
         if self.renormalize:  # to the length that it had
-            for e, features in enumerate(side.embeddings):
-                norms = features.squared_norms()
+            for e, norms in enumerate(self._norms[which]):
                 kept = renormalizing(norms, projected[e], gains[e]) * norms.sqrt()
                 scaled[:, e] *= torch.where(norms > 0, kept, 1)
         directions = [x * scaled[:, e, None] for e, x in enumerate(projected)]

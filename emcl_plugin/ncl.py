@@ -574,9 +574,9 @@ class CandidateKernel(StoredKernel):
         f0, g0 = self.f0, self.g0
         rest, turned = self.of_texts, self.of_videos
         rows = rest.scores / self.tau + (f0 + rest.log_share)[:, None] + g0[rest.chosen]
-        self.rest = rows.nan_to_num_(nan=-math.inf).exp_()
+        self.rest = rows.exp_()
         rows = turned.scores / self.tau + (g0 + turned.log_share)[:, None] + f0[turned.chosen]
-        self.rest_turned = rows.nan_to_num_(nan=-math.inf).exp_()
+        self.rest_turned = rows.exp_()
 
     def _in_logarithms(self, g: torch.Tensor, rho: float) -> tuple[torch.Tensor, torch.Tensor]:
         text, video = self.pairs.text, self.pairs.video

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 
 from emcl_plugin.candidates import SAMPLE, AllPairs, Candidates, Pairs
 from emcl_plugin.errors import InputValueError
+from emcl_plugin.ncl import Progress
 from emcl_plugin.similarity import Features
 from emcl_plugin.sizes import DEFAULT_MEMORY
-
-Progress: TypeAlias = Callable[[str, int, int], None]
 
 
 def search(

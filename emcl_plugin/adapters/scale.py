@@ -51,8 +51,7 @@ def find_scale(sim: Array, feats: FeaturesPair) -> Scale:
     >>> round(found.factor, 3), found.exact
     (100.0, True)
     """
-    job = Job(sim, feats)
-    given, own = job.source(), Job(None, feats).source()
+    given, own = Job(sim, None).source(), Job(None, feats).source()
     factor = slope(given, own)
     difference = math.inf
     if factor > 0:
