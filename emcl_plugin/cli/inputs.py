@@ -42,6 +42,13 @@ class Inputs:
     notes: tuple[str, ...] = ()
 
     @property
+    def has_features(self) -> bool:
+        """Whether EMCL has something to work on."""
+        from emcl_plugin.experts import Experts
+
+        return self.feats is not None or isinstance(self.sim, Experts)
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(texts, videos)."""
         if self.sim is not None:

@@ -121,6 +121,8 @@ def run_rerank(
     features = text is not None or source is not None
     emcl, ncl = settings(context, features=features, **method)
     given = read_inputs(text, video, sim, source, orientation)
+    if source is not None:  # only now it is known whether EMCL has something to work on
+        settings(context, features=given.has_features, **method)
     if not quiet:
         tell(given.notes)
     with warnings_as_notes(quiet=quiet):

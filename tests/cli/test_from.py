@@ -142,6 +142,7 @@ def test_ids_of_both_sides_leave_nothing_to_assume(invoke):
         (["--from", "clip4clip", "other.npz"], 1, "nothing of clip4clip is in it"),
         (["--from", "mmt", "dict.npy"], 1, "--trust-pickle"),
         (["--from", "dbsn", "square.npy"], 1, "cannot be told"),
+        (["--from", "emcl-net", "square.npy", "--subspaces", "4"], 2, "no embeddings"),
         (["--from", "open_clip", "other.npz", "--orientation", "video-text"], 1, "no such setting"),
         (["--from", "open_clip", "text.npz"], 1, "no images_emb"),
         (["--sim", "square.npy", "--orientation", "up"], 2, "is not one of"),
