@@ -116,8 +116,9 @@ class Hubs:
 class NearestAccumulator:
     """Best match of both sides, taken in row block by row block."""
 
-    def __init__(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
-        n_text, n_video = shape
+    def __init__(self, source: Similarity) -> None:
+        (n_text, n_video), dtype, device = source.shape, source.dtype, source.device
+        self.world, self.own = source.world, slice(*source.own)
         self.tied = False
         self.video_of_text = torch.empty(n_text, dtype=torch.long, device=device)
         self.text_score = torch.empty(n_text, dtype=dtype, device=device)
@@ -144,15 +145,23 @@ class NearestAccumulator:
         self.text_of_video = torch.where(better, columns.indices + start, self.text_of_video)
 
     def result(self) -> Nearest:
-        """The best matches of all blocks so far."""
-        return Nearest(self.video_of_text, self.text_score, self.text_of_video, self.video_score)
+        """The best matches of all blocks so far, of all processes."""
+        world, count = self.world, len(self.text_score)
+        score = world.max(self.video_score)
+        best = torch.where(self.video_score == score, self.text_of_video, count)
+        return Nearest(
+            world.rows(self.video_of_text[self.own], count),
+            world.rows(self.text_score[self.own], count),
+            world.min(best),
+            score,
+        )
 
 
 def nearest(source: Similarity) -> Nearest:
     """Best match of every text and of every video, in one pass (two where bests are tied)."""
     if isinstance(source, Candidates):
         return _of_candidates(source)
-    accumulator = NearestAccumulator(source.shape, source.dtype, source.device)
+    accumulator = NearestAccumulator(source)
     for start, stop, block in source.blocks():
         accumulator.add(start, stop, block, watch_ties=True)
     return finish(accumulator, source)
@@ -160,18 +169,22 @@ def nearest(source: Similarity) -> Nearest:
 
 def finish(accumulator: NearestAccumulator, source: Similarity) -> Nearest:
     """The result; where an item has several equally best matches, each may be mutual."""
-    found = accumulator.result()
-    if not accumulator.tied:
-        return found
+    found, world = accumulator.result(), source.world
     slack = found.slack
-    texts = torch.empty(source.shape[0], dtype=torch.bool, device=source.device)
+    tied = torch.tensor(accumulator.tied, device=source.device)
+    if world.size > 1:  # two processes may each have one of a video's best
+        near = world.sum((accumulator.video_score >= found.video_score - slack).long())
+        tied |= (near > 1).any()
+    if not bool(world.any(tied)):
+        return found
+    texts = []
     videos = torch.zeros(source.shape[1], dtype=torch.bool, device=source.device)
     for start, stop, block in source.blocks():
         both = block >= found.text_score[start:stop, None] - slack
         both &= block >= found.video_score - slack
-        texts[start:stop] = both.any(1)
+        texts.append(both.any(1))
         videos |= both.any(0)
-    return replace(found, mutual=(texts, videos))
+    return replace(found, mutual=(world.rows(torch.cat(texts), source.shape[0]), world.any(videos)))
 
 
 def _of_candidates(source: Candidates) -> Nearest:

@@ -39,7 +39,7 @@ from emcl_plugin.plan import Estimate
 from emcl_plugin.prior import Prior, Probes, earned_biases, probe
 from emcl_plugin.reductions import Moments, MomentsAccumulator, moments, slope
 from emcl_plugin.repeats import weights as repeat_weights
-from emcl_plugin.similarity import Dense, FeaturePair, Features, LowRank, Similarity
+from emcl_plugin.similarity import Dense, FeaturePair, Features, LowRank, Shard, Similarity
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def correct(
     base = candidates or (pair if sim is None else sim)
     assert base is not None
     if plan.store_scores and candidates is None:
-        base = Dense(base.dense(), dtype=base.dtype, device=base.device, memory=memory)
+        base = _stored(base, memory)
 
     before = _best_matches(base, progress)
     weights = None
@@ -199,6 +199,15 @@ def correct(
     )
 
 
+def _stored(base: Similarity, memory: int) -> Similarity:
+    """The scores in memory: in each process its own texts'."""
+    scores, world = base.dense(), base.world
+    dtype, device = base.dtype, base.device
+    if world.size == 1:
+        return Dense(scores, dtype=dtype, device=device, memory=memory)
+    return Shard(scores, base.shape, world, dtype=dtype, device=device, memory=memory, of=base)
+
+
 def _coverage(trial: _Trial, biases: Biases | None) -> Coverage:
     assert isinstance(trial.source, Candidates)
     if biases is None:
@@ -281,12 +290,17 @@ def _best_matches(base: Similarity, progress: Progress | None) -> Nearest:
     """The input's best matches, in a pass that also checks it."""
     if isinstance(base, Candidates):
         return nearest(base)
-    accumulator = NearestAccumulator(base.shape, base.dtype, base.device)
-    for start, stop, block in base.blocks():
-        check_finite(block, "sim", start)
-        accumulator.add(start, stop, block, watch_ties=True)
-        if progress is not None:
-            progress("agreement", stop, base.shape[0])
+    accumulator = NearestAccumulator(base)
+
+    def look() -> None:
+        first, last = base.own
+        for start, stop, block in base.blocks():
+            check_finite(block, "sim", start)
+            accumulator.add(start, stop, block, watch_ties=True)
+            if progress is not None:
+                progress("agreement", stop - first, last - first)
+
+    base.world.together(look)
     return finish(accumulator, base)
 
 
@@ -300,8 +314,8 @@ def _try_strengths(
     if isinstance(base, Candidates):
         bests = {s: nearest(candidate) for s, candidate in candidates.items()}
         return moments(base, weights), {0.0: before, **bests}
-    spread = MomentsAccumulator()
-    accumulators = {s: NearestAccumulator(base.shape, base.dtype, base.device) for s in candidates}
+    spread = MomentsAccumulator(base.world)
+    accumulators = {s: NearestAccumulator(base) for s in candidates}
     for start, stop, block in base.blocks():
         spread.add(block, None if weights is None else weights[start:stop])
         for strength, candidate in candidates.items():

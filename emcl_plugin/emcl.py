@@ -207,13 +207,16 @@ def second_moments(
         counts = None if batch is None else given
         size = side.shape[0] if counts is None else float(counts.sum())
         share = 1.0 if batch is None else 1.0 / (size * len(sides))
+        own_gram, own_total = torch.zeros_like(gram), torch.zeros_like(total)
         for start, _, block in side.blocks():
             for first in range(0, len(block), _ROWS):
                 x = counted = block[first : first + _ROWS]
                 if counts is not None:
                     counted = x * counts[start + first : start + first + len(x), None]
-                gram.add_(counted.T @ x, alpha=share)
-                total.add_(counted.sum(0, dtype=torch.float64), alpha=share)
+                own_gram.add_(counted.T @ x, alpha=share)
+                own_total.add_(counted.sum(0, dtype=torch.float64), alpha=share)
+        gram += side.world.sum(own_gram)
+        total += side.world.sum(own_total)
     trace = gram.trace()
     if not trace > 0:
         raise InputValueError(

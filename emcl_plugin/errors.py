@@ -23,6 +23,9 @@ class EmclError(Exception):
       to do:    drop that row
     """
 
+    told = False
+    """Whether another process of the same job tells it."""
+
     def __init__(self, problem: str, received: str, remedy: str) -> None:
         super().__init__(problem, received, remedy)
         self.problem = problem
@@ -47,6 +50,10 @@ class InputFileError(EmclError, OSError):
 
 class StateError(InputFileError):
     """A saved corrector is missing, damaged, of another version, or not one."""
+
+
+class WorkerError(EmclError, RuntimeError):
+    """Another process of the same job has failed or ended."""
 
 
 class MemoryBudgetError(EmclError, MemoryError):

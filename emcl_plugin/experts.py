@@ -198,8 +198,8 @@ class Mixture(Similarity):
         return self._scores(indices)
 
     @property
-    def T(self) -> Mixture:
-        return Mixture(self.video, self.text, memory=self.memory)
+    def T(self) -> Similarity:
+        return Mixture(self.video, self.text, memory=self.memory).among(self.world.even())
 
     def _scores(self, which: slice | torch.Tensor) -> torch.Tensor:
         text, video = self.text, self.video
@@ -257,7 +257,7 @@ class ExpertMaps:
         """Distinct subspaces per expert, in the mean."""
         return sum(found.effective_rank for found in self.maps) / len(self.maps)
 
-    def scores(self, strength: float) -> Mixture:
+    def scores(self, strength: float) -> Similarity:
         """The mixture after every expert's map of this strength."""
         gains = [
             ((1 + found.factors(strength * share)).square() - 1).to(self.mixture.text.weights)
@@ -266,7 +266,8 @@ class ExpertMaps:
         text = self._changed(self.mixture.text, 0, gains)
         video = self._changed(self.mixture.video, 1, gains)
         text = replace(text, directions=text.directions * torch.cat(gains))
-        return Mixture(text, video, memory=self.mixture.memory)
+        made = Mixture(text, video, memory=self.mixture.memory)
+        return made.among(self.mixture.world)
 
     def _changed(self, side: _Side, which: int, gains: list[torch.Tensor]) -> _Side:
         """A side with what its embeddings have become: their lengths, and their coordinates."""

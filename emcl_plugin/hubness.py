@@ -84,6 +84,7 @@ def hubness(source: Similarity, k: int = 10) -> Hubness:
         top = torch.topk(block, k, dim=1, sorted=False).indices
         counts += torch.bincount(top.flatten(), minlength=n_item)
         mass += torch.softmax(block / temperature, dim=1).sum(0, dtype=torch.float64)
+    counts, mass = source.world.sum(counts), source.world.sum(mass)
     occurrence = counts.double()
     mean = n_query * k / n_item
     centred = occurrence - mean
@@ -120,17 +121,20 @@ def modality_gap(
     text: Features, video: Features, truth_pairs: tuple[Any, Any] | None = None
 ) -> ModalityGap:
     """Distance of the two means, and of right pairs (text indices, video indices)."""
-    means = [
-        sum(block.double().sum(0) for _, _, block in side.blocks()) / side.shape[0]
-        for side in (text, video)
-    ]
-    distance = float(torch.linalg.vector_norm(torch.as_tensor(means[0] - means[1])))
+    means = []
+    for side in (text, video):
+        total = torch.zeros(side.shape[1], dtype=torch.float64, device=side.device)
+        for _, _, block in side.blocks():
+            total += block.double().sum(0)
+        means.append(side.world.sum(total) / side.shape[0])
+    distance = float(torch.linalg.vector_norm(means[0] - means[1]))
     if truth_pairs is None:
         return ModalityGap(distance, math.nan)
     rows, columns = (torch.as_tensor(x, device=text.device) for x in truth_pairs)
-    total = 0.0
+    lengths = 0.0
     for start, stop, block in text.blocks():
         here = (rows >= start) & (rows < stop)
         difference = block[rows[here] - start] - video.take(columns[here])
-        total += float(torch.linalg.vector_norm(difference, dim=1).sum(dtype=torch.float64))
-    return ModalityGap(distance, total / len(rows))
+        lengths += float(torch.linalg.vector_norm(difference, dim=1).sum(dtype=torch.float64))
+    lengths = sum(of_one for (of_one,) in text.world.gather([lengths]))
+    return ModalityGap(distance, lengths / len(rows))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -36,8 +37,9 @@ from emcl_plugin.ncl import NCL, Biases, Progress
 from emcl_plugin.plan import Estimate, available, estimate
 from emcl_plugin.prior import Prior, Probes, check_mode
 from emcl_plugin.search import search
-from emcl_plugin.similarity import Dense, FeaturePair, Features, Scorer, Similarity
+from emcl_plugin.similarity import Dense, FeaturePair, Features, Scorer, Shard, Similarity
 from emcl_plugin.sizes import format_size
+from emcl_plugin.world import ALONE, World
 
 if TYPE_CHECKING:
     from emcl_plugin.bank import BankReport
@@ -158,14 +160,19 @@ class Job:
         names: tuple[str, str] = ("text", "video"),
         candidates: int | None = None,
         index: str = "Flat",
+        world: World = ALONE,
     ) -> None:
+        self.world = world
         self.emcl = _settings(emcl, EMCL, "emcl")
         self.ncl = _settings(ncl, NCL, "ncl")
         self.prior = check_mode(prior)
         self.guard = guard
         if metric not in ("cosine", "dot"):
             raise InputValueError("the metric is not known", repr(metric), '"cosine" or "dot"')
-        arrays = _check_inputs(sim, feats)
+        if world.counts is None or feats is None:
+            arrays = check_inputs(sim, feats)
+        else:  # the features are of all texts, sim of this process's
+            arrays = check_inputs(None, feats) + ([] if sim is None else check_inputs(sim, None))
         main = (
             arrays
             if sim is None
@@ -179,7 +186,9 @@ class Job:
         if dtype is not None:
             self.kind = replace(self.kind, dtype=dtype)
             self.dtype = torch.promote_types(self.dtype, dtype)
-        self.memory = available(self.device) // 2 if memory is None else memory
+        self.memory = available(self.device) // (2 * world.beside(self.device))
+        if memory is not None:
+            self.memory = memory
         if self.memory < 1 << 20:
             raise InputValueError(
                 "the memory budget is too small", format_size(self.memory), "give at least 1 MiB"
@@ -199,29 +208,35 @@ class Job:
         self.candidates, self.index = candidates, index
         self._searched: Candidates | None = None
         self.sim: Similarity | None = None
-        if isinstance(sim, np.ndarray | torch.Tensor):
-            self.sim = Dense(sim, **common)
+        if isinstance(sim, np.ndarray | torch.Tensor) and world.counts is not None:
+            self.sim = Shard(sim, (sum(world.counts), int(sim.shape[1])), world, **common)
+        elif isinstance(sim, np.ndarray | torch.Tensor):
+            self.sim = Dense(sim, **common).among(world)
         elif sim is not None:
-            self.sim = sim.open(**common)
+            self.sim = sim.open(**common).among(world)
         self.features: tuple[Features, Features] | None = None
-        self.repeated = (0, 0)
         if feats is not None:
             self.features = (
-                Features(feats[0], name=names[0], metric=metric, **common),
+                Features(feats[0], name=names[0], metric=metric, **common, world=world),
                 Features(feats[1], name=names[1], metric=metric, **common),
             )
-            self.repeated = repeated(self.features[0]), repeated(self.features[1])
         if self.sim is not None:
             self.shape = self.sim.shape
         else:
             assert feats is not None
             self.shape = (int(feats[0].shape[0]), int(feats[1].shape[0]))
+        if self.shape[0] < world.size:
+            raise InputValueError(
+                "there are more processes than texts",
+                f"{world.size} processes, {self.shape[0]} texts",
+                "start fewer processes",
+            )
 
     @property
     def plan(self) -> Estimate:
         """What will be stored and what recomputed."""
         return estimate(
-            self.shape,
+            self._own_shape,
             self._products,
             self.dtype,
             self.memory,
@@ -230,6 +245,18 @@ class Job:
             and self.ncl.solver in ("auto", "stored"),
             candidates=self.candidates,
         )
+
+    @cached_property
+    def repeated(self) -> tuple[int, int]:
+        """How many texts and videos are exact copies of others; 0 where there is only sim."""
+        if self.features is None:
+            return 0, 0
+        return repeated(self.features[0]), repeated(self.features[1])
+
+    @property
+    def _own_shape(self) -> tuple[int, int]:
+        first, last = self.world.part(self.shape[0])
+        return last - first, self.shape[1]
 
     @property
     def has_features(self) -> bool:
@@ -296,13 +323,13 @@ class Job:
 
     def require_dense(self) -> None:
         """Raise where the whole result does not fit into the memory."""
-        need = self.shape[0] * self.shape[1] * self.kind.dtype.itemsize
+        rows, columns = self._own_shape
+        need = rows * columns * self.kind.dtype.itemsize
         free = available(self.kind.device)
         if need > free:
             raise MemoryBudgetError(
                 "the re-scored matrix does not fit into the memory",
-                f"{self.shape[0]} x {self.shape[1]} scores, {format_size(need)}; "
-                f"{format_size(free)} are free",
+                f"{rows} x {columns} scores, {format_size(need)}; {format_size(free)} are free",
                 "use the command line, which writes it to a memory-mapped file block by block: "
                 "emcl-rerank --text T.npy --video V.npy --output OUT.npy",
             )
@@ -368,8 +395,8 @@ class Job:
         )
 
     def collect(self, blocks: Iterator[torch.Tensor]) -> Array:
-        """All blocks in one array of the kind that came in."""
-        out = torch.empty(self.shape, dtype=self.kind.dtype, device=self.kind.device)
+        """All blocks in one array of the kind that came in: this process's rows."""
+        out = torch.empty(self._own_shape, dtype=self.kind.dtype, device=self.kind.device)
         start = 0
         for block in blocks:
             out[start : start + len(block)] = block
@@ -378,7 +405,7 @@ class Job:
 
     @torch.no_grad()
     def blocks(self, source: Similarity) -> Iterator[torch.Tensor]:
-        """The re-scored rows in order, in the dtype and kind that came in."""
+        """The re-scored rows of this process's texts, in the dtype and kind that came in."""
         for _, _, block in source.blocks():
             yield self.kind.narrow(block)
 
@@ -389,11 +416,15 @@ def repeated(features: Features) -> int:
     >>> repeated(Features(np.float32([[1, 0], [0, 1], [2, 0]])))  # the third is the first's cosine
     1
     """
-    seen: set[int] = set()
+    words = features.shape[1] * features.dtype.itemsize // 4
+    factors = np.random.default_rng(0).integers(0, 1 << 63, words, np.uint64) * 2 + 1
+    keys = []  # of every vector a sum of its words, each times its own factor, modulo 2^64
     for _, _, block in features.blocks():
-        rows = np.ascontiguousarray(block.cpu().numpy())
-        seen.update(hash(row.tobytes()) for row in rows)
-    return features.shape[0] - len(seen)
+        bits = np.ascontiguousarray(block.cpu().numpy()).view(np.uint32)
+        keys.append(bits.astype(np.uint64) @ factors)
+    own = torch.from_numpy(np.concatenate(keys).view(np.int64))
+    every = features.world.rows(own, features.shape[0]).numpy()
+    return features.shape[0] - len(np.unique(every))
 
 
 def _settings(given: Any, kind: Any, name: str) -> Any:
@@ -411,7 +442,7 @@ def _settings(given: Any, kind: Any, name: str) -> Any:
     )
 
 
-def _check_inputs(sim: Array | Scorer | None, feats: FeaturesPair | None) -> list[Array]:
+def check_inputs(sim: Array | Scorer | None, feats: FeaturesPair | None) -> list[Array]:
     """The arrays that came in, features first, after checks of kind and shape."""
     if sim is None and feats is None:
         raise InputValueError(

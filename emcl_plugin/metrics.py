@@ -183,8 +183,8 @@ def place(source: Similarity, truth: GroundTruth, several: str = "best") -> Plac
         wanted = (torch.from_numpy(x).to(source.device) for x in (truth.query, truth.item))
         found = [x.cpu().numpy() for x in source.standing(*wanted)]
         return Placement(truth, found[0], found[1], several)
-    above = np.empty(len(truth.query), dtype=np.int64)
-    level = np.empty_like(above)
+    above = np.zeros(len(truth.query), dtype=np.int64)
+    level = np.zeros_like(above)
     bounds = np.searchsorted(truth.query, np.arange(source.shape[0] + 1))
     for start, stop, block in source.blocks():
         check_finite(block, "sim", start)
@@ -195,6 +195,7 @@ def place(source: Similarity, truth: GroundTruth, several: str = "best") -> Plac
         columns = torch.from_numpy(truth.item[pairs]).to(block.device)
         higher, same = _count(block, rows, columns, np.diff(bounds[start : stop + 1]))
         above[pairs], level[pairs] = higher.cpu().numpy(), same.cpu().numpy()
+    above, level = (source.world.sum(torch.from_numpy(x)).numpy() for x in (above, level))
     return Placement(truth, above, level, several)
 
 

@@ -38,8 +38,9 @@ from emcl_plugin.errors import (
 )
 from emcl_plugin.plan import kernel_fits
 from emcl_plugin.reductions import moments
-from emcl_plugin.similarity import Similarity
+from emcl_plugin.similarity import Rows, Similarity
 from emcl_plugin.sizes import DEFAULT_MEMORY
+from emcl_plugin.world import ALONE, World
 
 Progress = Callable[[str, int, int], None]
 
@@ -246,6 +247,7 @@ class Problem:
         self.source = source
         self.config = config = config or NCL()
         n_text, n_video = source.shape
+        first, last = source.own
         if min(n_text, n_video) < 2:
             raise InputValueError(
                 "normalisation needs at least two texts and two videos",
@@ -276,15 +278,18 @@ class Problem:
         self.solver = config.solver
         if self.solver == "auto":
             budget = DEFAULT_MEMORY if memory is None else memory
-            fits = kernel_fits(source.shape, source.dtype, budget)
+            fits = kernel_fits((last - first, n_video), source.dtype, budget)
             self.solver = "stored" if fits else "blocks"
-        given = tau, self.log_a, config.rho, self.log_w
+        given = tau, self.log_a[first:last], config.rho, self.log_w[first:last]
         self.kernel: _Kernel
         if isinstance(source, Candidates):
             self.solver, self.kernel = "candidates", CandidateKernel(source, *given)
         else:
             kind = StoredKernel if self.solver == "stored" else BlockKernel
-            self.kernel = kind(source, *given)
+            if source.world.size == 1:
+                self.kernel = kind(source, *given)
+            else:
+                self.kernel = SharedKernel(kind(Rows(source), *given), source.world, n_text)
 
     def log_masses(self, video_bias: torch.Tensor) -> torch.Tensor:
         """log sum_i P_ij of every video, (n_video,), where its biases are given.
@@ -324,7 +329,8 @@ class Problem:
             without = None
             if own is not None:
                 without = Without(own[0], own[1] / tau + self.log_w)
-            found = sinkhorn(self.kernel, log_b, config, progress, g, without)
+            world = self.source.world
+            found = sinkhorn(self.kernel, log_b, config, progress, g, without, world)
         shift = found.g.mean()
         if not found.converged:
             warnings.warn(
@@ -374,6 +380,7 @@ def sinkhorn(
     progress: Progress | None = None,
     start: torch.Tensor | None = None,
     without: Without | None = None,
+    world: World = ALONE,
 ) -> Potentials:
     """Alternate (g) and (f) until the column sums are right."""
 
@@ -388,7 +395,7 @@ def sinkhorn(
         f, column_lse = sweep(g)  # (f)
         next_g = config.rho * (log_b - column_lse)  # (g)
         # with rho = 1 this is max_j |sum_i P_ij / b_j - 1|
-        worst = torch.expm1(g - next_g).abs().max()
+        worst = world.max(torch.expm1(g - next_g).abs().max())  # one decision for all processes
         error = float(worst.clamp(max=torch.finfo(worst.dtype).max))
         if progress is not None:
             progress("sinkhorn", done, config.rounds)
@@ -527,6 +534,17 @@ class StoredKernel:
                 out += self.f0[part, None]
                 out += self.g0
                 out.exp_()
+
+
+class SharedKernel:
+    """Sweeps of several processes, each over its own texts, put together."""
+
+    def __init__(self, own: _Kernel, world: World, n_text: int) -> None:
+        self.own, self.world, self.n_text = own, world, n_text
+
+    def sweep(self, g: torch.Tensor, rho: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        f, columns = self.own.sweep(g, rho)
+        return self.world.rows(f, self.n_text), self.world.logsumexp(columns)
 
 
 class CandidateKernel(StoredKernel):

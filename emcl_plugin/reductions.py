@@ -10,6 +10,7 @@ import torch
 from emcl_plugin.arrays import check_finite
 from emcl_plugin.candidates import Candidates
 from emcl_plugin.similarity import Similarity
+from emcl_plugin.world import ALONE, World
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Moments:
 class MomentsAccumulator:
     """Mean and variance merged block by block (Chan, Golub and LeVeque 1979)."""
 
-    def __init__(self) -> None:
+    def __init__(self, world: World = ALONE) -> None:
+        self.world = world
         self.count = 0.0
         self.mean = 0.0
         self.squares = 0.0
@@ -50,14 +52,23 @@ class MomentsAccumulator:
             mean = float(share @ means)
             variance = float(share @ (variances + (means - mean).square()))
             n = float(weights.sum()) * block.shape[1]
+        self._merge(n, mean, variance * n)
+
+    def _merge(self, n: float, mean: float, squares: float) -> None:
         delta = mean - self.mean
         total = self.count + n
-        self.squares += variance * n + delta * delta * self.count * n / total
+        self.squares += squares + delta * delta * self.count * n / total
         self.mean += delta * n / total
         self.count = total
 
     def result(self) -> Moments:
-        """The moments of all blocks so far."""
+        """The moments of all blocks so far, of all processes."""
+        if self.world.size > 1:
+            own = self.count, self.mean, self.squares, self.low, self.high
+            self.count = self.mean = self.squares = 0.0
+            for n, mean, squares, low, high in self.world.gather(own):
+                self._merge(n, mean, squares)
+                self.low, self.high = min(self.low, low), max(self.high, high)
         return Moments(self.mean, math.sqrt(self.squares / self.count), self.low, self.high)
 
 
@@ -71,7 +82,7 @@ def moments(source: Similarity, weights: torch.Tensor | None = None) -> Moments:
     if isinstance(source, Candidates):
         mean, std = source.all_pairs.moments(weights)
         return Moments(mean, std, -math.inf, math.inf)
-    accumulator = MomentsAccumulator()
+    accumulator = MomentsAccumulator(source.world)
     for start, stop, block in source.blocks():
         accumulator.add(block, None if weights is None else weights[start:stop])
     return accumulator.result()
@@ -84,7 +95,7 @@ def maxima(source: Similarity) -> tuple[torch.Tensor, torch.Tensor]:
     for start, stop, block in source.blocks():
         rows[start:stop] = block.amax(1)
         columns = torch.maximum(columns, block.amax(0))
-    return rows, columns
+    return source.world.rows(rows[slice(*source.own)], len(rows)), source.world.max(columns)
 
 
 def logsumexp(source: Similarity, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -95,7 +106,7 @@ def logsumexp(source: Similarity, temperature: float) -> tuple[torch.Tensor, tor
         scaled = block / temperature
         rows[start:stop] = torch.logsumexp(scaled, 1)
         columns = torch.logaddexp(columns, torch.logsumexp(scaled, 0))
-    return rows, columns
+    return source.world.rows(rows[slice(*source.own)], len(rows)), source.world.logsumexp(columns)
 
 
 def topk(source: Similarity, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,25 +116,35 @@ def topk(source: Similarity, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     indices = torch.empty(source.shape[0], k, dtype=torch.long, device=source.device)
     for start, stop, block in source.blocks():
         scores[start:stop], indices[start:stop] = torch.topk(block, k, dim=1)
-    return scores, indices
+    own, count = slice(*source.own), len(scores)
+    return source.world.rows(scores[own], count), source.world.rows(indices[own], count)
 
 
 def slope(y: Similarity, x: Similarity) -> float:
     """Least-squares slope of the scores of ``y`` on those of ``x``; 0 where ``x`` is constant."""
-    n = 0
-    y_mean = x_mean = covariance = variance = 0.0
-    for start, stop, block in y.blocks():
-        check_finite(block, "sim", start)
-        other = x.rows(start, stop)
-        dy, dx = float(block.mean()), float(other.mean())
-        within = float(((block - dy) * (other - dx)).sum())
-        squares = float((other - dx).square().sum())
-        count, dy, dx = block.numel(), dy - y_mean, dx - x_mean
+    n = y_mean = x_mean = covariance = variance = 0.0
+
+    def merge(count: float, own_y: float, own_x: float, within: float, squares: float) -> None:
+        nonlocal n, y_mean, x_mean, covariance, variance
+        dy, dx = own_y - y_mean, own_x - x_mean
         between = n * count / (n + count)
         covariance += within + dy * dx * between
         variance += squares + dx * dx * between
         n += count
         y_mean += dy * count / n
         x_mean += dx * count / n
+
+    for start, stop, block in y.blocks():
+        check_finite(block, "sim", start)
+        other = x.rows(start, stop)
+        dy, dx = float(block.mean()), float(other.mean())
+        within = float(((block - dy) * (other - dx)).sum())
+        squares = float((other - dx).square().sum())
+        merge(block.numel(), dy, dx, within, squares)
+    if y.world.size > 1:
+        own = n, y_mean, x_mean, covariance, variance
+        n = y_mean = x_mean = covariance = variance = 0.0
+        for of_one in y.world.gather(own):
+            merge(*of_one)
     constant = variance <= n * (1e-6 * x_mean) ** 2  # but for rounding
     return 0.0 if constant else covariance / variance

@@ -97,17 +97,13 @@ def _spread(vectors: Features | Similarity, counted: torch.Tensor) -> tuple[torc
     """Mean vector, and mean squared distance of two vectors, each counted so often."""
     share = counted / counted.sum()
     mean = torch.zeros(vectors.shape[1], dtype=torch.float64, device=vectors.device)
-    bounds = [
-        (start, min(start + vectors.block_rows, vectors.shape[0]))
-        for start in range(0, vectors.shape[0], vectors.block_rows)
-    ]
-    for start, stop in bounds:
-        mean += share[start:stop] @ vectors.rows(start, stop).double()
+    for start, stop, block in vectors.blocks():
+        mean += share[start:stop] @ block.double()
+    mean = vectors.world.sum(mean)
     squares = 0.0
-    for start, stop in bounds:
-        block = vectors.rows(start, stop).double() - mean
-        squares += float(share[start:stop] @ block.square().sum(1))
-    return mean, 2 * squares
+    for start, stop, block in vectors.blocks():
+        squares += float(share[start:stop] @ (block.double() - mean).square().sum(1))
+    return mean, 2 * sum(own for (own,) in vectors.world.gather([squares]))
 
 
 def _batches(

@@ -20,7 +20,9 @@ from emcl_plugin.emcl import EMCL
 from emcl_plugin.errors import DriftWarning, InputValueError, LeakWarning, NotFittedError
 from emcl_plugin.job import FeaturesPair, Job, Report
 from emcl_plugin.ncl import NCL, Progress
+from emcl_plugin.shards import shared
 from emcl_plugin.similarity import Scorer
+from emcl_plugin.world import ALONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,7 @@ def rerank(
     device: str | torch.device | None = None,
     memory: int | None = None,
     progress: Progress | None = None,
+    process_group: Any = None,
 ) -> Array:
     """Re-score a text-video similarity without training; the scores of :func:`rescore`.
 
@@ -83,6 +86,11 @@ def rerank(
         of what is free.
     progress : callable, optional
         Called with (stage, done, total).
+    process_group : torch.distributed.ProcessGroup, optional
+        Of processes that share the work, already initialised
+        (``torch.distributed.group.WORLD``). Each passes its own texts, their rows of ``sim``
+        or their embeddings, and all videos, and gets the rows of its own texts. Default: this
+        process alone, whatever is initialised.
 
     Returns
     -------
@@ -122,6 +130,7 @@ def rerank(
         device=device,
         memory=memory,
         progress=progress,
+        process_group=process_group,
     ).scores
 
 
@@ -137,6 +146,7 @@ def rescore(
     device: str | torch.device | None = None,
     memory: int | None = None,
     progress: Progress | None = None,
+    process_group: Any = None,
 ) -> RerankResult:
     """As :func:`rerank`, and tell everything: biases, temperature, strength, guard, hubs.
 
@@ -148,18 +158,27 @@ def rescore(
     >>> result.protocol, result.hubs_before.largest, result.guard.applied  # so few show nothing
     ('transductive', 3, False)
     """
-    job = Job(
-        sim,
-        feats,
-        emcl=emcl,
-        ncl=ncl,
-        prior=prior,
-        guard=guard,
-        metric=metric,
-        device=device,
-        memory=memory,
-    )
-    job.require_dense()
+    world = ALONE
+    if process_group is not None:
+        world, feats = shared(process_group, sim, feats)
+
+    def prepare() -> Job:
+        job = Job(
+            sim,
+            feats,
+            emcl=emcl,
+            ncl=ncl,
+            prior=prior,
+            guard=guard,
+            metric=metric,
+            device=device,
+            memory=memory,
+            world=world,
+        )
+        job.require_dense()
+        return job
+
+    job = world.together(prepare)
     report, blocks = job.run(progress)
     return RerankResult(scores=job.collect(blocks), **vars(report))
 

@@ -18,6 +18,7 @@ import torch
 from emcl_plugin.arrays import Array, check_finite, read_rows, take_rows
 from emcl_plugin.errors import InputValueError
 from emcl_plugin.sizes import DEFAULT_MEMORY
+from emcl_plugin.world import ALONE, World
 
 _BLOCK_BYTES = 8 << 20
 _BLOCK_ROWS = 128  # below this a matrix product wastes its time on reading the other side
@@ -45,12 +46,20 @@ class Similarity(abc.ABC):
         What blocks come in and where; float32 or float64.
     block_rows : int
         Rows per block of :meth:`blocks`.
+    world : World
+        The processes that share its texts; default this one alone.
     """
 
     shape: tuple[int, int]
     dtype: torch.dtype
     device: torch.device
     block_rows: int
+    world: World = ALONE
+
+    @property
+    def own(self) -> tuple[int, int]:
+        """The first text that this process goes through, and the first that it does not."""
+        return self.world.part(self.shape[0])
 
     @abc.abstractmethod
     def rows(self, start: int, stop: int) -> torch.Tensor:
@@ -61,10 +70,16 @@ class Similarity(abc.ABC):
     def T(self) -> Similarity:
         """The same scores as (videos, texts): its row blocks are the column blocks of this one."""
 
+    def among(self, world: World) -> Similarity:
+        """The same source, from now on shared by these processes."""
+        self.world = world
+        return self
+
     def blocks(self) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """Yield ``(start, stop, scores)`` over all texts, in order."""
-        for start in range(0, self.shape[0], self.block_rows):
-            stop = min(start + self.block_rows, self.shape[0])
+        """Yield ``(start, stop, scores)`` over this process's texts, in order."""
+        first, last = self.own
+        for start in range(first, last, self.block_rows):
+            stop = min(start + self.block_rows, last)
             yield start, stop, self.rows(start, stop)
 
     def take(self, indices: torch.Tensor) -> torch.Tensor:
@@ -86,10 +101,11 @@ class Similarity(abc.ABC):
         return LowRank(self, left, right, row_scale, column_scale)
 
     def dense(self) -> torch.Tensor:
-        """All scores in one tensor of ``n_text x n_video``."""
-        out = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        """All scores of this process's texts in one tensor of ``n_text x n_video``."""
+        first, last = self.own
+        out = torch.empty(last - first, self.shape[1], dtype=self.dtype, device=self.device)
         for start, stop, block in self.blocks():
-            out[start:stop] = block
+            out[start - first : stop - first] = block
         return out
 
 
@@ -152,8 +168,72 @@ class Dense(Similarity):
         return take_rows(self.array, indices, self.dtype, self.device)
 
     @property
-    def T(self) -> Dense:
-        return Dense(self.array.T, dtype=self.dtype, device=self.device, memory=self.memory)
+    def T(self) -> Similarity:
+        turned = Dense(self.array.T, dtype=self.dtype, device=self.device, memory=self.memory)
+        return turned.among(self.world.even())
+
+
+class Shard(Similarity):
+    """A matrix of which every process holds the rows of its own texts.
+
+    Parameters
+    ----------
+    array : (own texts, n_video)
+    shape : tuple of int
+        Of the whole.
+    of : Similarity, optional
+        The same scores, computed at every read: :attr:`T` is its, and there is none without.
+    """
+
+    def __init__(
+        self,
+        array: Array,
+        shape: tuple[int, int],
+        world: World,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        memory: int,
+        of: Similarity | None = None,
+    ) -> None:
+        self.array, self.shape, self.world, self.of = array, shape, world, of
+        self.dtype, self.device = dtype, device
+        self.block_rows = rows_per_block(shape[1], dtype, memory)
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        first, last = self.own
+        assert first <= start <= stop <= last
+        return read_rows(self.array, start - first, stop - first, self.dtype, self.device)
+
+    def take(self, indices: torch.Tensor) -> torch.Tensor:
+        first, last = self.own
+        out = torch.zeros(len(indices), self.shape[1], dtype=self.dtype, device=self.device)
+        here = (indices >= first) & (indices < last)
+        out[here] = take_rows(self.array, indices[here] - first, self.dtype, self.device)
+        return self.world.sum(out)
+
+    @property
+    def T(self) -> Similarity:
+        if self.of is None:
+            raise NotImplementedError("no process has a video's scores of all texts")
+        return self.of.T
+
+
+class Rows(Similarity):
+    """The texts of this process, as a source of their own."""
+
+    def __init__(self, base: Similarity) -> None:
+        self.base = base
+        self.first, last = base.own
+        self.shape = last - self.first, base.shape[1]
+        self.dtype, self.device, self.block_rows = base.dtype, base.device, base.block_rows
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        return self.base.rows(self.first + start, self.first + stop)
+
+    @property
+    def T(self) -> Similarity:
+        raise NotImplementedError("of a part of the texts only rows are read")
 
 
 class Features:
@@ -170,6 +250,9 @@ class Features:
         "text" or "video", for messages.
     metric : {"cosine", "dot"}
         Whether vectors are brought to unit length.
+    world : World
+        The processes that share the items: each goes through its own, and reads others only
+        where it is asked for them.
     """
 
     def __init__(
@@ -181,44 +264,75 @@ class Features:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         memory: int | None = None,
+        world: World = ALONE,
     ) -> None:
         self.array = array
         self.name = name
+        self.memory = memory
+        self.world = world
         self.metric = metric
         self.dtype = dtype
         self.device = torch.device(device)
         self.shape = (int(array.shape[0]), int(array.shape[1]))
         self.block_rows = rows_per_block(self.shape[1], dtype, memory)
         budget = (DEFAULT_MEMORY if memory is None else memory) // 4
-        self._all: torch.Tensor | None = None
-        if self.shape[0] * self.shape[1] * dtype.itemsize <= budget:
+        self._kept: torch.Tensor | None = None
+        first, last = self.own
+        if (last - first) * self.shape[1] * dtype.itemsize <= budget:
             ready = isinstance(array, torch.Tensor) and metric == "dot"
             ready = ready and array.dtype == dtype and array.device == self.device
-            own = None if ready else torch.empty(self.shape, dtype=dtype, device=device)
+            kept = None
+            if not ready:
+                kept = torch.empty(last - first, self.shape[1], dtype=dtype, device=device)
             for start, stop, block in self.blocks():  # checks every vector, too
-                if own is not None:
-                    own[start:stop] = block
-            self._all = read_rows(array, 0, len(array), dtype, self.device) if own is None else own
+                if kept is not None:
+                    kept[start - first : stop - first] = block
+            self._kept = kept
+            if kept is None:
+                self._kept = read_rows(array, first, last, dtype, self.device)
+
+    @property
+    def own(self) -> tuple[int, int]:
+        """The first item that this process goes through, and the first that it does not."""
+        return self.world.part(self.shape[0])
 
     @property
     def resident(self) -> bool:
         """Whether all vectors are held in memory."""
-        return self._all is not None
+        return self._kept is not None and len(self._kept) == self.shape[0]
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Vectors ``start:stop``."""
-        return self._read(start, stop) if self._all is None else self._all[start:stop]
+        first, last = self.own
+        if self._kept is None or start < first or stop > last:
+            return self._read(start, stop)
+        return self._kept[start - first : stop - first]
 
     def blocks(self) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """Yield ``(start, stop, vectors)`` over all items, in order."""
-        for start in range(0, self.shape[0], self.block_rows):
-            stop = min(start + self.block_rows, self.shape[0])
+        """Yield ``(start, stop, vectors)`` over this process's items, in order."""
+        first, last = self.own
+        for start in range(first, last, self.block_rows):
+            stop = min(start + self.block_rows, last)
             yield start, stop, self.rows(start, stop)
+
+    def shared(self, world: World) -> Features:
+        """The same vectors, split among other processes."""
+        if self.world.size == world.size == 1:
+            return self
+        return Features(
+            self.array,
+            name=self.name,
+            metric=self.metric,
+            dtype=self.dtype,
+            device=self.device,
+            memory=self.memory,
+            world=world,
+        )
 
     def take(self, indices: torch.Tensor) -> torch.Tensor:
         """The vectors of these items, in this order."""
-        if self._all is not None:
-            return self._all[indices]
+        if self._kept is not None and self.resident:
+            return self._kept[indices]
         out = torch.empty(len(indices), self.shape[1], dtype=self.dtype, device=self.device)
         if not len(indices):
             return out
@@ -233,11 +347,13 @@ class Features:
     def project(self, basis: torch.Tensor) -> torch.Tensor:
         """Coordinates of all items along the columns of ``basis``, (n, r)."""
         basis = basis.to(device=self.device, dtype=self.dtype)
-        return torch.cat([block @ basis for _, _, block in self.blocks()])
+        own = [block @ basis for _, _, block in self.blocks()]
+        return self.world.rows(torch.cat(own), self.shape[0])
 
     def squared_norms(self) -> torch.Tensor:
         """Squared length of every vector, (n,)."""
-        return torch.cat([block.square().sum(1) for _, _, block in self.blocks()])
+        own = [block.square().sum(1) for _, _, block in self.blocks()]
+        return self.world.rows(torch.cat(own), self.shape[0])
 
     def _read(self, start: int, stop: int) -> torch.Tensor:
         x = read_rows(self.array, start, stop, self.dtype, self.device)
@@ -259,10 +375,12 @@ class Features:
 class FeaturePair(Similarity):
     """Inner products of two sets of features; the matrix is never stored.
 
-    With ``metric="cosine"`` on both sides these are cosines.
+    With ``metric="cosine"`` on both sides these are cosines. Processes share it as they share
+    the texts.
     """
 
     def __init__(self, text: Features, video: Features, *, memory: int | None = None) -> None:
+        self.world = text.world
         self.text = text
         self.video = video
         self.shape = (text.shape[0], video.shape[0])
@@ -279,7 +397,8 @@ class FeaturePair(Similarity):
 
     @property
     def T(self) -> FeaturePair:
-        return FeaturePair(self.video, self.text, memory=self.memory)
+        video, text = self.video.shared(self.world.even()), self.text.shared(ALONE)
+        return FeaturePair(video, text, memory=self.memory)
 
 
 class LowRank(Similarity):
@@ -302,7 +421,7 @@ class LowRank(Similarity):
         self.row_scale = row_scale
         self.column_scale = column_scale
         self.shape, self.dtype, self.device = base.shape, base.dtype, base.device
-        self.block_rows = base.block_rows
+        self.block_rows, self.world = base.block_rows, base.world
 
     def change(self, block: torch.Tensor, start: int, stop: int) -> torch.Tensor:
         """Apply the change to a block of the base source's rows ``start:stop``."""
@@ -329,7 +448,7 @@ class Biased(Similarity):
         self.row_bias = row_bias
         self.column_bias = column_bias
         self.shape, self.dtype, self.device = base.shape, base.dtype, base.device
-        self.block_rows = base.block_rows
+        self.block_rows, self.world = base.block_rows, base.world
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         return self.base.rows(start, stop) + self.row_bias[start:stop, None] + self.column_bias

@@ -248,5 +248,5 @@ class TokenWise(Similarity):
         return out
 
     @property
-    def T(self) -> TokenWise:
-        return TokenWise(self.video, self.text, memory=self.memory)
+    def T(self) -> Similarity:
+        return TokenWise(self.video, self.text, memory=self.memory).among(self.world.even())

@@ -30,10 +30,10 @@ class Changed(Features):
         self.change = change
         self.name, self.metric = base.name, "dot"
         self.dtype, self.device = base.dtype, base.device
-        self.shape, self.block_rows = base.shape, base.block_rows
-        self._all = None
+        self.shape, self.block_rows, self.world = base.shape, base.block_rows, base.world
+        self._kept = None
         if base.resident:
-            self._all = torch.cat([block for _, _, block in self.blocks()])
+            self._kept = torch.cat([block for _, _, block in self.blocks()])
 
     def _read(self, start: int, stop: int) -> torch.Tensor:
         return self.change(self.base.rows(start, stop), start)

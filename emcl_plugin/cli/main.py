@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from emcl_plugin import __version__
+from emcl_plugin.cli import processes
 from emcl_plugin.cli.apply import apply_command
 from emcl_plugin.cli.compare import compare_command
 from emcl_plugin.cli.demo import demo
@@ -79,6 +80,10 @@ def command(context: click.Context, /, **options: Any) -> None:
     (--from). The re-scored matrix goes to --output, the best of every query to --run, a summary to
     standard error. No training, no labels, and nothing is applied where it would not help.
     """
+    if context.invoked_subcommand is not None and processes.count() > 1:
+        raise click.UsageError(
+            f"{context.invoked_subcommand} runs in one process: start it without torchrun"
+        )
     if context.invoked_subcommand is None:
         run_rerank(context, **options)
         return
@@ -115,15 +120,16 @@ def main() -> NoReturn:
         command.main(prog_name="emcl-rerank", standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
+        if processes.is_first():
+            error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted; nothing was written")
+        _fail(processes.INTERRUPTED[processes.count() > 1], told=not processes.is_first())
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except EmclError as error:
-        _fail(str(error))
+        _fail(str(error), told=error.told)
     except MemoryError:
         _fail(_THREE.format("the memory ran out", "this input", "give --memory, for example 1G"))
     except Exception as error:
@@ -145,8 +151,10 @@ def main() -> NoReturn:
 _THREE = "{}\n  received: {}\n  to do:    {}"
 
 
-def _fail(message: str) -> NoReturn:
-    click.echo(f"Error: {message}", err=True)
+def _fail(message: str, *, told: bool = False) -> NoReturn:
+    if not told:
+        which = "" if processes.is_first() else f" in process {os.environ['RANK']}"
+        click.echo(f"Error{which}: {message}", err=True)
     sys.exit(1)
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
 if TYPE_CHECKING:
     from emcl_plugin.cli.show import Progress
+    from emcl_plugin.io.members import Matrix
+    from emcl_plugin.io.topk import Ranked
     from emcl_plugin.job import Job
     from emcl_plugin.similarity import Similarity
 
 TOP = 100
+
+Writer: TypeAlias = "Callable[[Similarity, Progress], None]"
 
 
 @dataclass(frozen=True)
@@ -109,12 +114,46 @@ def prepare_outputs(
     ids: tuple[Sequence[str] | None, Sequence[str] | None],
     *,
     force: bool,
-) -> Callable[[Similarity, Progress], None]:
-    """What will write a source; all that must fail fails now."""
+) -> Writer:
+    """What will write a source; all that must fail fails now.
+
+    Of several processes the first one writes, and the others send it what they have.
+    """
     from emcl_plugin.candidates import Candidates
     from emcl_plugin.io.atomic import atomic_writer
     from emcl_plugin.io.topk import ranked
     from emcl_plugin.io.write import prepare_run, prepare_scores
+
+    world = job.world
+    kind = replace(job.kind, device=job.device)  # the best are found where the scores are
+
+    def rows_of(source: Similarity, progress: Progress) -> Iterator[Matrix]:
+        own = (block.cpu().numpy() for block in job.blocks(source))
+        return progress.rows("writing", world.in_order(own), job.shape[0])
+
+    def best_of(scores: Similarity, progress: Progress) -> Iterator[Ranked]:
+        top = min(outputs.top, scores.shape[1])
+        if isinstance(scores, Candidates):
+            best, columns = scores.top(min(top, scores.fewest))
+            yield 0, kind.narrow(best).cpu().numpy(), columns.cpu().numpy()
+            return
+        blocks = (kind.narrow(block) for _, _, block in scores.blocks())
+        first, last = scores.own
+        rows = progress.rows("ranking", blocks, last - first)
+        yield from world.in_order(ranked(rows, top, first))
+
+    def turned(source: Similarity, way: str) -> Similarity:
+        return source if way == "text -> video" else source.T
+
+    if world.rank > 0:
+
+        def send(source: Similarity, progress: Progress) -> None:
+            if outputs.matrix is not None:
+                deque(rows_of(source, progress), maxlen=0)
+            for way in outputs.runs:
+                deque(best_of(turned(source, way), progress), maxlen=0)
+
+        return send
 
     dtype = job.kind.numpy_dtype
     write_matrix = None
@@ -124,26 +163,14 @@ def prepare_outputs(
         way: prepare_run(path, job.shape, dtype, way, *ids, k=outputs.top, force=force)
         for way, path in outputs.runs.items()
     }
-    kind = replace(job.kind, device=job.device)  # the best are found where the scores are
 
     def write(source: Similarity, progress: Progress) -> None:
         with ExitStack() as files:  # put into their places at its end, all of them
             if write_matrix is not None and outputs.matrix is not None:
                 file = files.enter_context(atomic_writer(outputs.matrix, force=force))
-                rows = progress.rows("writing", job.blocks(source), job.shape[0])
-                write_matrix(file, (block.cpu().numpy() for block in rows))
+                write_matrix(file, rows_of(source, progress))
             for way, path in outputs.runs.items():
-                scores = source if way == "text -> video" else source.T
                 file = files.enter_context(atomic_writer(path, force=force))
-                top = min(outputs.top, scores.shape[1])
-                if isinstance(scores, Candidates):
-                    best, columns = scores.top(min(top, scores.fewest))
-                    write_runs[way](
-                        file, [(0, kind.narrow(best).cpu().numpy(), columns.cpu().numpy())]
-                    )
-                    continue
-                blocks = (kind.narrow(block) for _, _, block in scores.blocks())
-                rows = progress.rows("ranking", blocks, scores.shape[0])
-                write_runs[way](file, ranked(rows, top))
+                write_runs[way](file, best_of(turned(source, way), progress))
 
     return write

@@ -23,7 +23,8 @@ from emcl_plugin.cli.inputs import (
     read_names,
     read_size,
 )
-from emcl_plugin.cli.outputs import Outputs, name_outputs, prepare_outputs
+from emcl_plugin.cli.outputs import Outputs, Writer, name_outputs, prepare_outputs
+from emcl_plugin.cli.processes import check_alone, joined
 from emcl_plugin.errors import InputValueError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from emcl_plugin.metrics import Placement
     from emcl_plugin.ncl import NCL
     from emcl_plugin.similarity import Similarity
+    from emcl_plugin.study import Names
     from emcl_plugin.truth import GroundTruth
 
 DEFAULT = click.core.ParameterSource.DEFAULT
@@ -100,6 +102,15 @@ def run_rerank(
                 "--report, --plots and --check-leak need all scores: leave --candidates out",
                 context,
             )
+    check_alone(
+        context,
+        candidates=candidates,
+        text_bank=text_bank,
+        video_bank=video_bank,
+        report=report,
+        plots=plots,
+        check_leak=check_leak,
+    )
     started = time.perf_counter()
 
     import torch
@@ -120,12 +131,15 @@ def run_rerank(
 
     features = text is not None or source is not None
     emcl, ncl = settings(context, features=features, **method)
-    given = read_inputs(text, video, sim, source, orientation)
+    world, device = context.with_resource(joined(device))
+    quiet = quiet or world.rank > 0
+    given = world.together(lambda: read_inputs(text, video, sim, source, orientation))
     if source is not None:  # only now it is known whether EMCL has something to work on
         settings(context, features=given.has_features, **method)
     if not quiet:
         tell(given.notes)
-    with warnings_as_notes(quiet=quiet):
+
+    def prepare() -> tuple[Job, GroundTruth | None, Names, Writer]:
         job = Job(
             given.sim,
             given.feats,
@@ -139,6 +153,7 @@ def run_rerank(
             memory=budget,
             candidates=candidates,
             index=index or "Flat",
+            world=world,
         )
         truth = None
         if gt is not None or given.truth is not None:
@@ -152,12 +167,18 @@ def run_rerank(
         write = prepare_outputs(outputs, job, ids, force=force or plan)
         if report is not None:
             check_target(report, 0, force=force)
+        return job, truth, called, write
+
+    with warnings_as_notes(quiet=quiet):
+        job, truth, called, write = world.together(prepare)
         if plan:
-            _tell_plan(job, outputs, as_json)
+            if world.rank == 0:
+                _tell_plan(job, outputs, as_json)
             return
         if not quiet and (verbose or job.plan.is_long):
             seconds = job.plan.seconds(job.device, job.dtype)
-            click.echo(f"{job.plan}; about {seconds:.0f} s", err=True)
+            each = f" in each of {world.size} processes" if world.size > 1 else ""
+            click.echo(f"{job.plan}{each}; about {seconds:.0f} s", err=True)
         with Progress(enabled=not quiet) as progress:
             found: Correction | Banked
             if banked:
@@ -212,7 +233,7 @@ def run_rerank(
                 for row in measured.rows
             ]
             click.echo(f"\n{metrics_table(table, names)}\n\n{gains(measured)}", err=True)
-    if as_json:
+    if as_json and world.rank == 0:
         out = {**facts.to_dict(), **outputs.to_dict(), "seconds": round(seconds, 3)}
         out["notes"] = list(given.notes)
         if isinstance(found, Banked):
@@ -256,8 +277,9 @@ def _tell_plan(job: Job, outputs: Outputs, as_json: bool) -> None:
         facts = plan.to_dict(seconds, job.memory)
         click.echo(json.dumps({**facts, **outputs.to_dict()}, indent=2))
         return
+    each = f", in each of {job.world.size} processes" if job.world.size > 1 else ""
     lines = [
-        ("plan", f"{plan.shape[0]} texts x {plan.shape[1]} videos: {plan.way}"),
+        ("plan", f"{plan.shape[0]} texts x {plan.shape[1]} videos{each}: {plan.way}"),
         ("time", f"about {seconds:.1f} s on {job.device}, without measuring"),
         ("memory", f"{format_size(plan.held)} beside the embeddings, of {format_size(job.memory)}"),
         *(("would write", line) for line in outputs.shown(job)),

@@ -5,22 +5,22 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    import torch
-
     from emcl_plugin.agreement import Hubs
     from emcl_plugin.bank import BankReport
     from emcl_plugin.banked import Banked
     from emcl_plugin.job import Report
     from emcl_plugin.study import Study
+
+Block = TypeVar("Block", bound=Sized)
 
 
 def summary(report: Report, found: Banked | None = None, *, verbose: bool = False) -> str:
@@ -213,9 +213,7 @@ class Progress:
         click.echo(f"\r\033[K  {stage:10} [{bar}] {count}", nl=False, err=True)
         self._shown = True
 
-    def rows(
-        self, stage: str, blocks: Iterator[torch.Tensor], total: int
-    ) -> Iterator[torch.Tensor]:
+    def rows(self, stage: str, blocks: Iterator[Block], total: int) -> Iterator[Block]:
         """Pass blocks of rows on, counting them."""
         done = 0
         for block in blocks:

@@ -35,9 +35,11 @@ def best(block: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     return block.gather(1, columns), columns
 
 
-def ranked(blocks: Iterable[torch.Tensor], k: int) -> Iterator[Ranked]:
-    """The ``k`` best of every row of consecutive blocks, (rows, n) with n at least k."""
-    start = 0
+def ranked(blocks: Iterable[torch.Tensor], k: int, start: int = 0) -> Iterator[Ranked]:
+    """The ``k`` best of every row of consecutive blocks, (rows, n) with n at least k.
+
+    ``start`` is the first row's index.
+    """
     for block in blocks:
         scores, columns = (x.cpu().numpy() for x in best(block, k))
         yield start, scores, columns

@@ -1,0 +1,68 @@
+"""Several processes, started by torchrun: who is who, and who speaks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from emcl_plugin.world import World
+
+TIMEOUT = timedelta(hours=1)  # for a process that neither answers nor ends
+
+INTERRUPTED = {
+    False: "interrupted; nothing was written",
+    True: "stopped, by hand or because another process of this job ended (torchrun says which); "
+    "nothing was written",
+}
+
+_TOLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def count() -> int:
+    """How many processes torchrun, or whoever sets its variables, has started."""
+    return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in _TOLD) else 1
+
+
+def is_first() -> bool:
+    """Whether this process is the one that speaks and writes."""
+    return count() == 1 or os.environ["RANK"] == "0"
+
+
+def check_alone(context: click.Context, **options: object) -> None:
+    """Wrong usage where an option is given that one process alone can work on."""
+    named = [name.replace("_", "-") for name, value in options.items() if value]
+    if named and count() > 1:
+        raise click.UsageError(
+            f"{', '.join(f'--{name}' for name in named)}: one process alone can do that; start "
+            "emcl-rerank without torchrun",
+            context,
+        )
+
+
+@contextmanager
+def joined(device: str) -> Iterator[tuple[World, str]]:
+    """The processes of this job, and the device of this one."""
+    from emcl_plugin.world import ALONE, World
+
+    if count() == 1:
+        yield ALONE, device
+        return
+    import torch
+    from torch import distributed
+
+    cuda = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
+    if cuda and ":" not in device:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    if cuda:
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT)
+    try:
+        yield World(distributed.group.WORLD), device
+    finally:
+        distributed.destroy_process_group()
