@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -38,7 +38,7 @@ from emcl_plugin.errors import (
 )
 from emcl_plugin.plan import kernel_fits
 from emcl_plugin.reductions import moments
-from emcl_plugin.similarity import Similarity
+from emcl_plugin.similarity import Similarity, ranges_in_cache
 from emcl_plugin.sizes import DEFAULT_MEMORY
 
 Progress = Callable[[str, int, int], None]
@@ -453,8 +453,6 @@ class StoredKernel:
     in the log domain.
     """
 
-    _CHUNK_BYTES = 8 << 20  # rows that are used twice in a sweep should stay in cache
-
     def __init__(
         self,
         source: Similarity,
@@ -465,7 +463,6 @@ class StoredKernel:
     ) -> None:
         self.source, self.tau, self.log_a, self.rho, self.log_w = source, tau, log_a, rho, log_w
         self.floor = torch.finfo(source.dtype).tiny ** (2 / 3)
-        self.chunk = max(16, self._CHUNK_BYTES // (source.shape[1] * source.dtype.itemsize))
         self.kernel = torch.empty(source.shape, dtype=source.dtype, device=source.device)
         self._absorb(torch.zeros(source.shape[1]).to(log_a))
 
@@ -488,45 +485,49 @@ class StoredKernel:
         v = g - self.g0
         v_level = v.max()
         v = (v - v_level).exp()
-        f = torch.empty_like(self.log_a)
+        sums = torch.empty_like(self.log_a)
         columns = torch.zeros_like(v)
-        lowest = torch.ones_like(v_level)
-        u_level = lowest
-        for start in range(0, len(f), self.chunk):
-            rows = slice(start, start + self.chunk)
-            block = self.kernel[rows]
-            sums = torch.mv(block, v)
-            lowest = torch.minimum(lowest, sums.min())
-            row_lse = sums.log() + v_level - self.f0[rows]
-            f[rows] = rho * (self.log_a[rows] - row_lse)  # (f)
-            u = f[rows] + self.log_w[rows] - self.f0[rows]
-            if start == 0:
+        # u_i = exp(f_i + log w_i - f0_i) = exp(shares_i - rho log sums_i)
+        shares = rho * (self.log_a - v_level + self.f0) + self.log_w - self.f0
+        u_level = v_level
+        for first, last in self._parts(0, len(sums)):
+            block = self.kernel[first:last]
+            here = torch.mv(block, v, out=sums[first:last])
+            u = torch.sub(shares[first:last], here.log(), alpha=rho)
+            if first == 0:
                 u_level = u.max()  # near enough to the other rows' for exp not to overflow
-            columns += torch.mv(block.T, (u - u_level).exp())
-        lowest = torch.minimum(lowest, columns.min())
+                shares -= u_level
+                u -= u_level
+            columns.addmv_(block.T, u.exp_())
+        lowest = torch.minimum(sums.min(), columns.min())
         if not bool((lowest > self.floor) & torch.isfinite(columns.sum())):
             return None
+        f = rho * (self.log_a - (sums.log() + v_level - self.f0))  # (f)
         return f, columns.log() + u_level - self.g0
 
     def _absorb(self, g: torch.Tensor) -> None:
         """Make K around g: shifts from the maxima of S / tau + g, then one exponential."""
         n_text, n_video = self.source.shape
-        rows = torch.empty(n_text).to(g)
+        self.f0 = torch.empty(n_text).to(g)
         columns = torch.full((n_video,), -math.inf).to(g)
         for start, stop, block in self.source.blocks():
-            scaled = block / self.tau
-            scaled += g
-            rows[start:stop] = scaled.amax(1)
-            columns = torch.maximum(columns, (scaled - rows[start:stop, None]).amax(0))
-        self.f0, self.g0 = -rows, g - columns
-        for start, stop, block in self.source.blocks():
-            for first in range(start, stop, self.chunk):
-                part = slice(first, min(first + self.chunk, stop))
-                out = self.kernel[part]
-                torch.div(block[part.start - start : part.stop - start], self.tau, out=out)
-                out += self.f0[part, None]
-                out += self.g0
-                out.exp_()
+            for first, last in self._parts(start, stop):
+                out = self.kernel[first:last]
+                torch.div(block[first - start : last - start], self.tau, out=out)
+                out += g
+                largest = out.amax(1)
+                out -= largest[:, None]
+                self.f0[first:last] = -largest
+                columns = torch.maximum(columns, out.amax(0))
+        self.g0 = g - columns
+        for first, last in self._parts(0, n_text):
+            out = self.kernel[first:last]
+            out -= columns
+            out.exp_()
+
+    def _parts(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        kernel = self.kernel
+        return ranges_in_cache(start, stop, kernel.shape[1], kernel.dtype, kernel.device)
 
 
 class CandidateKernel(StoredKernel):

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from oracles import cone_pair, hubby_scores, plain_sinkhorn
 
 from emcl_plugin.errors import ConvergenceWarning, EmclError, InputValueError, ScaleWarning
-from emcl_plugin.ncl import NCL, StoredKernel, fit_biases
+from emcl_plugin.ncl import NCL, fit_biases
 from emcl_plugin.similarity import Dense
 
 F32, F64 = torch.float32, torch.float64
@@ -195,7 +195,7 @@ def test_the_stored_kernel_is_made_anew_where_potentials_move_far(dtype, toleran
 def test_the_stored_kernel_may_be_read_in_small_chunks(monkeypatch, dtype, tolerance, tau, rho):
     """As large matrices are: 16 rows at a time, of very different levels."""
     scores = hubby_scores(70, 30, seed=3, std=1.0) + np.linspace(0, 100, 70)[:, None]
-    monkeypatch.setattr(StoredKernel, "_CHUNK_BYTES", 1)
+    monkeypatch.setattr("emcl_plugin.similarity._CACHE_BYTES", 1)
     found = fit_rounds(scores, 30, solver="stored", dtype=dtype, rho=rho, temperature=tau)
     f, g = plain_sinkhorn(scores, tau, 30, rho)
     assert_allclose(found.video, tau * centred(g), rtol=0, atol=tolerance)
