@@ -178,15 +178,18 @@ def bandwidth(n: int, repeats: int, device: torch.device) -> dict[str, float]:
     kernel = StoredKernel(Dense(scores, device=device), 0.1, g, 1.0, g)
     kernel.sweep(g)
     kernel.sweep(g)
+    narrow = StoredKernel(Dense(scores, device=device), 0.1, g, 1.0, g, torch.bfloat16)
     vector = torch.rand(n, device=device)
     array = kernel.kernel
     found = side_by_side(lambda: kernel.sweep(g), lambda: array @ vector, 4 * repeats, device)
+    half = side_by_side(lambda: narrow.sweep(g), lambda: kernel.sweep(g), 4 * repeats, device)
     return {
         "n": n,
         "sweep_ms": 1e3 * found["ours_s"],
         "matvec_ms": 1e3 * found["theirs_s"],
         "matvec_gb_s": n * n * 4 / found["theirs_s"] / 1e9,
         "sweep_in_matvecs": 1 / found["ratio"],
+        "bfloat16_sweep_in_sweeps": 1 / half["ratio"],
     }
 
 

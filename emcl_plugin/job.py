@@ -220,14 +220,15 @@ class Job:
     @property
     def plan(self) -> Estimate:
         """What will be stored and what recomputed."""
+        kernel = None
+        if self.ncl is not None and self.prior != "off" and self.ncl.solver in ("auto", "stored"):
+            kernel = self.ncl.kernel_dtype(self.dtype)
         return estimate(
             self.shape,
             self._products,
             self.dtype,
             self.memory,
-            ncl=self.ncl is not None
-            and self.prior != "off"
-            and self.ncl.solver in ("auto", "stored"),
+            kernel=kernel,
             candidates=self.candidates,
         )
 
