@@ -519,8 +519,7 @@ class StoredKernel:
         # u_i = exp(f_i + log w_i - f0_i) = exp(shares_i - rho log sums_i)
         shares = rho * (self.log_a - v_level + self.f0) + self.log_w - self.f0
         u_level = v_level
-        for first, last in self._parts(0, len(sums)):
-            block = self.kernel[first:last].to(v)
+        for first, last, block in self._read():
             here = torch.mv(block, v, out=sums[first:last])
             u = torch.sub(shares[first:last], here.log(), alpha=rho)
             if first == 0:
@@ -533,6 +532,16 @@ class StoredKernel:
             return None
         f = rho * (self.log_a - (sums.log() + v_level - self.f0))  # (f)
         return f, columns.log() + u_level - self.g0
+
+    def _read(self) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """K in parts, in the dtype of the scores, each to be used before the next."""
+        room = None
+        for first, last in self._parts(0, len(self.log_a)):
+            block = self.kernel[first:last]
+            if not self._wide:
+                room = torch.empty_like(block, dtype=self.source.dtype) if room is None else room
+                block = room[: last - first].copy_(block)
+            yield first, last, block
 
     def _absorb(self, g: torch.Tensor) -> None:
         """Make K around g: shifts from the maxima of S / tau + g, then one exponential."""
