@@ -6,8 +6,11 @@ Medians of ratios measured in turn (A B A B ...), on the CPU or with --device cu
 2. The EMCL fit on the second moments against the plain EM loop over the rows, and trying eight
    settings against eight loops; extra memory of both.
 3. One Sinkhorn sweep against the bandwidth that plain matrix-vector products reach.
+4. The whole, `rescore(None, (text, video))` with no option, against one product of the features,
+   and where its time goes.
 
     python benchmarks/core_speed.py [--repeats 5] [--device cpu] [--small] [--json FILE]
+        [--only whole]
 """
 
 from __future__ import annotations
@@ -21,16 +24,24 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from itertools import product
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import ot
 import torch
+from candidates import pairs
 
+from emcl_plugin import rescore
 from emcl_plugin.emcl import EMCL, fit_subspaces, second_moments
-from emcl_plugin.ncl import NCL, StoredKernel, fit_biases
-from emcl_plugin.similarity import Dense, Features
+from emcl_plugin.job import Job
+from emcl_plugin.ncl import NCL, Problem, StoredKernel, fit_biases
+from emcl_plugin.similarity import Dense, FeaturePair, Features
 
 Work = Callable[[], object]
 
@@ -163,18 +174,92 @@ def subspaces(n: int, dimension: int, repeats: int, device: torch.device) -> dic
 def bandwidth(n: int, repeats: int, device: torch.device) -> dict[str, float]:
     """One sweep, which uses the kernel twice, against one plain matrix-vector product."""
     scores = torch.rand(n, n, device=device)
-    kernel = StoredKernel(Dense(scores, device=device), 0.1, torch.zeros(n, device=device), 1.0)
     g = torch.zeros(n, device=device)
+    kernel = StoredKernel(Dense(scores, device=device), 0.1, g, 1.0, g)
     kernel.sweep(g)
     kernel.sweep(g)
+    narrow = StoredKernel(Dense(scores, device=device), 0.1, g, 1.0, g, torch.bfloat16)
     vector = torch.rand(n, device=device)
-    found = side_by_side(lambda: kernel.sweep(g), lambda: scores @ vector, 4 * repeats, device)
+    array = kernel.kernel
+    found = side_by_side(lambda: kernel.sweep(g), lambda: array @ vector, 4 * repeats, device)
+    half = side_by_side(lambda: narrow.sweep(g), lambda: kernel.sweep(g), 4 * repeats, device)
     return {
         "n": n,
         "sweep_ms": 1e3 * found["ours_s"],
         "matvec_ms": 1e3 * found["theirs_s"],
         "matvec_gb_s": n * n * 4 / found["theirs_s"] / 1e9,
         "sweep_in_matvecs": 1 / found["ratio"],
+        "bfloat16_sweep_in_sweeps": 1 / half["ratio"],
+    }
+
+
+_CORRECT = import_module("emcl_plugin.correct")
+_STAGES: list[tuple[Any, str, str]] = [
+    (FeaturePair, "dense", "products"),
+    (FeaturePair, "rows", "products"),
+    (_CORRECT, "_best_matches", "best matches of the input"),
+    (_CORRECT, "repeat_weights", "near-equal queries"),
+    (_CORRECT, "_of_features", "EMCL's fit"),
+    (_CORRECT, "_try_strengths", "strengths"),
+    (Problem, "__init__", "kernels"),
+    (Problem, "solve", "Sinkhorn runs"),
+    (Problem, "log_masses", "Sinkhorn runs"),
+    (_CORRECT, "moments", "spread of a strength"),
+    (_CORRECT, "nearest", "matches after NCL"),
+    (Job, "__init__", "input"),
+    (Job, "collect", "output"),
+]
+
+
+@contextmanager
+def stopwatch(device: torch.device) -> Iterator[dict[str, float]]:
+    """Seconds by stage while this is open, each without the stages inside it."""
+    spent: dict[str, float] = defaultdict(float)
+    inside = [0.0]
+
+    def timed(work: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def run(*args: Any, **named: Any) -> Any:
+            inside.append(0.0)
+            results: list[Any] = []
+            elapsed = seconds(lambda: results.append(work(*args, **named)), device)
+            spent[name] += elapsed - inside.pop()
+            inside[-1] += elapsed
+            return results[0]
+
+        return run
+
+    patches = [patch.object(at, n, timed(getattr(at, n), stage)) for at, n, stage in _STAGES]
+    for each in patches:
+        each.start()
+    try:
+        yield spent
+    finally:
+        for each in patches:
+            each.stop()
+
+
+def whole(n: int, repeats: int, device: torch.device) -> dict[str, float]:
+    """The whole on n x n pairs of 512 dimensions, and the median run's seconds by stage."""
+    text, video = (torch.from_numpy(x).to(device) for x in pairs(n))
+
+    def ours() -> object:
+        return rescore(None, (text, video))
+
+    found = side_by_side(ours, lambda: text @ video.T, repeats, device)
+    runs = []
+    for _ in range(repeats):
+        with stopwatch(device) as spent:
+            total = seconds(ours, device)
+        runs.append((total, dict(spent)))
+    total, stages = sorted(runs, key=lambda run: run[0])[repeats // 2]
+    stages = dict(sorted(stages.items(), key=lambda stage: -stage[1]))
+    return {
+        "n": n,
+        "whole_s": found["ours_s"],
+        "product_s": found["theirs_s"],
+        "whole_in_products": 1 / found["ratio"],
+        **stages,
+        "the rest": total - sum(stages.values()),
     }
 
 
@@ -183,6 +268,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--small", action="store_true", help="a quick look at small sizes")
+    parser.add_argument("--only", choices=["sinkhorn", "emcl", "sweep", "whole"])
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--extra-memory-of", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -192,14 +278,33 @@ def main() -> None:
         return
     device = torch.device(arguments.device)
     warnings.simplefilter("ignore")
-    n, rows = (512, 5_000) if arguments.small else (4096, 100_000)
-    figures = {
+    repeats, small = arguments.repeats, arguments.small
+    n, rows = (512, 5_000) if small else (4096, 100_000)
+    sections: dict[str, tuple[str, Callable[[], dict[str, float]]]] = {
+        "sinkhorn": (
+            "sinkhorn, 20 rounds, against POT sinkhorn_log",
+            lambda: sinkhorn(n, repeats, device),
+        ),
+        "emcl": (
+            "EMCL fit against the plain loop",
+            lambda: subspaces(rows, 512, repeats, device),
+        ),
+        "sweep": (
+            "one sweep against one matrix-vector product",
+            lambda: bandwidth(n if small else 2 * n, repeats, device),
+        ),
+        "whole": (
+            "the whole against one product of the features",
+            lambda: whole(1000 if small else 5000, repeats, device),
+        ),
+    }
+    figures: dict[str, object] = {
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {device}",
         "torch": torch.__version__,
-        "sinkhorn, 20 rounds, against POT sinkhorn_log": sinkhorn(n, arguments.repeats, device),
-        "EMCL fit against the plain loop": subspaces(rows, 512, arguments.repeats, device),
-        "one sweep against one matrix-vector product": bandwidth(n, arguments.repeats, device),
     }
+    for short, (name, measure) in sections.items():
+        if arguments.only in (None, short):
+            figures[name] = measure()
     for name, values in figures.items():
         if isinstance(values, dict):
             print(f"\n{name}")

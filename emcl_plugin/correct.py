@@ -39,7 +39,15 @@ from emcl_plugin.plan import Estimate
 from emcl_plugin.prior import Prior, Probes, earned_biases, probe
 from emcl_plugin.reductions import Moments, MomentsAccumulator, moments, slope
 from emcl_plugin.repeats import weights as repeat_weights
-from emcl_plugin.similarity import Dense, FeaturePair, Features, LowRank, Shard, Similarity
+from emcl_plugin.similarity import (
+    Dense,
+    FeaturePair,
+    Features,
+    LowRank,
+    Shard,
+    Similarity,
+    ranges_in_cache,
+)
 
 
 @dataclass(frozen=True)
@@ -319,11 +327,12 @@ def _try_strengths(
     for start, stop, block in base.blocks():
         spread.add(block, None if weights is None else weights[start:stop])
         for strength, candidate in candidates.items():
-            if isinstance(candidate, LowRank):
-                changed = candidate.change(block, start, stop)
-            else:
-                changed = candidate.rows(start, stop)
-            accumulators[strength].add(start, stop, changed)
+            if not isinstance(candidate, LowRank):
+                accumulators[strength].add(start, stop, candidate.rows(start, stop))
+                continue
+            for first, last in ranges_in_cache(start, stop, base.shape[1], base.dtype, base.device):
+                changed = candidate.change(block[first - start : last - start], first, last)
+                accumulators[strength].add(first, last, changed)
     bests = {s: accumulator.result() for s, accumulator in accumulators.items()}
     return spread.result(), {0.0: before, **bests}
 

@@ -250,6 +250,11 @@ class Subspaces:
         """(sum lambda)^2 / sum lambda^2: how many distinct subspaces W amounts to."""
         return float(self.eigenvalues.sum() ** 2 / self.eigenvalues.square().sum())
 
+    def above_rounding(self, dtype: torch.dtype) -> Subspaces:
+        """Without directions that a strength of 1 changes by less than this dtype's rounding."""
+        keep = self.eigenvalues > torch.finfo(dtype).eps / 8 * self.eigenvalues[0]
+        return Subspaces(self.basis[:, keep], self.eigenvalues[keep])
+
     def strength(self, config: EMCL) -> float | None:
         """The strength that the settings fix, or None where it is to be chosen."""
         if config.beta is not None:
@@ -365,7 +370,7 @@ class Reconstruction:
         renormalize: bool,
         scale: float = 1.0,
     ) -> None:
-        self.subspaces = subspaces
+        self.subspaces = subspaces = subspaces.above_rounding(text.dtype)
         self.scale = scale
         self._text = text.project(subspaces.basis)
         self._video = video.project(subspaces.basis)
@@ -399,7 +404,7 @@ class Reconstruction:
 
 def renormalizing(norms: torch.Tensor, projected: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
     """One over the new length of every vector, (n,), from its squared length and projections."""
-    squared = norms + (projected.square() * gain).sum(1)
+    squared = norms + projected.square() @ gain
     return torch.maximum(squared, _NORM_FLOOR * norms).rsqrt()
 
 

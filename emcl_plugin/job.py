@@ -235,14 +235,15 @@ class Job:
     @property
     def plan(self) -> Estimate:
         """What will be stored and what recomputed."""
+        kernel = None
+        if self.ncl is not None and self.prior != "off" and self.ncl.solver in ("auto", "stored"):
+            kernel = self.ncl.kernel_dtype(self.dtype)
         return estimate(
             self._own_shape,
             self._products,
             self.dtype,
             self.memory,
-            ncl=self.ncl is not None
-            and self.prior != "off"
-            and self.ncl.solver in ("auto", "stored"),
+            kernel=kernel,
             candidates=self.candidates,
         )
 

@@ -38,7 +38,7 @@ def available(device: torch.device) -> int:
 
 
 def kernel_fits(shape: tuple[int, int], dtype: torch.dtype, memory: int) -> bool:
-    """Whether Sinkhorn's kernel takes at most half of the memory budget."""
+    """Whether Sinkhorn's kernel of this dtype takes at most half of the memory budget."""
     return shape[0] * shape[1] * dtype.itemsize <= memory // 2
 
 
@@ -128,23 +128,25 @@ def estimate(
     dtype: torch.dtype,
     memory: int,
     *,
-    ncl: bool,
+    kernel: torch.dtype | None,
     candidates: int | None = None,
 ) -> Estimate:
     """Decide what is stored: the kernel first, then computed scores, within half the budget.
 
-    ``dimension`` is 0 where scores are given, ``ncl`` whether there will be a kernel at all.
+    ``dimension`` is 0 where scores are given, ``kernel`` the dtype of a stored kernel; None where
+    there will not be one.
     """
     if candidates is not None:
         pairs = min(shape[0] * min(candidates, shape[1]) + shape[1] * min(candidates, shape[0]),
                     shape[0] * shape[1])  # fmt: skip
         return Estimate(shape, dimension, False, False, pairs * _BYTES_PER_PAIR, pairs)
-    matrix = shape[0] * shape[1] * dtype.itemsize
-    store_kernel = ncl and kernel_fits(shape, dtype, memory)
-    room = memory // 2 - (matrix if store_kernel else 0)
-    store_scores = dimension > 0 and matrix <= room
-    held = matrix * (store_kernel + store_scores)
-    return Estimate(shape, dimension, store_scores, store_kernel, held)
+    entries, held = shape[0] * shape[1], 0
+    store_kernel = kernel is not None and kernel_fits(shape, kernel, memory)
+    if kernel is not None and store_kernel:
+        held = entries * kernel.itemsize
+    matrix = entries * dtype.itemsize
+    store_scores = dimension > 0 and matrix <= memory // 2 - held
+    return Estimate(shape, dimension, store_scores, store_kernel, held + matrix * store_scores)
 
 
 def _calibrate(

@@ -43,16 +43,16 @@ class MomentsAccumulator:
         self.low, self.high = min(self.low, low), max(self.high, high)
         if not 1e-12 < max(-low, high) < 1e12:  # squares would leave float32
             block = block.double()
-        n: float = block.numel()
         if weights is None:
-            variance, mean = (float(x) for x in torch.var_mean(block, correction=0))
-        else:
-            share = (weights / weights.sum()).to(block)
-            variances, means = torch.var_mean(block, dim=1, correction=0)
-            mean = float(share @ means)
-            variance = float(share @ (variances + (means - mean).square()))
-            n = float(weights.sum()) * block.shape[1]
-        self._merge(n, mean, variance * n)
+            weights = block.new_ones(len(block))
+        counted = float(weights.sum())
+        share = weights.double() / counted
+        level = float(block[0, 0])  # so that equal scores have a variance of exactly 0
+        centred = block - level
+        shift = float(share @ centred.mean(1).double())
+        variance = float(share @ (centred - shift).square_().mean(1).double())
+        n = counted * block.shape[1]
+        self._merge(n, level + shift, variance * n)
 
     def _merge(self, n: float, mean: float, squares: float) -> None:
         delta = mean - self.mean

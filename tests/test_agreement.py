@@ -59,6 +59,27 @@ def test_equal_bests_are_all_best(shape, seed, memory):
     assert mutual_nearest_neighbours(source.T) == plain_mutual_share(np.array(source.array))
 
 
+@pytest.mark.parametrize("few", [True, False])
+@pytest.mark.parametrize("n_text", [15, 16, 17, 100])
+def test_rows_are_gone_through_in_parts(monkeypatch, n_text, few):
+    """16 at a time: best matches are those of all, with a few equal bests and with many."""
+    monkeypatch.setattr("emcl_plugin.similarity._CACHE_BYTES", 1)
+    x = np.random.default_rng(n_text).permutation(n_text * 30).reshape(n_text, 30) / 4096
+    if few:
+        x[-1], x[:, 7] = x[0], x[:, 3]
+    else:
+        x = np.floor(64 * x) / 64
+    found = nearest(Dense(x))
+    for best, wanted in zip(
+        (found.video_of_text, found.text_of_video, found.text_score, found.video_score),
+        (x.argmax(1), x.argmax(0), x.max(1), x.max(0)),
+        strict=True,
+    ):
+        assert_array_equal(best, wanted)
+    for ours, wanted in zip(found.in_pairs(), plain_mutual(x), strict=True):
+        assert_array_equal(ours, wanted)
+
+
 @given(shapes, seeds, st.booleans())
 def test_the_share_does_not_depend_on_the_order(shape, seed, tied):
     """Of texts and of videos, with and without ties."""

@@ -371,3 +371,16 @@ def test_an_unknown_preset_is_refused_with_the_known_ones():
         EMCL.preset("clip")
     assert "'clip'" in str(caught.value)
     assert all(name in caught.value.remedy for name in PRESETS)
+
+
+@pytest.mark.parametrize(("dtype", "kept"), [(torch.float32, 3), (torch.float64, 4)])
+def test_directions_that_rounding_would_swallow_are_left_out(dtype, kept):
+    """A change of a coordinate by less than an eighth of the rounding error changes nothing."""
+    basis = torch.linalg.qr(torch.tensor(np.random.default_rng(0).standard_normal((6, 5)))).Q
+    found = Subspaces(basis, torch.tensor([3.0, 0.2, 1e-7, 1e-9, 1e-17], dtype=torch.float64))
+    cut = found.above_rounding(dtype)
+    assert (len(cut.eigenvalues), cut.basis.shape) == (kept, (6, kept))
+    x = torch.tensor(np.random.default_rng(1).standard_normal((40, 6)), dtype=dtype)
+    assert_allclose(
+        cut.apply(x, -1.0), found.apply(x, -1.0), rtol=0, atol=4 * torch.finfo(dtype).eps
+    )

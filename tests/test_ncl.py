@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from oracles import cone_pair, hubby_scores, plain_sinkhorn
 
 from emcl_plugin.errors import ConvergenceWarning, EmclError, InputValueError, ScaleWarning
-from emcl_plugin.ncl import NCL, StoredKernel, fit_biases
+from emcl_plugin.ncl import NCL, Problem, StoredKernel, fit_biases
 from emcl_plugin.similarity import Dense
 
 F32, F64 = torch.float32, torch.float64
@@ -195,11 +195,60 @@ def test_the_stored_kernel_is_made_anew_where_potentials_move_far(dtype, toleran
 def test_the_stored_kernel_may_be_read_in_small_chunks(monkeypatch, dtype, tolerance, tau, rho):
     """As large matrices are: 16 rows at a time, of very different levels."""
     scores = hubby_scores(70, 30, seed=3, std=1.0) + np.linspace(0, 100, 70)[:, None]
-    monkeypatch.setattr(StoredKernel, "_CHUNK_BYTES", 1)
+    monkeypatch.setattr("emcl_plugin.similarity._CACHE_BYTES", 1)
     found = fit_rounds(scores, 30, solver="stored", dtype=dtype, rho=rho, temperature=tau)
     f, g = plain_sinkhorn(scores, tau, 30, rho)
     assert_allclose(found.video, tau * centred(g), rtol=0, atol=tolerance)
     assert_allclose(centred(found.text), tau * centred(f), rtol=0, atol=tolerance)
+
+
+BFLOAT16 = 2**-8  # half of the distance from 1 to the next larger one
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize(("tau", "rho"), [(0.15, 1.0), (0.03, 1.0), (0.15, 0.5)])
+def test_a_bfloat16_kernel_rounds_each_sum_by_its_bound(monkeypatch, dtype, tau, rho):
+    """Row and column sums of one sweep, in parts of 16 rows; rounding is there, and no more."""
+    monkeypatch.setattr("emcl_plugin.similarity._CACHE_BYTES", 1)
+    scores = hubby_scores(90, 70, seed=3, std=1.0) + np.linspace(0, 3, 90)[:, None]
+    source = Dense(scores, dtype=dtype)
+    g = torch.tensor(np.random.default_rng(0).standard_normal(70), dtype=dtype)
+    zeros = torch.zeros(90, dtype=dtype)
+    narrow = StoredKernel(source, tau, zeros, rho, zeros, torch.bfloat16)
+    assert narrow.kernel.dtype == torch.bfloat16
+    f, columns = narrow.sweep(g)
+    exact = scores / tau + g.double().numpy()
+    wanted = -rho * np.logaddexp.reduce(exact, axis=1)
+    bound = -np.log1p(-BFLOAT16) + 1e-5
+    assert 1e-4 * rho < np.abs(f.double().numpy() - wanted).max() <= bound * rho
+    wanted = np.logaddexp.reduce(scores / tau + f.double().numpy()[:, None], axis=0)
+    assert 1e-4 < np.abs(columns.double().numpy() - wanted).max() <= bound
+
+
+@pytest.mark.parametrize("temperature_std", [0.4, 0.15, 0.01])
+@pytest.mark.parametrize("rho", [1.0, 0.65])
+def test_biases_of_a_bfloat16_kernel_are_those_of_float32(temperature_std, rho):
+    """To 0.02 tau, a fifth of what the tolerance allows, also where it is made anew."""
+    text, video = cone_pair(300, 200, 32, seed=0)
+    settings = {"temperature_std": temperature_std, "rho": rho, "solver": "stored", "dtype": F32}
+    scores = text @ video.T
+    wanted = fit_rounds(scores, 40, **settings)
+    found = fit_rounds(scores, 40, storage="bfloat16", **settings)
+    for side in ("text", "video"):
+        x, y = getattr(found, side), getattr(wanted, side)
+        assert_allclose(x, y, rtol=0, atol=0.02 * wanted.temperature)
+        assert not torch.equal(x, y)
+
+
+@pytest.mark.parametrize(("entries", "ways"), [(1, 2), (2, 1), (4, 0)])
+def test_a_bfloat16_kernel_is_stored_up_to_twice_the_entries(entries, ways):
+    """In half of the budget, of which a float32 kernel of 40 x 30 takes all at ``entries`` 1."""
+    source = Dense(hubby_scores(40 * entries, 30, seed=1))
+    solvers = [
+        Problem(source, NCL(storage=storage), memory=2 * 4 * 40 * 30).solver
+        for storage in ("bfloat16", "scores")
+    ]
+    assert solvers == ["stored"] * ways + ["blocks"] * (2 - ways)
 
 
 # --- convergence -------------------------------------------------------------------------
@@ -399,6 +448,13 @@ WRONG_SETTINGS = [
     ({"rho": 1.1}, "rho must be above 0 and at most 1", "rho=1.1", "1 is NCL"),
     ({"rho": NAN}, "rho must be above 0 and at most 1", "rho=nan", "1 is NCL"),
     ({"solver": "fast"}, "solver is not known", "solver='fast'", "auto, stored, blocks, pot"),
+    ({"storage": "float8"}, "cannot be stored like this", "storage='float8'", "or bfloat16"),
+    (
+        {"storage": "bfloat16", "solver": "blocks"},
+        'solver="blocks" stores no kernel',
+        "storage='bfloat16'",
+        "leave storage out",
+    ),
     ({"solver": "pot", "rho": 0.8}, "has no relaxation", "rho=0.8", "another solver or rho=1"),
 ]
 WRONG_MARGINALS = [

@@ -252,3 +252,18 @@ def test_sources_stack():
     wanted = wanted * f.exp().numpy()[:, None] * g.exp().numpy() + f.numpy()[:, None] + g.numpy()
     assert_allclose(source.dense(), wanted, rtol=0, atol=1e-12)
     assert_allclose(source.T.T.dense(), wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_taken_rows_are_those_of_the_matrix(memory):
+    """Of every kind of source, in any order and more than once, with the sides turned, too."""
+    x, y = normal(9, 4), normal(7, 4, seed=1)
+    sides = (Features(side, dtype=F64, memory=memory) for side in (x, y))
+    pair = FeaturePair(*sides, memory=memory)
+    left, right = torch.tensor(normal(9, 2, seed=2)), torch.tensor(normal(7, 2, seed=3))
+    scales = torch.tensor(1 + normal(9) ** 2), torch.tensor(1 + normal(7) ** 2)
+    changed = LowRank(pair, left, right, *scales)
+    for source in (pair, changed, Biased(changed, *scales), Dense(normal(9, 7), dtype=F64)):
+        for turned in (source, source.T):
+            chosen = torch.tensor([5, 0, 6, 5])
+            assert_allclose(turned.take(chosen), turned.dense()[chosen], rtol=0, atol=1e-14)

@@ -106,5 +106,5 @@ def reranker_settings(
     emcl, ncl = settings(context, features=True, **method)
     if ncl is not None and ncl != NCL():
         gentle = default_ncl(method["prior"])
-        ncl = replace(gentle, temperature=ncl.temperature, rounds=ncl.rounds)
+        ncl = replace(gentle, temperature=ncl.temperature, rounds=ncl.rounds, storage=ncl.storage)
     return ("auto" if emcl == EMCL() else emcl), ("auto" if ncl == NCL() else ncl)

@@ -345,6 +345,13 @@ method_options = _apply(
             help="Most Sinkhorn rounds; it stops when converged.",
         ),
         click.option(
+            "--storage",
+            type=click.Choice(["scores", "bfloat16"]),
+            default="scores",
+            show_default=True,
+            help="Numbers of Sinkhorn's kernel: as the scores, or bfloat16 in half of the memory.",
+        ),
+        click.option(
             "--guard/--no-guard",
             default=True,
             show_default=True,

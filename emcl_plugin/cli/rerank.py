@@ -184,7 +184,10 @@ def run_rerank(
             if banked:
                 banks = read_banks(text_bank, video_bank)
                 gentle = ncl and replace(
-                    default_ncl(job.prior), temperature=ncl.temperature, rounds=ncl.rounds
+                    default_ncl(job.prior),
+                    temperature=ncl.temperature,
+                    rounds=ncl.rounds,
+                    storage=ncl.storage,
                 )
                 found = correct_by_banks(
                     job, *banks, emcl=emcl, ncl=gentle, progress=progress.update
@@ -355,6 +358,7 @@ def settings(
     prior: str,
     temperature: float | None,
     rounds: int,
+    storage: str,
     guard: bool,
 ) -> tuple[EMCL | None, NCL | None]:
     """EMCL's and NCL's settings from the options; contradictions are wrong usage."""
@@ -387,7 +391,9 @@ def settings(
             if seed is not None:
                 start = "gaussian" if emcl == "auto" else method.start
                 method = replace(method, start=start, seed=seed)
-        normalisation = None if ncl == "off" else NCL(temperature=temperature, rounds=rounds)
+        normalisation = None
+        if ncl != "off":
+            normalisation = NCL(temperature=temperature, rounds=rounds, storage=storage)
     except InputValueError as error:
         raise click.UsageError(str(error), context) from None
     return method, normalisation
