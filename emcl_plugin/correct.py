@@ -34,7 +34,7 @@ from emcl_plugin.emcl import (
 )
 from emcl_plugin.errors import ScaleWarning
 from emcl_plugin.experts import ExpertMaps, Mixture
-from emcl_plugin.ncl import NCL, Biases, Progress
+from emcl_plugin.ncl import NCL, Biases, Journal, Progress
 from emcl_plugin.plan import Estimate
 from emcl_plugin.prior import Prior, Probes, earned_biases, probe
 from emcl_plugin.reductions import Moments, MomentsAccumulator, moments, slope
@@ -80,6 +80,7 @@ def correct(
     plan: Estimate,
     candidates: Candidates | None = None,
     progress: Progress | None = None,
+    journal: Journal | None = None,
 ) -> Correction:
     """Correct a similarity, the inner products of features, or the one by means of the other.
 
@@ -104,6 +105,8 @@ def correct(
         Pairs of the features to look at, in the place of all.
     progress : callable, optional
         Called with (stage, done, total).
+    journal : Journal, optional
+        Where the solves go on from, and where every round is kept.
     """
     pair = None if features is None else FeaturePair(*features, memory=memory)
     base = candidates or (pair if sim is None else sim)
@@ -143,7 +146,14 @@ def correct(
         matches = bests[strength]
         if ncl is not None:
             probes = probe(
-                source, ncl, matches, std=std, weights=weights, memory=memory, progress=progress
+                source,
+                ncl,
+                matches,
+                std=std,
+                weights=weights,
+                memory=memory,
+                progress=progress,
+                journal=journal,
             )
             matches = nearest(probes.gentle.apply(source))
         trials.append(_Trial(strength, source, std, probes, matches))
@@ -174,6 +184,7 @@ def correct(
             weights=weights,
             memory=memory,
             progress=progress,
+            journal=journal,
         )
         biases = biases.scaled(amount)
         source = biases.apply(source)

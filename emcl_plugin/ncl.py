@@ -301,6 +301,7 @@ class Problem:
         start: torch.Tensor | None = None,
         own: tuple[torch.Tensor, torch.Tensor] | None = None,
         progress: Progress | None = None,
+        journal: Journal | None = None,
     ) -> Biases:
         """The biases.
 
@@ -313,6 +314,8 @@ class Problem:
         own : (best video, its score) of every text, both (n_text,), optional
             Leave these pairs out of the columns' sums.
         progress : callable, optional
+        journal : Journal, optional
+            Where to go on from, and where every round is kept. POT keeps none.
         """
         log_b = self.log_b if log_b is None else log_b
         tau, config = self.tau, self.config
@@ -324,7 +327,9 @@ class Problem:
             without = None
             if own is not None:
                 without = Without(own[0], own[1] / tau + self.log_w)
-            found = sinkhorn(self.kernel, log_b, config, progress, g, without)
+            reached = None if journal is None else journal.begin(tau, config.rho)
+            keep = None if journal is None else journal.keep
+            found = sinkhorn(self.kernel, log_b, config, progress, g, without, reached, keep)
         shift = found.g.mean()
         if not found.converged:
             warnings.warn(
@@ -359,7 +364,45 @@ class Potentials:
     converged: bool
 
 
+@dataclass(frozen=True)
+class Reached:
+    """All that the rounds to come depend on.
+
+    Attributes
+    ----------
+    f : (n_text,)
+    g, next_g : (n_video,)
+        The potentials of the last round, and g of the next one.
+    centre : (n_video,)
+        The potentials that the kernel was made around.
+    rounds : int
+    error : float
+    """
+
+    f: torch.Tensor
+    g: torch.Tensor
+    next_g: torch.Tensor
+    centre: torch.Tensor
+    rounds: int
+    error: float
+
+
+class Journal(Protocol):
+    """Keeps what a run's solves have reached: :class:`emcl_plugin.checkpoint.Checkpoint`."""
+
+    def begin(self, temperature: float, rho: float) -> Reached | None:
+        """What an earlier run reached in the solve that begins now."""
+
+    def keep(self, reached: Reached) -> None:
+        """What this solve has reached, after every round."""
+
+
 class _Kernel(Protocol):
+    centre: torch.Tensor
+
+    def absorb(self, g: torch.Tensor) -> None:
+        """Be made around these video potentials."""
+
     def sweep(self, g: torch.Tensor, rho: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """f from g by (f), and LSE_i(S_ij / tau + f_i) with that f, reading the scores once.
 
@@ -374,26 +417,36 @@ def sinkhorn(
     progress: Progress | None = None,
     start: torch.Tensor | None = None,
     without: Without | None = None,
+    reached: Reached | None = None,
+    keep: Callable[[Reached], None] | None = None,
 ) -> Potentials:
-    """Alternate (g) and (f) until the column sums are right."""
+    """Alternate (g) and (f) until the column sums are right, from the start or what is reached."""
 
     def sweep(g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         f, column_lse = kernel.sweep(g)
         return f, column_lse if without is None else without(f, column_lse)
 
-    f, column_lse = sweep(torch.zeros_like(log_b) if start is None else start)
-    next_g = config.rho * (log_b - column_lse)  # (g)
-    for done in range(1, config.rounds + 1):
-        g = next_g
+    if reached is None:
+        g = torch.zeros_like(log_b) if start is None else start
+        f, column_lse = sweep(g)
+        next_g = config.rho * (log_b - column_lse)  # (g)
+        done, error = 0, math.inf
+    else:
+        f, g, next_g, done, error = (
+            reached.f, reached.g, reached.next_g, reached.rounds, reached.error
+        )  # fmt: skip
+        kernel.absorb(reached.centre)
+    while done < config.rounds and not error <= config.tolerance:
+        g, done = next_g, done + 1
         f, column_lse = sweep(g)  # (f)
         next_g = config.rho * (log_b - column_lse)  # (g)
         # with rho = 1 this is max_j |sum_i P_ij / b_j - 1|
         worst = torch.expm1(g - next_g).abs().max()
         error = float(worst.clamp(max=torch.finfo(worst.dtype).max))
+        if keep is not None:
+            keep(Reached(f, g, next_g, kernel.centre, done, error))
         if progress is not None:
             progress("sinkhorn", done, config.rounds)
-        if error <= config.tolerance:
-            break
     return Potentials(f, g, done, error, error <= config.tolerance)
 
 
@@ -429,6 +482,10 @@ class BlockKernel:
         log_w: torch.Tensor,
     ) -> None:
         self.source, self.tau, self.log_a, self.rho, self.log_w = source, tau, log_a, rho, log_w
+        self.centre = torch.zeros(source.shape[1]).to(log_a)
+
+    def absorb(self, g: torch.Tensor) -> None:
+        """Nothing is stored, so nothing is made around anything."""
 
     def sweep(self, g: torch.Tensor, rho: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         rho = self.rho if rho is None else rho
@@ -479,6 +536,10 @@ class StoredKernel:
             found = self._in_logarithms(g, rho)
         return found
 
+    def absorb(self, g: torch.Tensor) -> None:
+        if not torch.equal(g, self.centre):
+            self._absorb(g)
+
     def _in_logarithms(self, g: torch.Tensor, rho: float) -> tuple[torch.Tensor, torch.Tensor]:
         blocks = BlockKernel(self.source, self.tau, self.log_a, self.rho, self.log_w)
         return blocks.sweep(g, rho)
@@ -511,6 +572,7 @@ class StoredKernel:
     def _absorb(self, g: torch.Tensor) -> None:
         """Make K around g: shifts from the maxima of S / tau + g, then one exponential."""
         n_text, n_video = self.source.shape
+        self.centre = g
         rows = torch.empty(n_text).to(g)
         columns = torch.full((n_video,), -math.inf).to(g)
         for start, stop, block in self.source.blocks():
@@ -564,6 +626,7 @@ class CandidateKernel(StoredKernel):
         return f, columns.log() + u_level - self.g0
 
     def _absorb(self, g: torch.Tensor) -> None:
+        self.centre = g
         text, video = self.pairs.text, self.pairs.video
         exponent = self.scaled + g[video]
         self.f0 = -_largest(exponent, text, len(self.log_a))

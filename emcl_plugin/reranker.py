@@ -15,6 +15,7 @@ import torch
 
 from emcl_plugin.arrays import Array, Kind
 from emcl_plugin.bank import BankReport, fit_corrector, leak
+from emcl_plugin.checkpoint import journal
 from emcl_plugin.corrector import DRIFT
 from emcl_plugin.emcl import EMCL
 from emcl_plugin.errors import DriftWarning, InputValueError, LeakWarning, NotFittedError
@@ -49,6 +50,7 @@ def rerank(
     device: str | torch.device | None = None,
     memory: int | None = None,
     progress: Progress | None = None,
+    resume: str | Path | None = None,
 ) -> Array:
     """Re-score a text-video similarity without training; the scores of :func:`rescore`.
 
@@ -83,6 +85,10 @@ def rerank(
         of what is free.
     progress : callable, optional
         Called with (stage, done, total).
+    resume : path, optional
+        A file in which the run keeps where it stands, after every round and at most every 10
+        seconds. If it is there, the run goes on from it; when the scores are there, it is
+        removed. See :mod:`emcl_plugin.checkpoint`.
 
     Returns
     -------
@@ -122,6 +128,7 @@ def rerank(
         device=device,
         memory=memory,
         progress=progress,
+        resume=resume,
     ).scores
 
 
@@ -137,6 +144,7 @@ def rescore(
     device: str | torch.device | None = None,
     memory: int | None = None,
     progress: Progress | None = None,
+    resume: str | Path | None = None,
 ) -> RerankResult:
     """As :func:`rerank`, and tell everything: biases, temperature, strength, guard, hubs.
 
@@ -160,8 +168,9 @@ def rescore(
         memory=memory,
     )
     job.require_dense()
-    report, blocks = job.run(progress)
-    return RerankResult(scores=job.collect(blocks), **vars(report))
+    with journal(job, resume) as kept:
+        report, blocks = job.run(progress, kept)
+        return RerankResult(scores=job.collect(blocks), **vars(report))
 
 
 class Reranker:
