@@ -5,9 +5,9 @@ first solve, ``1.f`` of the second; its metadata say to which data and settings 
 which temperature each solve is, and a SHA-256 of all this. So another run's file, and one that
 is damaged or not ours, is found before it is used.
 
-With the same number of threads, device and memory budget a run that went on gives the bits of
-one that was never interrupted. Otherwise it gives what the other number of threads, device or
-budget would, up to rounding.
+On the CPU, with the same number of threads and the same memory budget, a run that went on gives
+the bits of one that was never interrupted. On a GPU, and with another number of threads, device
+or budget, it gives the same up to rounding.
 """
 
 from __future__ import annotations
