@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -39,7 +40,14 @@ from emcl_plugin.plan import Estimate
 from emcl_plugin.prior import Prior, Probes, earned_biases, probe
 from emcl_plugin.reductions import Moments, MomentsAccumulator, moments, slope
 from emcl_plugin.repeats import weights as repeat_weights
-from emcl_plugin.similarity import Dense, FeaturePair, Features, LowRank, Similarity
+from emcl_plugin.similarity import (
+    Dense,
+    FeaturePair,
+    Features,
+    LowRank,
+    OutOfMemory,
+    Similarity,
+)
 
 
 @dataclass(frozen=True)
@@ -112,7 +120,7 @@ def correct(
     base = candidates or (pair if sim is None else sim)
     assert base is not None
     if plan.store_scores and candidates is None:
-        base = Dense(base.dense(), dtype=base.dtype, device=base.device, memory=memory)
+        base = _stored(base, memory)
 
     before = _best_matches(base, progress)
     weights = None
@@ -208,6 +216,16 @@ def correct(
         after=matches if decision.applied else before,
         coverage=_coverage(trial, biases) if isinstance(trial.source, Candidates) else None,
     )
+
+
+def _stored(base: Similarity, memory: int) -> Similarity:
+    """All scores at once, or as they came where a GPU's memory does not hold them."""
+    rows = base.block_rows
+    with suppress(OutOfMemory):
+        return Dense(base.dense(), dtype=base.dtype, device=base.device, memory=memory)
+    base.block_rows = rows  # blocks are only small because of what was to be stored
+    torch.cuda.empty_cache()
+    return base
 
 
 def _coverage(trial: _Trial, biases: Biases | None) -> Coverage:

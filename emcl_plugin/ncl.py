@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -38,7 +39,7 @@ from emcl_plugin.errors import (
 )
 from emcl_plugin.plan import kernel_fits
 from emcl_plugin.reductions import moments
-from emcl_plugin.similarity import Similarity
+from emcl_plugin.similarity import OutOfMemory, Similarity
 from emcl_plugin.sizes import DEFAULT_MEMORY
 
 Progress = Callable[[str, int, int], None]
@@ -70,7 +71,8 @@ class NCL:
     solver : {"auto", "stored", "blocks", "pot"}
         "stored" exponentiates once and iterates matrix-vector products, "blocks" recomputes
         the scores block by block in the log domain, "pot" calls POT's ``sinkhorn_log``.
-        "auto" stores where the kernel fits into the memory budget.
+        "auto" stores where the kernel fits into the memory budget. Where a GPU's memory does not
+        hold the kernel after all, it is "blocks".
 
     Examples
     --------
@@ -283,8 +285,10 @@ class Problem:
         if isinstance(source, Candidates):
             self.solver, self.kernel = "candidates", CandidateKernel(source, *given)
         else:
-            kind = StoredKernel if self.solver == "stored" else BlockKernel
-            self.kernel = kind(source, *given)
+            stored = _stored_kernel(source, *given) if self.solver == "stored" else None
+            self.kernel = stored or BlockKernel(source, *given)
+            if self.solver == "stored" and stored is None:
+                self.solver = "blocks"
 
     def log_masses(self, video_bias: torch.Tensor) -> torch.Tensor:
         """log sum_i P_ij of every video, (n_video,), where its biases are given.
@@ -488,7 +492,10 @@ class BlockKernel:
         """Nothing is stored, so nothing is made around anything."""
 
     def sweep(self, g: torch.Tensor, rho: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        rho = self.rho if rho is None else rho
+        wanted = self.rho if rho is None else rho
+        return self.source.fitting(lambda: self._sweep(g, wanted))
+
+    def _sweep(self, g: torch.Tensor, rho: float) -> tuple[torch.Tensor, torch.Tensor]:
         f = torch.empty_like(self.log_a)
         columns = torch.full_like(g, -math.inf)
         for start, stop, block in self.source.blocks():
@@ -589,6 +596,16 @@ class StoredKernel:
                 out += self.f0[part, None]
                 out += self.g0
                 out.exp_()
+
+
+def _stored_kernel(source: Similarity, *given: Any) -> StoredKernel | None:
+    """The kernel, or None where a GPU's memory does not hold it."""
+    rows = source.block_rows
+    with suppress(OutOfMemory):
+        return StoredKernel(source, *given)
+    source.block_rows = rows  # blocks are only small because of the kernel
+    torch.cuda.empty_cache()
+    return None
 
 
 class CandidateKernel(StoredKernel):
