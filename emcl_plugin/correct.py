@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -34,7 +35,7 @@ from emcl_plugin.emcl import (
 )
 from emcl_plugin.errors import ScaleWarning
 from emcl_plugin.experts import ExpertMaps, Mixture
-from emcl_plugin.ncl import NCL, Biases, Progress
+from emcl_plugin.ncl import NCL, Biases, Journal, Progress
 from emcl_plugin.plan import Estimate
 from emcl_plugin.prior import Prior, Probes, earned_biases, probe
 from emcl_plugin.reductions import Moments, MomentsAccumulator, moments, slope
@@ -44,6 +45,7 @@ from emcl_plugin.similarity import (
     FeaturePair,
     Features,
     LowRank,
+    OutOfMemory,
     Shard,
     Similarity,
     ranges_in_cache,
@@ -88,6 +90,7 @@ def correct(
     plan: Estimate,
     candidates: Candidates | None = None,
     progress: Progress | None = None,
+    journal: Journal | None = None,
 ) -> Correction:
     """Correct a similarity, the inner products of features, or the one by means of the other.
 
@@ -112,6 +115,8 @@ def correct(
         Pairs of the features to look at, in the place of all.
     progress : callable, optional
         Called with (stage, done, total).
+    journal : Journal, optional
+        Where the solves go on from, and where every round is kept.
     """
     pair = None if features is None else FeaturePair(*features, memory=memory)
     base = candidates or (pair if sim is None else sim)
@@ -151,7 +156,14 @@ def correct(
         matches = bests[strength]
         if ncl is not None:
             probes = probe(
-                source, ncl, matches, std=std, weights=weights, memory=memory, progress=progress
+                source,
+                ncl,
+                matches,
+                std=std,
+                weights=weights,
+                memory=memory,
+                progress=progress,
+                journal=journal,
             )
             matches = nearest(probes.gentle.apply(source))
         trials.append(_Trial(strength, source, std, probes, matches))
@@ -182,6 +194,7 @@ def correct(
             weights=weights,
             memory=memory,
             progress=progress,
+            journal=journal,
         )
         biases = biases.scaled(amount)
         source = biases.apply(source)
@@ -208,12 +221,16 @@ def correct(
 
 
 def _stored(base: Similarity, memory: int) -> Similarity:
-    """The scores in memory: in each process its own texts'."""
-    scores, world = base.dense(), base.world
-    dtype, device = base.dtype, base.device
-    if world.size == 1:
-        return Dense(scores, dtype=dtype, device=device, memory=memory)
-    return Shard(scores, base.shape, world, dtype=dtype, device=device, memory=memory, of=base)
+    """The scores in memory, of this process's texts; not where a GPU does not hold them."""
+    rows, world, dtype, device = base.block_rows, base.world, base.dtype, base.device
+    with suppress(OutOfMemory):
+        scores = base.dense()
+        if world.size == 1:
+            return Dense(scores, dtype=dtype, device=device, memory=memory)
+        return Shard(scores, base.shape, world, dtype=dtype, device=device, memory=memory, of=base)
+    base.block_rows = rows  # blocks are only small because of what was to be stored
+    torch.cuda.empty_cache()
+    return base
 
 
 def _coverage(trial: _Trial, biases: Biases | None) -> Coverage:

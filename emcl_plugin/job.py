@@ -33,7 +33,7 @@ from emcl_plugin.errors import (
     RepeatedItemsWarning,
 )
 from emcl_plugin.experts import Experts
-from emcl_plugin.ncl import NCL, Biases, Progress
+from emcl_plugin.ncl import NCL, Biases, Journal, Progress
 from emcl_plugin.plan import Estimate, available, estimate
 from emcl_plugin.prior import Prior, Probes, check_mode
 from emcl_plugin.search import search
@@ -169,6 +169,7 @@ class Job:
         self.guard = guard
         if metric not in ("cosine", "dot"):
             raise InputValueError("the metric is not known", repr(metric), '"cosine" or "dot"')
+        self.metric = metric
         if world.counts is None or feats is None:
             arrays = check_inputs(sim, feats)
         else:  # the features are of all texts, sim of this process's
@@ -335,9 +336,11 @@ class Job:
                 "emcl-rerank --text T.npy --video V.npy --output OUT.npy",
             )
 
-    def run(self, progress: Progress | None = None) -> tuple[Report, Iterator[torch.Tensor]]:
+    def run(
+        self, progress: Progress | None = None, journal: Journal | None = None
+    ) -> tuple[Report, Iterator[torch.Tensor]]:
         """The report, and the re-scored rows in order, in the dtype and kind that came in."""
-        found = self.correct(progress)
+        found = self.correct(progress, journal=journal)
         return self.report(found), self.blocks(found.source)
 
     @torch.no_grad()
@@ -349,10 +352,11 @@ class Job:
         ncl: bool = True,
         prior: str | None = None,
         guard: bool | None = None,
+        journal: Journal | None = None,
     ) -> Correction:
         """Run this job; ``emcl=False`` or ``ncl=False`` leaves that part out (for ablations).
 
-        ``prior`` and ``guard`` replace the job's own.
+        ``prior`` and ``guard`` replace the job's own. ``journal`` keeps the rounds.
         """
         prior = self.prior if prior is None else prior
         guard = self.guard if guard is None else guard
@@ -375,6 +379,7 @@ class Job:
             plan=self.plan,
             candidates=self.search(progress),
             progress=progress,
+            journal=journal,
         )
 
     def report(self, found: Correction) -> Report:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -38,7 +39,7 @@ from emcl_plugin.errors import (
 )
 from emcl_plugin.plan import kernel_fits
 from emcl_plugin.reductions import moments
-from emcl_plugin.similarity import Rows, Similarity, ranges_in_cache
+from emcl_plugin.similarity import OutOfMemory, Rows, Similarity, ranges_in_cache
 from emcl_plugin.sizes import DEFAULT_MEMORY
 from emcl_plugin.world import ALONE, World
 
@@ -71,7 +72,8 @@ class NCL:
     solver : {"auto", "stored", "blocks", "pot"}
         "stored" exponentiates once and iterates matrix-vector products, "blocks" recomputes
         the scores block by block in the log domain, "pot" calls POT's ``sinkhorn_log``.
-        "auto" stores where the kernel fits into the memory budget.
+        "auto" stores where the kernel fits into the memory budget. Where a GPU's memory does not
+        hold the kernel after all, it is "blocks".
     storage : {"scores", "bfloat16"}
         Numbers of a stored kernel: those of the scores, float32 mostly, or bfloat16, which takes
         half of that memory, so that scores need not be recomputed until there are twice as many.
@@ -312,10 +314,12 @@ class Problem:
         self.kernel: _Kernel
         if isinstance(source, Candidates):
             self.solver, self.kernel = "candidates", CandidateKernel(source, *given)
-        elif self.solver == "stored":
-            self.kernel = StoredKernel(own, *given, config.kernel_dtype(source.dtype))
         else:
-            self.kernel = BlockKernel(own, *given)
+            stored = None
+            if self.solver == "stored":
+                stored = _stored_kernel(own, *given, config.kernel_dtype(source.dtype))
+                self.solver = "blocks" if stored is None else "stored"
+            self.kernel = stored or BlockKernel(own, *given)
         if source.world.size > 1:
             self.kernel = SharedKernel(self.kernel, source.world, n_text)
 
@@ -334,6 +338,7 @@ class Problem:
         start: torch.Tensor | None = None,
         own: tuple[torch.Tensor, torch.Tensor] | None = None,
         progress: Progress | None = None,
+        journal: Journal | None = None,
     ) -> Biases:
         """The biases.
 
@@ -346,6 +351,8 @@ class Problem:
         own : (best video, its score) of every text, both (n_text,), optional
             Leave these pairs out of the columns' sums.
         progress : callable, optional
+        journal : Journal, optional
+            Where to go on from, and where every round is kept. POT keeps none.
         """
         log_b = self.log_b if log_b is None else log_b
         tau, config = self.tau, self.config
@@ -358,7 +365,9 @@ class Problem:
             if own is not None:
                 without = Without(own[0], own[1] / tau + self.log_w)
             world = self.source.world
-            found = sinkhorn(self.kernel, log_b, config, progress, g, without, world)
+            reached = None if journal is None else journal.begin(tau, config.rho)
+            keep = None if journal is None else journal.keep
+            found = sinkhorn(self.kernel, log_b, config, progress, g, without, reached, keep, world)
         shift = found.g.mean()
         if not found.converged:
             warnings.warn(
@@ -393,7 +402,50 @@ class Potentials:
     converged: bool
 
 
+@dataclass(frozen=True)
+class Reached:
+    """All that the rounds to come depend on.
+
+    Attributes
+    ----------
+    f : (n_text,)
+    g, next_g : (n_video,)
+        The potentials of the last round, and g of the next one.
+    centre : (n_video,)
+        The potentials that the kernel was made around.
+    rounds : int
+    error : float
+    """
+
+    f: torch.Tensor
+    g: torch.Tensor
+    next_g: torch.Tensor
+    centre: torch.Tensor
+    rounds: int
+    error: float
+
+    def to(self, device: torch.device) -> Reached:
+        """The same on this device."""
+        names = ("f", "g", "next_g", "centre")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+
+class Journal(Protocol):
+    """Keeps what a run's solves have reached: :class:`emcl_plugin.checkpoint.Checkpoint`."""
+
+    def begin(self, temperature: float, rho: float) -> Reached | None:
+        """What an earlier run reached in the solve that begins now."""
+
+    def keep(self, reached: Reached) -> None:
+        """What this solve has reached, after every round."""
+
+
 class _Kernel(Protocol):
+    centre: torch.Tensor
+
+    def absorb(self, g: torch.Tensor) -> None:
+        """Be made around these video potentials."""
+
     def sweep(self, g: torch.Tensor, rho: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """f from g by (f), and LSE_i(S_ij / tau + f_i) with that f, reading the scores once.
 
@@ -408,27 +460,37 @@ def sinkhorn(
     progress: Progress | None = None,
     start: torch.Tensor | None = None,
     without: Without | None = None,
+    reached: Reached | None = None,
+    keep: Callable[[Reached], None] | None = None,
     world: World = ALONE,
 ) -> Potentials:
-    """Alternate (g) and (f) until the column sums are right."""
+    """Alternate (g) and (f) until the column sums are right, from the start or what is reached."""
 
     def sweep(g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         f, column_lse = kernel.sweep(g)
         return f, column_lse if without is None else without(f, column_lse)
 
-    f, column_lse = sweep(torch.zeros_like(log_b) if start is None else start)
-    next_g = config.rho * (log_b - column_lse)  # (g)
-    for done in range(1, config.rounds + 1):
-        g = next_g
+    if reached is None:
+        g = torch.zeros_like(log_b) if start is None else start
+        f, column_lse = sweep(g)
+        next_g = config.rho * (log_b - column_lse)  # (g)
+        done, error = 0, math.inf
+    else:
+        f, g, next_g, done, error = (
+            reached.f, reached.g, reached.next_g, reached.rounds, reached.error
+        )  # fmt: skip
+        kernel.absorb(reached.centre)
+    while done < config.rounds and not error <= config.tolerance:
+        g, done = next_g, done + 1
         f, column_lse = sweep(g)  # (f)
         next_g = config.rho * (log_b - column_lse)  # (g)
         # with rho = 1 this is max_j |sum_i P_ij / b_j - 1|
         worst = world.max(torch.expm1(g - next_g).abs().max())  # one decision for all processes
         error = float(worst.clamp(max=torch.finfo(worst.dtype).max))
+        if keep is not None:
+            keep(Reached(f, g, next_g, kernel.centre, done, error))
         if progress is not None:
             progress("sinkhorn", done, config.rounds)
-        if error <= config.tolerance:
-            break
     return Potentials(f, g, done, error, error <= config.tolerance)
 
 
@@ -464,9 +526,16 @@ class BlockKernel:
         log_w: torch.Tensor,
     ) -> None:
         self.source, self.tau, self.log_a, self.rho, self.log_w = source, tau, log_a, rho, log_w
+        self.centre = torch.zeros(source.shape[1]).to(log_a)
+
+    def absorb(self, g: torch.Tensor) -> None:
+        """Nothing is stored, so nothing is made around anything."""
 
     def sweep(self, g: torch.Tensor, rho: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        rho = self.rho if rho is None else rho
+        wanted = self.rho if rho is None else rho
+        return self.source.fitting(lambda: self._sweep(g, wanted))
+
+    def _sweep(self, g: torch.Tensor, rho: float) -> tuple[torch.Tensor, torch.Tensor]:
         f = torch.empty_like(self.log_a)
         columns = torch.full_like(g, -math.inf)
         for start, stop, block in self.source.blocks():
@@ -513,6 +582,10 @@ class StoredKernel:
             found = self._in_logarithms(g, rho)
         return found
 
+    def absorb(self, g: torch.Tensor) -> None:
+        if not torch.equal(g, self.centre):
+            self._absorb(g)
+
     def _in_logarithms(self, g: torch.Tensor, rho: float) -> tuple[torch.Tensor, torch.Tensor]:
         blocks = BlockKernel(self.source, self.tau, self.log_a, self.rho, self.log_w)
         return blocks.sweep(g, rho)
@@ -554,6 +627,7 @@ class StoredKernel:
     def _absorb(self, g: torch.Tensor) -> None:
         """Make K around g: shifts from the maxima of S / tau + g, then one exponential."""
         n_text, n_video = self.source.shape
+        self.centre = g
         self.f0 = torch.empty(n_text).to(g)
         columns = torch.full((n_video,), -math.inf).to(g)
         for first, last, out in self._scaled(g):
@@ -593,10 +667,28 @@ class SharedKernel:
 
     def __init__(self, own: _Kernel, world: World, n_text: int) -> None:
         self.own, self.world, self.n_text = own, world, n_text
+        self.centre = own.centre
+
+    def absorb(self, g: torch.Tensor) -> None:
+        self.own.absorb(g)
+        self.centre = self.own.centre
 
     def sweep(self, g: torch.Tensor, rho: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         f, columns = self.own.sweep(g, rho)
+        moved = torch.tensor(self.own.centre is not self.centre, device=g.device)
+        if bool(self.world.any(moved)):  # around the same potentials in every process
+            self.absorb(g)
         return self.world.rows(f, self.n_text), self.world.logsumexp(columns)
+
+
+def _stored_kernel(source: Similarity, *given: Any) -> StoredKernel | None:
+    """The kernel, or None where a GPU's memory does not hold it."""
+    rows = source.block_rows
+    with suppress(OutOfMemory):
+        return StoredKernel(source, *given)
+    source.block_rows = rows  # blocks are only small because of the kernel
+    torch.cuda.empty_cache()
+    return None
 
 
 class CandidateKernel(StoredKernel):
@@ -634,6 +726,7 @@ class CandidateKernel(StoredKernel):
         return f, columns.log() + u_level - self.g0
 
     def _absorb(self, g: torch.Tensor) -> None:
+        self.centre = g
         text, video = self.pairs.text, self.pairs.video
         exponent = self.scaled + g[video]
         self.f0 = -_largest(exponent, text, len(self.log_a))

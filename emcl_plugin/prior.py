@@ -44,7 +44,7 @@ import torch
 
 from emcl_plugin.agreement import Evidence, Nearest, ramp
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.ncl import NCL, Biases, Problem, Progress
+from emcl_plugin.ncl import NCL, Biases, Journal, Problem, Progress
 from emcl_plugin.similarity import Similarity
 
 MODES = ("auto", "even", "gentle", "off")
@@ -138,6 +138,7 @@ def probe(
     weights: torch.Tensor | None,
     memory: int,
     progress: Progress | None = None,
+    journal: Journal | None = None,
 ) -> Probes:
     """The gentle and the cautious run.
 
@@ -150,6 +151,8 @@ def probe(
         The best matches of this source.
     std, weights, memory, progress
         As in :func:`emcl_plugin.ncl.fit_biases`.
+    journal : Journal, optional
+        Where to go on from, and where every round is kept.
     """
     config = replace(
         ncl,
@@ -162,9 +165,10 @@ def probe(
         solver="auto" if ncl.solver == "pot" else ncl.solver,
     )
     problem = Problem(source, config, std=std, weights=weights, memory=memory)
-    gentle = problem.solve(progress=progress)
+    gentle = problem.solve(progress=progress, journal=journal)
     own = best.video_of_text, best.text_score
-    return Probes(gentle, problem.solve(start=gentle.video, own=own, progress=progress))
+    cautious = problem.solve(start=gentle.video, own=own, progress=progress, journal=journal)
+    return Probes(gentle, cautious)
 
 
 def earned_biases(
@@ -178,6 +182,7 @@ def earned_biases(
     weights: torch.Tensor | None,
     memory: int,
     progress: Progress | None = None,
+    journal: Journal | None = None,
 ) -> tuple[Biases, Prior]:
     """The biases for this mode of the prior, and what was found about the queries.
 
@@ -190,8 +195,8 @@ def earned_biases(
     gains : (Evidence, Evidence)
         Of the gentle and of the cautious run.
     mode : {"auto", "even", "gentle"}
-    std, weights, memory, progress
-        As in :func:`emcl_plugin.ncl.fit_biases`.
+    std, weights, memory, progress, journal
+        As in :func:`probe`.
     """
     problem = Problem(source, ncl, std=std, weights=weights, memory=memory)
     log_b = problem.log_b
@@ -209,9 +214,9 @@ def earned_biases(
     if mode == "gentle":
         return probes.gentle, prior
     if mode != "auto":
-        return problem.solve(progress=progress), prior
+        return problem.solve(progress=progress, journal=journal), prior
     log_c = problem.log_masses(probes.cautious.video) if hubs < 1 else log_m
     shares = log_b.new_tensor([hubs * uniform, hubs * (1 - uniform), 1 - hubs]).log()
     log_b = torch.logsumexp(torch.stack([log_b, log_m, log_c]) + shares[:, None], 0)  # (b)
     start = hubs * probes.gentle.video + (1 - hubs) * probes.cautious.video
-    return problem.solve(log_b=log_b, start=start, progress=progress), prior
+    return problem.solve(log_b=log_b, start=start, progress=progress, journal=journal), prior

@@ -15,6 +15,7 @@ import torch
 
 from emcl_plugin.arrays import Array, Kind
 from emcl_plugin.bank import BankReport, fit_corrector, leak
+from emcl_plugin.checkpoint import journal
 from emcl_plugin.corrector import DRIFT
 from emcl_plugin.emcl import EMCL
 from emcl_plugin.errors import DriftWarning, InputValueError, LeakWarning, NotFittedError
@@ -52,6 +53,7 @@ def rerank(
     memory: int | None = None,
     progress: Progress | None = None,
     process_group: Any = None,
+    resume: str | Path | None = None,
 ) -> Array:
     """Re-score a text-video similarity without training; the scores of :func:`rescore`.
 
@@ -91,6 +93,10 @@ def rerank(
         (``torch.distributed.group.WORLD``). Each passes its own texts, their rows of ``sim``
         or their embeddings, and all videos, and gets the rows of its own texts. Default: this
         process alone, whatever is initialised.
+    resume : path, optional
+        A file in which the run keeps where it stands, after every round and at most every 10
+        seconds. If it is there, the run goes on from it; when the scores are there, it is
+        removed. See :mod:`emcl_plugin.checkpoint`.
 
     Returns
     -------
@@ -131,6 +137,7 @@ def rerank(
         memory=memory,
         progress=progress,
         process_group=process_group,
+        resume=resume,
     ).scores
 
 
@@ -147,6 +154,7 @@ def rescore(
     memory: int | None = None,
     progress: Progress | None = None,
     process_group: Any = None,
+    resume: str | Path | None = None,
 ) -> RerankResult:
     """As :func:`rerank`, and tell everything: biases, temperature, strength, guard, hubs.
 
@@ -179,8 +187,9 @@ def rescore(
         return job
 
     job = world.together(prepare)
-    report, blocks = job.run(progress)
-    return RerankResult(scores=job.collect(blocks), **vars(report))
+    with journal(job, resume) as kept:
+        report, blocks = job.run(progress, kept)
+        return RerankResult(scores=job.collect(blocks), **vars(report))
 
 
 class Reranker:

@@ -10,8 +10,9 @@ cost nothing until they are read.
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -20,8 +21,13 @@ from emcl_plugin.errors import InputValueError
 from emcl_plugin.sizes import DEFAULT_MEMORY
 from emcl_plugin.world import ALONE, World
 
+Result = TypeVar("Result")
+
 _BLOCK_BYTES = 8 << 20
 _CACHE_BYTES = 4 << 20
+OutOfMemory = torch.cuda.OutOfMemoryError
+"""A GPU's memory has run out; torch 2.4 knows it by this name only."""
+
 _BLOCK_ROWS = 128  # below this a matrix product wastes its time on reading the other side
 
 
@@ -94,11 +100,34 @@ class Similarity(abc.ABC):
         return self
 
     def blocks(self) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """Yield ``(start, stop, scores)`` over this process's texts, in order."""
-        first, last = self.own
-        for start in range(first, last, self.block_rows):
-            stop = min(start + self.block_rows, last)
-            yield start, stop, self.rows(start, stop)
+        """Yield ``(start, stop, scores)`` over this process's texts, in order.
+
+        Where the memory of a GPU runs out, blocks become smaller.
+        """
+        stop, last = self.own
+        while stop < last:
+            start, scores = stop, self.fitting(partial(self._block, stop))
+            stop = start + len(scores)
+            yield start, stop, scores
+
+    def _block(self, start: int) -> torch.Tensor:
+        return self.rows(start, min(start + self.block_rows, self.own[1]))
+
+    def fitting(self, work: Callable[[], Result]) -> Result:
+        """What ``work`` returns, with half the rows per block as often as a GPU's memory runs out.
+
+        ``work`` must start anew whenever it is called. On the CPU nothing of the kind is possible:
+        the system promises memory that it does not have, and kills who uses it.
+        """
+        while True:
+            try:
+                return work()
+            except OutOfMemory:
+                rows = min(self.block_rows, self.shape[0])
+                if rows == 1:
+                    raise
+                self.block_rows = (rows + 1) // 2
+            torch.cuda.empty_cache()  # only now: the error held on to what was computed
 
     def take(self, indices: torch.Tensor) -> torch.Tensor:
         """The rows of these texts, in this order."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from emcl_plugin.arrays import Array
 from emcl_plugin.candidates import Candidates
+from emcl_plugin.checkpoint import journal
 from emcl_plugin.emcl import EMCL
 from emcl_plugin.errors import InputValueError
 from emcl_plugin.job import FeaturesPair, Job, Report
@@ -45,6 +47,7 @@ def rerank_top(
     device: str | torch.device | None = None,
     memory: int | None = None,
     progress: Progress | None = None,
+    resume: str | Path | None = None,
 ) -> TopResult:
     """Re-score promising pairs only and give every text its best videos; never a dense matrix.
 
@@ -63,7 +66,7 @@ def rerank_top(
     index : str, default "Flat"
         FAISS's factory string. "Flat" searches exactly; others, such as "HNSW32" or
         "IVF4096,Flat;nprobe=32", sooner, and the recall says what they miss.
-    emcl, ncl, prior, guard, metric, device, memory, progress
+    emcl, ncl, prior, guard, metric, device, memory, progress, resume
         As in :func:`emcl_plugin.rerank`.
 
     Returns
@@ -97,9 +100,10 @@ def rerank_top(
         candidates=candidates,
         index=index,
     )
-    found = job.correct(progress)
-    assert isinstance(found.source, Candidates)
-    scores, videos = found.source.top(min(k, job.shape[1]))
+    with journal(job, resume) as kept:
+        found = job.correct(progress, journal=kept)
+        assert isinstance(found.source, Candidates)
+        scores, videos = found.source.top(min(k, job.shape[1]))
     out: dict[str, Any] = {"scores": job.kind.narrow(scores), "videos": videos.to(job.kind.device)}
     if job.kind.numpy:
         out = {name: x.numpy() for name, x in out.items()}

@@ -9,6 +9,7 @@ import torch
 from emcl_plugin import rerank, rerank_top, rescore
 from emcl_plugin.demo import load_demo
 from emcl_plugin.experts import Experts
+from emcl_plugin.job import Job
 from emcl_plugin.metrics import evaluate
 from emcl_plugin.similarity import Dense
 from emcl_plugin.tokens import Tokens
@@ -49,6 +50,35 @@ def test_candidates_are_those_of_the_cpu():
     assert there.videos.device.type == "cuda"
     assert (there.videos.cpu() == here.videos).double().mean() > 0.999
     assert (there.scores.cpu() - here.scores).abs().max() < 1e-4
+
+
+def test_a_full_gpu_gets_smaller_blocks_and_no_stored_kernel():
+    """A fifth of a gigabyte is left for 400 MB of scores and as much of a kernel."""
+    torch.manual_seed(0)
+    sides = tuple(torch.randn(10_000, 64).cuda() for _ in range(2))
+    wanted = rescore(None, sides, memory=1 << 28)
+    total = torch.cuda.get_device_properties(0).total_memory
+    used = torch.cuda.memory_allocated() + (200 << 20)
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(used / total)
+    try:
+        found = Job(None, sides, memory=1 << 32).correct()
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert found.biases.solver == "blocks"
+    assert (found.biases.video - wanted.biases.video).abs().max() < 1e-4
+
+
+def test_a_run_goes_on_from_its_checkpoint(tmp_path):
+    def stop(stage, done, _):
+        if stage == "sinkhorn" and done == 3:
+            raise KeyboardInterrupt
+
+    sides = tuple(torch.from_numpy(x.astype("f4")).cuda() for x in (DEMO.text, DEMO.video))
+    file = tmp_path / "run.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        rerank(None, sides, resume=file, progress=stop)
+    assert (rerank(None, sides, resume=file) - rerank(None, sides)).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("kind", ["experts", "tokens"])

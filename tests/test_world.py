@@ -202,12 +202,13 @@ def test_one_bad_row_ends_the_job_with_one_message(folder, sides):
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_dead_process_ends_the_job_without_output(folder, victim):
     command = ["-m", "emcl_plugin", "--text", "t.npy", "--video", "v.npy", "--output", "y.npy"]
-    command += ["--temperature", "0.0001", "--rounds", "100000000", "--prior", "even", "--verbose"]
+    command += ["--temperature", "0.0001", "--rounds", "1500", "--prior", "even", "--verbose"]
+    command += ["--no-guard", "--json", "--resume", "run.safetensors"] if victim else []
     processes = start(2, *command, cwd=folder)
     try:
         while "held" not in (line := processes[0].stderr.readline()):
             assert line
-        time.sleep(2)
+        time.sleep(1)
         processes[victim].send_signal(signal.SIGKILL)
         other = processes[1 - victim]
         _, error = other.communicate(timeout=60)
@@ -219,6 +220,14 @@ def test_a_dead_process_ends_the_job_without_output(folder, victim):
     assert "another process of this job has ended" in error
     assert "Traceback" not in error
     assert not list(folder.glob("*y.npy*"))
+    if victim:
+        (status, out, error), second = ended(start(2, *command, cwd=folder))
+        assert (status, second[0]) == (0, 0), error
+        assert json.loads(out)["resumed_rounds"] > 0
+        assert not (folder / "run.safetensors").exists()
+        command[command.index("y.npy")] = "z.npy"
+        assert ended(start(2, *command, cwd=folder))[0][0] == 0
+        assert (folder / "y.npy").read_bytes() == (folder / "z.npy").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -67,8 +67,9 @@ class Adapter(abc.ABC):
 
         ``settings`` are those of :meth:`rescore`; only metric, device and memory count.
         """
+        off = {"emcl": None, "ncl": None, "resume": None}
         feats = self.features if self.similarity is None else None
-        return rescore(self.similarity, feats, **{**settings, "emcl": None, "ncl": None}).scores
+        return rescore(self.similarity, feats, **{**settings, **off}).scores
 
     def rescore(self, **settings: Any) -> RerankResult:
         """Re-score with the settings of :func:`emcl_plugin.rescore`."""

@@ -392,6 +392,14 @@ output_options = _apply(
         ),
         click.option("--force", is_flag=True, help="Replace existing outputs."),
         click.option(
+            "--resume",
+            type=_PATH,
+            metavar="FILE",
+            help="Where a run keeps how far it is, so that the same command goes on after a kill "
+            "and loses one round, or 10 seconds of shorter ones. Removed when the results are "
+            "written. E.g. run.safetensors.",
+        ),
+        click.option(
             "--dtype",
             type=click.Choice(["auto", "float16", "float32", "float64"]),
             default="auto",

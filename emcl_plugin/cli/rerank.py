@@ -28,6 +28,7 @@ from emcl_plugin.cli.processes import check_alone, joined
 from emcl_plugin.errors import InputValueError
 
 if TYPE_CHECKING:
+    from emcl_plugin.checkpoint import Checkpoint, SharedCheckpoint
     from emcl_plugin.correct import Correction
     from emcl_plugin.emcl import EMCL
     from emcl_plugin.job import Job
@@ -56,6 +57,7 @@ def run_rerank(
     run_v2t: Path | None,
     top: int | None,
     force: bool,
+    resume: Path | None,
     device: str,
     dtype: str,
     memory: str | None,
@@ -92,7 +94,11 @@ def run_rerank(
             "belongs to row i",
             context,
         )
-    outputs = name_outputs(context, output, run, run_v2t, top, others=(report, plots))
+    outputs = name_outputs(context, output, run, run_v2t, top, others=(report, plots, resume))
+    if resume is not None and banked:
+        raise click.UsageError(
+            "--resume keeps the rounds of a run without banks: leave it out", context
+        )
     if candidates is None and index is not None:
         raise click.UsageError("--index is for --candidates: give both", context)
     if candidates is not None:
@@ -134,6 +140,8 @@ def run_rerank(
     world, device = context.with_resource(joined(device))
     quiet = quiet or world.rank > 0
     given = world.together(lambda: read_inputs(text, video, sim, source, orientation))
+    if resume is not None and (ncl is None or method["prior"] == "off"):
+        raise click.UsageError("--resume keeps NCL's rounds, and NCL is off", context)
     if source is not None:  # only now it is known whether EMCL has something to work on
         settings(context, features=given.has_features, **method)
     if not quiet:
@@ -181,22 +189,23 @@ def run_rerank(
             click.echo(f"{job.plan}{each}; about {seconds:.0f} s", err=True)
         with Progress(enabled=not quiet) as progress:
             found: Correction | Banked
-            if banked:
-                banks = read_banks(text_bank, video_bank)
-                gentle = ncl and replace(
-                    default_ncl(job.prior),
-                    temperature=ncl.temperature,
-                    rounds=ncl.rounds,
-                    storage=ncl.storage,
-                )
-                found = correct_by_banks(
-                    job, *banks, emcl=emcl, ncl=gentle, progress=progress.update
-                )
-                facts = found.report
-            else:
-                found = job.correct(progress.update)
-                facts = job.report(found)
-            write(found.source, progress)
+            with _kept(job, resume, quiet=quiet) as kept:
+                if banked:
+                    banks = read_banks(text_bank, video_bank)
+                    gentle = ncl and replace(
+                        default_ncl(job.prior),
+                        temperature=ncl.temperature,
+                        rounds=ncl.rounds,
+                        storage=ncl.storage,
+                    )
+                    found = correct_by_banks(
+                        job, *banks, emcl=emcl, ncl=gentle, progress=progress.update
+                    )
+                    facts = found.report
+                else:
+                    found = job.correct(progress.update, journal=kept)
+                    facts = job.report(found)
+                write(found.source, progress)
             with _written(outputs):
                 measured = leak = None
                 if truth is not None and candidates is None:
@@ -245,6 +254,8 @@ def run_rerank(
             out["measured"] = measured.to_dict(names)
         if leak is not None:
             out["order_leak"] = leak
+        if kept is not None:
+            out["resumed_rounds"] = kept.resumed
         click.echo(json.dumps(out, indent=2))
 
 
@@ -318,6 +329,27 @@ def missed(source: Similarity, truth: GroundTruth) -> str:
         f"\n\n  {share:.2g} % of the right pairs are no candidates and count as last: R@K and MdR "
         "are exact,\n  MnR, MRR and mAP are not"
     )
+
+
+@contextmanager
+def _kept(
+    job: Job, resume: Path | None, *, quiet: bool
+) -> Iterator[Checkpoint | SharedCheckpoint | None]:
+    """The checkpoint, if there is to be one; an interruption says that it is there."""
+    from emcl_plugin.checkpoint import journal
+    from emcl_plugin.cli.show import tell
+
+    try:
+        with journal(job, resume) as kept:
+            if kept is not None and kept.resumed and not quiet:
+                tell([f"{kept.resumed} rounds are done, the run goes on from {resume}"])
+            yield kept
+    except KeyboardInterrupt:
+        if resume is None or not resume.exists():
+            raise
+        raise click.ClickException(
+            f"interrupted; no result was written, the same command goes on from {resume}"
+        ) from None
 
 
 @contextmanager

@@ -66,10 +66,12 @@ def _check_room(path: Path, size: int) -> None:
 def atomic_writer(path: Path, *, force: bool) -> Iterator[BinaryIO]:
     """A binary file that becomes ``path`` when the block ends well, and vanishes when it does not.
 
-    Written beside its target, synced, then renamed: a reader sees the old file or the whole new
-    one. Without ``force`` a file that appeared in the meantime is not replaced.
+    Written beside its target, as ``.NAME.*.part``, synced, then renamed: a reader sees the old file
+    or the whole new one. Without ``force`` a file that appeared in the meantime is not replaced.
+    A program that is killed (SIGKILL) leaves its part there; nothing ever reads one.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    with _naming_a_full_disk(path):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     part = Path(name)
     try:
         with _naming_a_full_disk(path):

@@ -67,6 +67,12 @@ def test_rerank(tmp_path, files, options):
     assert not {"likeness", "seen_in_bank"} & set(facts)
 
 
+def test_rerank_resumed(tmp_path, files):
+    kept = ["--resume", tmp_path / "r.safetensors"]
+    facts = check("rerank", [*files, "--output", tmp_path / "o.npy", "--json", "-q", *kept])
+    assert facts["resumed_rounds"] == 0
+
+
 @pytest.mark.parametrize("which", [slice(0, 2), slice(2, 4), slice(0, 4)], ids=["t", "v", "both"])
 @pytest.mark.parametrize(
     "options",

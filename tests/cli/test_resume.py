@@ -1,0 +1,279 @@
+"""`--resume`, kills and full disks: the same command, repeated, gives the same file."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from numpy.testing import assert_array_equal
+
+from emcl_plugin import checkpoint
+from emcl_plugin.cli.main import command, main
+from emcl_plugin.demo import load_demo
+
+FILES = ["--text", "t.npy", "--video", "v.npy"]
+RESUME = ["--resume", "run.safetensors"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The demo's embeddings in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    np.save("t.npy", load_demo().text[:300])
+    np.save("v.npy", load_demo().video[:300])
+    return tmp_path
+
+
+def invoke(*options, status=0):
+    found = CliRunner().invoke(command, [*FILES, *options])
+    assert found.exit_code == status, found.output
+    return found
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir() if path.name[:1] not in "tv")
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Runs the command and interrupts it after so many rounds."""
+
+    def run(rounds, *options):
+        left = [rounds]
+
+        def update(_, stage, done, total):
+            del done, total
+            left[0] -= stage == "sinkhorn"
+            if not left[0]:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("emcl_plugin.cli.show.Progress.update", update)
+            return invoke(*options, status=1)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["-o", "out.npy"], ["--run", "out.csv", "--candidates", "50", "--top", "10"]],
+    ids=["matrix", "candidates"],
+)
+def test_the_same_command_goes_on(here, stop_after, options):
+    wanted = json.loads(invoke(*options, "--json", "-q").stdout)
+    (name,) = files(here)
+    content = (here / name).read_bytes()
+    (here / name).unlink()
+    for rounds in (3, 20):
+        said = stop_after(rounds, *options, *RESUME).stderr
+        assert "no result was written, the same command goes on from run.safetensors" in said
+        assert files(here) == ["run.safetensors"]
+    found = invoke(*options, *RESUME, "--json")
+    assert "Note: 23 rounds are done, the run goes on from run.safetensors" in found.stderr
+    facts = json.loads(found.stdout)
+    assert facts.pop("resumed_rounds") == 23
+    assert {**facts, "seconds": 0} == {**wanted, "seconds": 0}
+    assert files(here) == [name]
+    assert (here / name).read_bytes() == content
+
+
+def test_a_run_from_the_start_resumes_nothing(here):
+    assert json.loads(invoke(*RESUME, "--json", "-q").stdout)["resumed_rounds"] == 0
+    assert files(here) == ["reranked.npy"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--ncl", "off"], "NCL is off"),
+        (["--prior", "off"], "NCL is off"),
+        (["--text-bank", "t.npy"], "without banks"),
+        (["-o", "run.safetensors"], "two outputs are the same file"),
+    ],
+)
+def test_wrong_use(here, options, words):
+    assert words in invoke(*RESUME, *options, status=2).stderr
+    assert files(here) == []
+
+
+def test_an_input_named_by_mistake_is_kept(here):
+    before = (here / "t.npy").read_bytes()
+    with pytest.raises(OSError, match="not a checkpoint"):
+        CliRunner().invoke(command, [*FILES, "--resume", "t.npy"], catch_exceptions=False)
+    assert (here / "t.npy").read_bytes() == before
+
+
+# --- a full disk ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def room():
+    """Gives files of this process no more than so many bytes, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def fail(monkeypatch, capsys, *options):
+    """Run the program to its status and its last words."""
+    monkeypatch.setattr(sys, "argv", ["emcl-rerank", *FILES, *options])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "safetensors", "parquet"])
+@pytest.mark.parametrize("option", ["-o", "--run"])
+def test_a_full_disk_leaves_no_result_and_the_same_command_goes_on(
+    here, room, monkeypatch, capsys, option, suffix
+):
+    if option == "--run":
+        suffix = {"npy": "csv", "npz": "jsonl", "safetensors": "trec"}.get(suffix, suffix)
+    output = [option, f"out.{suffix}"]
+    invoke(*output)
+    wanted = (here / output[1]).read_bytes()
+    (here / output[1]).write_text("older")
+    room(len(wanted) // 2)
+    words = fail(monkeypatch, capsys, *output, *RESUME, "--force", "-q")
+    assert "the disk is full; nothing was written" in words
+    assert output[1] in words
+    assert (here / output[1]).read_text() == "older"
+    assert files(here) == sorted(["run.safetensors", output[1]])
+    room(resource.RLIM_INFINITY)
+    found = invoke(*output, *RESUME, "--force", "--json", "-q")
+    assert json.loads(found.stdout)["resumed_rounds"] > 30
+    assert (here / output[1]).read_bytes() == wanted
+    assert files(here) == [output[1]]
+
+
+@pytest.mark.parametrize("rounds", [0, 10])
+def test_a_full_disk_leaves_the_last_checkpoint_whole(
+    here, room, stop_after, monkeypatch, capsys, rounds
+):
+    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
+    if rounds:
+        stop_after(rounds, *RESUME)
+    before = [(here / name).read_bytes() for name in files(here)]
+    room(3000)
+    words = fail(monkeypatch, capsys, *RESUME, "-q")
+    assert "the disk is full; nothing was written" in words
+    assert "run.safetensors: File too large" in words
+    assert [(here / name).read_bytes() for name in files(here)] == before
+    room(resource.RLIM_INFINITY)
+    found = invoke(*RESUME, "--json", "-q")
+    assert json.loads(found.stdout)["resumed_rounds"] == rounds
+
+
+def test_a_disk_without_room_for_a_name_is_full(here, monkeypatch, capsys):
+    def fails(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.mkstemp", fails)
+    assert "the disk is full; nothing was written" in fail(monkeypatch, capsys, "-q")
+    assert files(here) == []
+
+
+# --- kills ----------------------------------------------------------------------------------------
+
+KILLS = """
+import os, random, signal, sys, time
+from pathlib import Path
+
+from emcl_plugin import checkpoint, rerank  # loads torch, once for all runs
+from emcl_plugin.cli.main import main
+
+checkpoint.SECONDS = 0.0
+output, file = Path("out.npy"), Path("run.safetensors")
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def when_synced(handle):
+    name = os.readlink(f"/proc/self/fd/{handle}")
+    if ".out.npy." in name:
+        die()
+
+
+def ends(pid, within):
+    until = time.monotonic() + within
+    while time.monotonic() < until:
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def start(way):
+    pid = os.fork()
+    if pid:
+        return pid
+    if way == "written":
+        os.fsync = when_synced
+    if way == "named":
+        Path.unlink = lambda path, missing_ok=False: die() if path == file else os.unlink(path)
+    main()
+
+
+random.seed(0)
+moments = [*(random.uniform(0, 0.4) for _ in range(8)), "written", "named"]
+for moment in moments:
+    pid = start(moment)
+    if isinstance(moment, float):
+        if not ends(pid, moment):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    else:
+        assert ends(pid, 60)
+    print(output.exists(), file.exists(), len(list(Path().glob(".out.npy.*.part"))))
+    if output.exists():
+        output.rename(f"{moment}.npy")
+assert ends(start("to its end"), 60)
+"""
+
+
+def test_a_job_killed_at_any_moment_leaves_a_whole_result_or_none(here):
+    """Eight random moments, then with the result written but not yet named, and just named."""
+    options = ["--prior", "even", "--temperature", "0.001", "--rounds", "1500"]
+    invoke(*options)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLS, *FILES, *options, "-o", "out.npy", *RESUME, "-q", "--json"],
+        capture_output=True, text=True, timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    said = done.stdout[: done.stdout.index("{")].splitlines()
+    assert len(said) == 10
+    assert said[-2:] == ["False True 1", "True True 1"]  # the one that was written has no name
+    assert json.loads(done.stdout[done.stdout.index("{") :])["resumed_rounds"] > 500
+    whole = [name for name in files(here) if name.endswith("npy")]
+    assert {"out.npy", "named.npy"} <= set(whole)
+    for name in whole:
+        assert_array_equal(np.load(name), np.load("reranked.npy"), err_msg=name)
+    left = set(files(here)) - set(whole)
+    assert all(re.fullmatch(r"\.(out\.npy|run\.safetensors)\..*\.part", name) for name in left)
+
+
+def test_what_a_killed_run_leaves_is_no_part_of_a_folder(here):
+    for name in "tv":
+        (here / name).mkdir()
+        np.save(here / name / "1.npy", np.load(f"{name}.npy"))
+        (here / name / ".2.npy.k3x9_w2a.part").write_bytes(b"half of it")
+    invoke("-o", "wanted.npy")
+    invoke("--text", "t", "--video", "v")
+    assert_array_equal(np.load("reranked.npy"), np.load("wanted.npy"))
