@@ -107,7 +107,7 @@ def _again(times: list[tuple[float, float, float]], limit: float) -> bool:
         return True
     quickest, others, _ = min(times)
     wanted = (quickest < 1 and len(times) < 3) or (others > QUIET and len(times) < 5)
-    return wanted and sum(seconds for seconds, *_ in times) + quickest < limit
+    return wanted and sum(seconds for seconds, *_ in times) + 2 * quickest < limit
 
 
 def busy() -> float:

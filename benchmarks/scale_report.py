@@ -118,7 +118,9 @@ def _what_was_run(figures: Figures) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return (
         f"`{figures['command']}`: {figures['seconds']:.0f} s in all on {machine['cpu']} "
-        f"({machine['device']}), Python {machine['python']}, {versions}." + _disturbed(figures)
+        f"({machine['device']}), Python {machine['python']}, {versions}."
+        + _disturbed(figures)
+        + figures.get("note", "")
     )
 
 
@@ -164,23 +166,26 @@ def law(figures: Figures, rows: Sequence[Row]) -> Law:
     return fit(names(rows), at, [row["seconds"] for row in rows])
 
 
+def _lawful(figures: Figures, name: str) -> list[Row]:
+    rows = _of(figures, name)
+    return [r for r in rows if r["others"] <= _CALM and r["size"] >= _LAW_FROM]
+
+
 def _laws(figures: Figures) -> str:
     k, dimension = figures["candidates"], figures["dimension"]
     lines = []
     for name, method in METHODS.items():
-        rows = [row for row in _of(figures, name) if row["others"] <= _CALM]
+        rows = _lawful(figures, name)
         if len(rows) < 3 or method.group == "subspaces":
             continue
         found, last = law(figures, rows[:-1]), rows[-1]
         told = found(terms(last, k, dimension))
-        tail = [row for row in rows if row["size"] >= _LAW_FROM]
-        tail = tail if len(tail) >= 3 else rows
         if method.candidates:
-            x = [2.0 * row["size"] * k for row in tail]
-            y = [row["seconds"] - row["search_s"] for row in tail]
+            x = [2.0 * row["size"] * k for row in rows]
+            y = [row["seconds"] - row["search_s"] for row in rows]
             against = "2 n k, less the search"
         else:
-            x, y = [float(row["size"]) ** 2 for row in tail], [row["seconds"] for row in tail]
+            x, y = [float(row["size"]) ** 2 for row in rows], [row["seconds"] for row in rows]
             against = "n n"
         cells = [f"{told:.3g}", f"{last['seconds']:.3g}", f"{told / last['seconds']:.2f}"]
         lines.append(
@@ -191,12 +196,12 @@ def _laws(figures: Figures) -> str:
     header = ["", "seconds, fitted without the largest", "largest", "predicted", "seen", "ratio",
               "slope in logarithms", "against"]  # fmt: skip
     return (
-        "## Cost against size\n\nn texts, n videos, d dimensions, k candidates; rounds are "
-        "Sinkhorn's, all runs of a method together. The law is fitted to all but the largest run "
-        "and checked on that; where the rounds hardly vary, what goes with n n and with n n rounds "
-        "cannot be told apart. Runs beside which others took more than half a core are left out. "
-        f"Slopes, with 95 % intervals, are over sizes from {_LAW_FROM:,}: 1 is linear.\n\n"
-        + table(header, lines)
+        f"## Cost against size\n\nFrom the runs at {_LAW_FROM:,} and more (less is mostly what it "
+        "costs to begin), without those beside which others took more than half a core. n texts, n "
+        "videos, d dimensions, k candidates; rounds are Sinkhorn's, all runs of a method together. "
+        "The law is fitted to all but the largest run and checked on that; where the rounds hardly "
+        "vary, what goes with n n and with n n rounds cannot be told apart. Slopes have 95 % "
+        "intervals; 1 is linear.\n\n" + table(header, lines)
     )
 
 
@@ -218,25 +223,26 @@ def _plans(figures: Figures) -> str:
 def _million(figures: Figures) -> str:
     k, dimension = figures["candidates"], figures["dimension"]
     lines = []
-    for name in ("dense-blocks", "candidates"):
-        rows = [row for row in _of(figures, name) if row["others"] <= _CALM]
+    for name in ("dense-blocks", "sinkhorn-blocks", "candidates"):
+        rows = _lawful(figures, name)
         if len(rows) < 3:
             continue
         last = rows[-1]
-        point = terms({"size": MILLION, "rounds": last["rounds"]}, k, dimension)
+        rounds = last.get("rounds", ROUNDS)
+        point = terms({"size": MILLION, "rounds": rounds}, k, dimension)
         hours = law(figures, rows)(point) / 3600
-        gib = 4 * MILLION**2 / (1 << 30)
-        if METHODS[name].candidates:
-            gib = last["peak_mib"] / 1024 * MILLION / last["size"]
-        of = f"{last['rounds']} rounds as at {last['size']:,}"
+        gib = last["peak_mib"] / 1024 * MILLION / last["size"]
+        if name == "dense-blocks":
+            gib = 4 * MILLION**2 / (1 << 30)
+        of = f"{rounds} rounds as at {last['size']:,}"
         lines.append([METHODS[name].title, of, number(hours), number(gib)])
     if not lines:
         return ""
     header = ["", "with", "hours", "peak GiB"]
     return (
         f"## A million by a million, {dimension} dimensions\n\n**Predicted, not measured.** On "
-        "this machine, by the laws fitted to all runs. Memory: of candidates in proportion to the "
-        "largest run's; dense it is the result, which the command line writes to a file.\n\n"
+        "this machine, by the laws fitted to all runs. Memory: in proportion to the largest run's; "
+        "of a whole dense run it is the result, which the command line writes to a file.\n\n"
         + table(header, lines)
     )
 
