@@ -99,6 +99,10 @@ class Similarity(abc.ABC):
         self.world = world
         return self
 
+    def rough(self) -> Similarity:
+        """The same scores with products in bfloat16, where they are products of vectors."""
+        return self
+
     def blocks(self) -> Iterator[tuple[int, int, torch.Tensor]]:
         """Yield ``(start, stop, scores)`` over this process's texts, in order.
 
@@ -278,6 +282,9 @@ class Rows(Similarity):
     def rows(self, start: int, stop: int) -> torch.Tensor:
         return self.base.rows(self.first + start, self.first + stop)
 
+    def rough(self) -> Similarity:
+        return Rows(self.base.rough())
+
     @property
     def T(self) -> Similarity:
         raise NotImplementedError("of a part of the texts only rows are read")
@@ -453,10 +460,30 @@ class FeaturePair(Similarity):
         sides = self.text.rows(0, self.shape[0]), self.video.rows(0, self.shape[1])
         return torch.mm(sides[0], sides[1].T, out=out)
 
+    def rough(self) -> Similarity:
+        return RoughPair(self)
+
     @property
     def T(self) -> FeaturePair:
         video, text = self.video.shared(self.world.even()), self.text.shared(ALONE)
         return FeaturePair(video, text, memory=self.memory)
+
+
+class RoughPair(Similarity):
+    """Inner products of features rounded to bfloat16; the video features are kept like that."""
+
+    def __init__(self, pair: FeaturePair) -> None:
+        self.text = pair.text
+        self.video = torch.cat([block.bfloat16() for _, _, block in pair.video.blocks()])
+        self.shape, self.dtype, self.device = pair.shape, pair.dtype, pair.device
+        self.block_rows, self.world = pair.block_rows, pair.world
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        return (self.text.rows(start, stop).bfloat16() @ self.video.T).to(self.dtype)
+
+    @property
+    def T(self) -> Similarity:
+        raise NotImplementedError("rounded scores are for sums over rows")
 
 
 class LowRank(Similarity):
@@ -480,6 +507,10 @@ class LowRank(Similarity):
         self.column_scale = column_scale
         self.shape, self.dtype, self.device = base.shape, base.dtype, base.device
         self.block_rows, self.world = base.block_rows, base.world
+
+    def rough(self) -> Similarity:
+        base = self.base.rough()
+        return LowRank(base, self.left, self.right, self.row_scale, self.column_scale)
 
     def change(self, block: torch.Tensor, start: int, stop: int) -> torch.Tensor:
         """Apply the change to a block of the base source's rows ``start:stop``."""

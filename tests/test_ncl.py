@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import ot
@@ -15,7 +16,7 @@ from oracles import cone_pair, hubby_scores, plain_sinkhorn
 
 from emcl_plugin.errors import ConvergenceWarning, EmclError, InputValueError, ScaleWarning
 from emcl_plugin.ncl import NCL, Problem, StoredKernel, fit_biases
-from emcl_plugin.similarity import Dense
+from emcl_plugin.similarity import Dense, FeaturePair, Features, LowRank
 
 F32, F64 = torch.float32, torch.float64
 SOLVERS = ("stored", "blocks")
@@ -240,6 +241,33 @@ def test_biases_of_a_bfloat16_kernel_are_those_of_float32(temperature_std, rho):
         assert not torch.equal(x, y)
 
 
+@pytest.mark.parametrize("temperature_std", [0.4, 0.15])
+@pytest.mark.parametrize("rho", [1.0, 0.65])
+def test_biases_of_bfloat16_products_are_those_of_float32(temperature_std, rho):
+    """To 0.006, the bound of a score's error; EMCL's change of the scores stays exact."""
+    text, video = cone_pair(300, 200, 64, seed=0)
+    pair = FeaturePair(*(Features(torch.from_numpy(x).float()) for x in (text, video)))
+    moved = LowRank(pair, torch.full((300, 1), 0.5), torch.linspace(-1, 1, 200)[:, None])
+    for source in (pair, moved):
+        settings = {"temperature_std": temperature_std, "rho": rho, "solver": "blocks"}
+        wanted = fit_biases(source, NCL(**settings))
+        found = fit_biases(source, NCL(**settings, products="bfloat16"))
+        for side in ("text", "video"):
+            x, y = getattr(found, side), getattr(wanted, side)
+            assert_allclose(x, y, rtol=0, atol=0.006)
+            assert not torch.equal(x, y)
+    rough = pair.rough().dense()
+    assert rough.dtype == torch.float32
+    assert 1e-4 < (rough - pair.dense()).abs().max() <= 0.006
+
+
+def test_scores_that_are_given_have_no_products_to_round():
+    source = Dense(hubby_scores(40, 30, seed=1))
+    config = NCL(solver="blocks")
+    rough = fit_biases(source, replace(config, products="bfloat16"))
+    assert torch.equal(rough.video, fit_biases(source, config).video)
+
+
 @pytest.mark.parametrize(("entries", "ways"), [(1, 2), (2, 1), (4, 0)])
 def test_a_bfloat16_kernel_is_stored_up_to_twice_the_entries(entries, ways):
     """In half of the budget, of which a float32 kernel of 40 x 30 takes all at ``entries`` 1."""
@@ -448,6 +476,7 @@ WRONG_SETTINGS = [
     ({"rho": 1.1}, "rho must be above 0 and at most 1", "rho=1.1", "1 is NCL"),
     ({"rho": NAN}, "rho must be above 0 and at most 1", "rho=nan", "1 is NCL"),
     ({"solver": "fast"}, "solver is not known", "solver='fast'", "auto, stored, blocks, pot"),
+    ({"products": "float8"}, "cannot be multiplied like this", "products='float8'", "or bfloat16"),
     ({"storage": "float8"}, "cannot be stored like this", "storage='float8'", "or bfloat16"),
     (
         {"storage": "bfloat16", "solver": "blocks"},

@@ -106,5 +106,11 @@ def reranker_settings(
     emcl, ncl = settings(context, features=True, **method)
     if ncl is not None and ncl != NCL():
         gentle = default_ncl(method["prior"])
-        ncl = replace(gentle, temperature=ncl.temperature, rounds=ncl.rounds, storage=ncl.storage)
+        ncl = replace(
+            gentle,
+            temperature=ncl.temperature,
+            rounds=ncl.rounds,
+            storage=ncl.storage,
+            products=ncl.products,
+        )
     return ("auto" if emcl == EMCL() else emcl), ("auto" if ncl == NCL() else ncl)

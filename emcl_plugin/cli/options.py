@@ -352,6 +352,13 @@ method_options = _apply(
             help="Numbers of Sinkhorn's kernel: as the scores, or bfloat16 in half of the memory.",
         ),
         click.option(
+            "--products",
+            type=click.Choice(["scores", "bfloat16"]),
+            default="scores",
+            show_default=True,
+            help="Numbers in which recomputed scores are multiplied for Sinkhorn's sums.",
+        ),
+        click.option(
             "--guard/--no-guard",
             default=True,
             show_default=True,

@@ -197,6 +197,7 @@ def run_rerank(
                         temperature=ncl.temperature,
                         rounds=ncl.rounds,
                         storage=ncl.storage,
+                        products=ncl.products,
                     )
                     found = correct_by_banks(
                         job, *banks, emcl=emcl, ncl=gentle, progress=progress.update
@@ -391,6 +392,7 @@ def settings(
     temperature: float | None,
     rounds: int,
     storage: str,
+    products: str,
     guard: bool,
 ) -> tuple[EMCL | None, NCL | None]:
     """EMCL's and NCL's settings from the options; contradictions are wrong usage."""
@@ -425,7 +427,9 @@ def settings(
                 method = replace(method, start=start, seed=seed)
         normalisation = None
         if ncl != "off":
-            normalisation = NCL(temperature=temperature, rounds=rounds, storage=storage)
+            normalisation = NCL(
+                temperature=temperature, rounds=rounds, storage=storage, products=products
+            )
     except InputValueError as error:
         raise click.UsageError(str(error), context) from None
     return method, normalisation
