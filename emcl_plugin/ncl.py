@@ -636,17 +636,13 @@ class StoredKernel:
         v = (v - v_level).exp()
         sums = torch.empty_like(self.log_a)
         columns = torch.zeros_like(v)
-        # u_i = exp(f_i + log w_i - f0_i) = exp(shares_i - rho log sums_i)
+        # u_i = exp(f_i + log w_i - f0_i) = shares_i sums_i^-rho
         shares = rho * (self.log_a - v_level + self.f0) + self.log_w - self.f0
-        u_level = v_level
+        u_level = shares.max()
+        shares = (shares - u_level).exp()
         for first, last, block in self._read():
             here = torch.mv(block, v, out=sums[first:last])
-            u = torch.sub(shares[first:last], here.log(), alpha=rho)
-            if first == 0:
-                u_level = u.max()  # near enough to the other rows' for exp not to overflow
-                shares -= u_level
-                u -= u_level
-            columns.addmv_(block.T, u.exp_())
+            columns.addmv_(block.T, here.pow(-rho).mul_(shares[first:last]))
         lowest = torch.minimum(sums.min(), columns.min())
         if not bool((lowest > self.floor) & torch.isfinite(columns.sum())):
             return None
