@@ -117,24 +117,26 @@ EFFICIENCY = 0.5
 """Share of the peak that is assumed to be reached."""
 
 _TILE = 1024  # texts for whom a fused kernel reads all videos once
-_PASSES = 15  # over a block in BlockKernel.sweep: a product's, 2 logsumexp of 4, 3 x 2 for sums
+_PASSES = 10  # over a block in BlockKernel.sweep: product 1, scaling 2, maxima 1, shift 2, exp 2,
+# sums of rows and of columns 2
 
 
 def gpu(n: int, d: int, gpus: int, fused: bool) -> list[tuple[str, float, str, float]]:
     """One Sinkhorn round over recomputed blocks: (what, amount, rate, seconds at the peak).
 
-    ``fused`` is one kernel with bf16 products that never writes a score; otherwise the torch
-    operations of today on float32 blocks, whose passes over memory are counted.
+    ``fused`` is one kernel with bf16 products that never writes a score, and so computes each
+    twice, for its row's sum and then for its column's; otherwise the torch operations of today on
+    float32 blocks, whose passes over memory are counted.
     """
-    entries = n * n / gpus
+    entries, times = n * n / gpus, 1 + fused
     product = "bf16" if fused else "fp32"
     if fused:
-        moved, why = entries / _TILE * d * 2, f"videos, bf16, once for {_TILE} texts"
+        moved, why = times * entries / _TILE * d * 2, f"videos, bf16, twice for {_TILE} texts"
     else:
         moved, why = entries * 4 * _PASSES, f"{_PASSES} passes over float32 blocks"
     lines = [
-        ("products, 2 n n d FLOP", 2 * entries * d, product),
-        ("exponentials, 2 n n", 2 * entries, "exp"),
+        (f"products, {2 * times} n n d FLOP", times * 2 * entries * d, product),
+        ("exponentials, 2 n n" if fused else "exponentials, n n", times * entries, "exp"),
         (f"memory, bytes: {why}", moved, "memory"),
     ]
     if gpus > 1:

@@ -77,7 +77,7 @@ class NCL:
     storage : {"scores", "bfloat16"}
         Numbers of a stored kernel: those of the scores, float32 mostly, or bfloat16, which takes
         half of that memory, so that scores need not be recomputed until there are twice as many.
-        It is for memory: on a CPU a round takes longer. Every entry is then off by at most
+        It is for memory: a round takes about as long. Every entry is then off by at most
         2^-8 of itself. Sums are made in the dtype of the scores, so that the result is exactly
         that of scores which differ from the given ones by at most 0.004 tau (0.0006 standard
         deviations by default): of its row and column sums each is off by at most 0.4 %, where

@@ -79,7 +79,7 @@ def test_which_law_follows_from_what_was_seen(model):
 
 def test_gpus_share_the_work_and_pay_for_the_sum(model):
     one, eight = (model.gpu(1_000_000, 512, gpus, True) for gpus in (1, 8))
-    assert one[0][1] == 2 * 512 * 10**12
+    assert one[0][1] == 4 * 512 * 10**12  # each score twice
     assert [b[1] / a[1] for a, b in zip(one, eight, strict=False)] == [1 / 8] * 3
     assert eight[3][1] == 7 / 4 * 4e6
     assert model.gpu_seconds(1_000_000, 512, 1, True) == pytest.approx(sum(x[3] for x in one) * 2)
