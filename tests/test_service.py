@@ -591,7 +591,7 @@ def test_its_own_example_works_as_printed(server):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_once_requests_are_answered(number):
-    with served(1.5, *(["log"] if number == signal.SIGTERM else [])) as server:
+    with served(3, *(["log"] if number == signal.SIGTERM else [])) as server:
         answers = []
 
         def post():

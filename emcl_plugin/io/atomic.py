@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from emcl_plugin.errors import InputFileError
+from emcl_plugin.errors import EmclError, InputFileError
 from emcl_plugin.sizes import format_size
 
 
@@ -70,11 +70,11 @@ def atomic_writer(path: Path, *, force: bool) -> Iterator[BinaryIO]:
     or the whole new one. Without ``force`` a file that appeared in the meantime is not replaced.
     A program that is killed (SIGKILL) leaves its part there; nothing ever reads one.
     """
-    with _naming_a_full_disk(path):
+    with _naming_a_failure(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     part = Path(name)
     try:
-        with _naming_a_full_disk(path):
+        with _naming_a_failure(path):
             with os.fdopen(handle, "wb") as file:
                 yield file
                 file.flush()
@@ -101,7 +101,7 @@ def atomic_folder(path: Path, *, force: bool, files: Collection[str]) -> Iterato
     path = path.resolve()  # the folder itself, not a link to it
     part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     try:
-        with _naming_a_full_disk(path):
+        with _naming_a_failure(path):
             yield part
             for file in part.iterdir():
                 _sync(file)
@@ -144,13 +144,20 @@ def _rename_new_folder(part: Path, path: Path) -> None:
 
 
 @contextmanager
-def _naming_a_full_disk(path: Path) -> Iterator[None]:
+def _naming_a_failure(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise _full(path, os.strerror(error.errno)) from error
-        raise
+        named = error.filename is not None and Path(error.filename).parent != path.parent
+        if error.errno is None or named or isinstance(error, EmclError):
+            raise  # of another file than this one
+        raise InputFileError(
+            "the output could not be written",
+            f"{path}: {os.strerror(error.errno)}",
+            "see that its folder is still there, and its disk sound",
+        ) from error
 
 
 def _umask() -> int:

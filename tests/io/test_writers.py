@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -348,3 +349,18 @@ def test_a_write_that_fails_midway_leaves_what_was_there(tmp_path, suffix, error
     with pytest.raises(kind):
         write(path, source, force=True)
     assert (files(tmp_path), path.read_text()) == ([path.name], "old")
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_a_folder_that_vanishes_is_told_and_other_files_failures_are_theirs(tmp_path, force):
+    folder = tmp_path / "there"
+    folder.mkdir()
+    with (
+        pytest.raises(InputFileError, match="could not be written") as told,
+        atomic_writer(folder / "scores.npy", force=force),
+    ):
+        shutil.rmtree(folder)
+    assert str(folder / "scores.npy") in told.value.received
+    with pytest.raises(FileNotFoundError), atomic_writer(tmp_path / "x.npy", force=force):
+        (tmp_path / "input" / "gone.npy").read_bytes()
+    assert list(tmp_path.iterdir()) == []
