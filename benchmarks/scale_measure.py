@@ -127,7 +127,7 @@ def plan(method: Method, problem: Problem) -> dict[str, float]:
         problem.text.shape[1],
         torch.float32,
         method.budget(problem.size),
-        ncl=True,
+        kernel=torch.float32,
         candidates=method.candidates,
     )
     return {"plan_s": told.seconds(problem.text.device, torch.float32)}

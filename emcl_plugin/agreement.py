@@ -52,6 +52,8 @@ class Nearest:
     mutual : (texts, videos) bool, optional
         Which of them are in a mutual pair, where an item has several equally best matches and
         the first of them alone would not tell.
+    shift : float
+        The most that was added to a score.
     """
 
     video_of_text: torch.Tensor
@@ -59,6 +61,7 @@ class Nearest:
     text_of_video: torch.Tensor
     video_score: torch.Tensor
     mutual: tuple[torch.Tensor, torch.Tensor] | None = None
+    shift: float = 0.0
 
     def in_pairs(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Which texts, (n_text,), and which videos, (n_video,), are in a mutual pair.
@@ -81,8 +84,9 @@ class Nearest:
 
     @property
     def slack(self) -> float:
-        """Rounding of the largest best score."""
-        return 16 * torch.finfo(self.text_score.dtype).eps * float(self.text_score.abs().max())
+        """Rounding of the largest best score, and of what it was before something was added."""
+        largest = float(self.text_score.abs().max()) + self.shift
+        return 16 * torch.finfo(self.text_score.dtype).eps * largest
 
     def hubs(self) -> Hubs:
         """How the texts' best videos spread over the gallery."""
@@ -122,7 +126,7 @@ class NearestAccumulator:
 
     def __init__(self, source: Similarity) -> None:
         (n_text, n_video), dtype, device = source.shape, source.dtype, source.device
-        self.world, self.own = source.world, slice(*source.own)
+        self.world, self.own, self.shift = source.world, slice(*source.own), source.shift
         self.video_of_text = torch.empty(n_text, dtype=torch.long, device=device)
         self.text_score = torch.empty(n_text, dtype=dtype, device=device)
         self.text_of_video = torch.zeros(n_video, dtype=torch.long, device=device)
@@ -167,6 +171,7 @@ class NearestAccumulator:
             world.rows(self.text_score[self.own], count),
             world.min(best),
             score,
+            shift=self.shift,
         )
 
 

@@ -72,6 +72,8 @@ class Similarity(abc.ABC):
         Rows per block of :meth:`blocks`.
     world : World
         The processes that share its texts; default this one alone.
+    shift : float
+        The most that was added to a score: scores are rounded at that size, too.
     """
 
     shape: tuple[int, int]
@@ -79,6 +81,7 @@ class Similarity(abc.ABC):
     device: torch.device
     block_rows: int
     world: World = ALONE
+    shift: float = 0.0
 
     @property
     def own(self) -> tuple[int, int]:
@@ -542,6 +545,7 @@ class Biased(Similarity):
         self.base = base
         self.row_bias = row_bias
         self.column_bias = column_bias
+        self.shift = float(row_bias.abs().max() + column_bias.abs().max())
         self.shape, self.dtype, self.device = base.shape, base.dtype, base.device
         self.block_rows, self.world = base.block_rows, base.world
 

@@ -19,7 +19,7 @@ from emcl_plugin.agreement import (
     nearest,
     weigh,
 )
-from emcl_plugin.similarity import Dense
+from emcl_plugin.similarity import Dense, FeaturePair, Features
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))
 seeds = st.integers(0, 10_000)
@@ -305,3 +305,24 @@ def test_a_guard_that_is_off_lets_everything_through():
 def test_the_share_of_mutual_pairs_alone_decides_nothing():
     """It may rise where no more texts than by chance have found a partner."""
     assert not decide(Evidence(1, 0), 0.0, 0.2, 0.9).applied
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_copies_stay_level_whatever_was_added_to_their_scores(seed):
+    """NCL's biases leave small numbers of large ones: what is level is level at the size of those.
+
+    A few copies are looked at one by one, in products of other shapes than the pass's.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    text, video = torch.randn(2, 211, 24, generator=generator, dtype=torch.float64)
+    text[17], video[5] = text[200], video[100]
+    pair = FeaturePair(
+        *(Features(x, dtype=torch.float64, name="x") for x in (text, video)), memory=1 << 20
+    )
+    scores = pair.dense()
+    biases = -scores.amax(1), 0.01 * torch.randn(211, generator=generator, dtype=torch.float64)
+    found = nearest(pair.biased(*biases))
+    scores = scores + biases[0][:, None] + biases[1]
+    level = 1e-13
+    both = (scores >= scores.amax(1, keepdim=True) - level) & (scores >= scores.amax(0) - level)
+    assert [x.tolist() for x in found.in_pairs()] == [both.any(1).tolist(), both.any(0).tolist()]
