@@ -710,10 +710,16 @@ class SharedKernel:
 
     def sweep(self, g: torch.Tensor, rho: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         f, columns = self.own.sweep(g, rho)
-        moved = torch.tensor(self.own.centre is not self.centre, device=g.device)
-        if bool(self.world.any(moved)):  # around the same potentials in every process
+        count, (first, last) = self.world.size, self.world.part(self.n_text)
+        every = torch.zeros(self.n_text + count * len(g) + 1).to(f)  # f, columns of each, moved
+        every[first:last] = f
+        every[self.n_text : -1].view(count, -1)[self.world.rank] = columns
+        every[-1] = float(self.own.centre is not self.centre)
+        every = self.world.sum(every)  # one exchange: what counts is how many there are
+        if every[-1] > 0:  # around the same potentials in every process
             self.absorb(g)
-        return self.world.rows(f, self.n_text), self.world.logsumexp(columns)
+        columns = torch.logsumexp(every[self.n_text : -1].view(count, -1), 0)
+        return every[: self.n_text], columns
 
 
 def _stored_kernel(source: Similarity, *given: Any) -> StoredKernel | None:
