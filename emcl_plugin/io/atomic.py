@@ -154,8 +154,8 @@ def _naming_a_failure(path: Path) -> Iterator[None]:
         if error.errno is None or named or isinstance(error, EmclError):
             raise  # of another file than this one
         raise InputFileError(
-            "the output could not be written",
-            f"{path}: {os.strerror(error.errno)}",
+            "writing failed; nothing was written",
+            f"{path}: {error.strerror}",
             "see that its folder is still there, and its disk sound",
         ) from error
 

@@ -356,7 +356,7 @@ def test_a_folder_that_vanishes_is_told_and_other_files_failures_are_theirs(tmp_
     folder = tmp_path / "there"
     folder.mkdir()
     with (
-        pytest.raises(InputFileError, match="could not be written") as told,
+        pytest.raises(InputFileError, match="nothing was written") as told,
         atomic_writer(folder / "scores.npy", force=force),
     ):
         shutil.rmtree(folder)
