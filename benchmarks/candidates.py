@@ -124,11 +124,11 @@ def main() -> None:
             if size <= options.dense_up_to:
                 row |= part("dense")
             rows.append(row)
-        print(
-            f"{size:<8} {row['search_s']:8.1f} {row['seconds']:13.1f} {row['ratio']:6.2f} "
-            f"{row['peak_gib']:9.2f} {row.get('R@1_input', float('nan')):10.2f} {row['R@1']:11.2f} "
-            f"{row.get('R@1_dense', float('nan')):6.2f}"
-        )
+            print(
+                f"{size:<8} {row['search_s']:8.1f} {row['seconds']:13.1f} {row['ratio']:6.2f} "
+                f"{row['peak_gib']:9.2f} {row.get('R@1_input', float('nan')):10.2f} "
+                f"{row['R@1']:11.2f} {row.get('R@1_dense', float('nan')):6.2f}"
+            )
     if options.json is not None:
         options.json.write_text(json.dumps(rows, indent=2))
 

@@ -331,8 +331,9 @@ class Problem:
             if self.solver == "stored":
                 stored = _stored_kernel(own, *given, config.kernel_dtype(source.dtype))
                 self.solver = "blocks" if stored is None else "stored"
-            rough = own.rough() if config.products == "bfloat16" else own
-            self.kernel = stored or BlockKernel(rough, *given)
+            if stored is None and config.products == "bfloat16":
+                own = own.rough()
+            self.kernel = stored or BlockKernel(own, *given)
         if source.world.size > 1:
             self.kernel = SharedKernel(self.kernel, source.world, n_text)
 

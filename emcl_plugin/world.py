@@ -181,7 +181,7 @@ class World:
             raise WorkerError(
                 "another process of this job has ended or does not answer",
                 re.sub(r"^\[.*?\] ", "", str(error).splitlines()[0])[:100],
-                "look for its message; nothing was written",
+                "look for its message",
             ) from error
 
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from shards_worker import CASES, decisions, settings
 
 from emcl_plugin import rerank, rescore
 from emcl_plugin.cli.main import main
@@ -26,9 +27,6 @@ from emcl_plugin.job import Job
 from emcl_plugin.shards import shared
 from emcl_plugin.similarity import Dense, FeaturePair, Features, Rows
 from emcl_plugin.world import ALONE, World
-
-sys.path.insert(0, str(Path(__file__).parent))
-from shards_worker import CASES, decisions, settings
 
 WORKER = Path(__file__).with_name("shards_worker.py")
 
