@@ -234,6 +234,7 @@ def test_a_dead_process_ends_the_job_without_output(folder, victim):
         (["--report", "r.html", "--gt", "diagonal"], "--report: one process alone can do that"),
         (["--candidates", "5", "--run", "r.csv"], "--candidates: one process alone"),
         (["compare"], "compare runs in one process"),
+        (["--sim", "-"], "one process alone can read standard input"),
     ],
 )
 @pytest.mark.parametrize("rank", [0, 1])

@@ -62,7 +62,9 @@ def joined(device: str) -> Iterator[tuple[World, str]]:
     if cuda:
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT)
+    world = World(distributed.group.WORLD)
     try:
-        yield World(distributed.group.WORLD), device
+        yield world, device
     finally:
+        world.group = None  # an error may hold the world until the end, where a live group aborts
         distributed.destroy_process_group()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from emcl_plugin.cli import processes
 from emcl_plugin.cli.inputs import (
     check_banks,
     check_names,
@@ -24,7 +25,6 @@ from emcl_plugin.cli.inputs import (
     read_size,
 )
 from emcl_plugin.cli.outputs import Outputs, Writer, name_outputs, prepare_outputs
-from emcl_plugin.cli.processes import check_alone, joined
 from emcl_plugin.errors import InputValueError
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def run_rerank(
                 "--report, --plots and --check-leak need all scores: leave --candidates out",
                 context,
             )
-    check_alone(
+    processes.check_alone(
         context,
         candidates=candidates,
         text_bank=text_bank,
@@ -117,6 +117,8 @@ def run_rerank(
         plots=plots,
         check_leak=check_leak,
     )
+    if processes.count() > 1 and "-" in map(str, (text, video, sim, *(source or ()))):
+        raise click.UsageError("one process alone can read standard input: name files", context)
     started = time.perf_counter()
 
     import torch
@@ -137,7 +139,7 @@ def run_rerank(
 
     features = text is not None or source is not None
     emcl, ncl = settings(context, features=features, **method)
-    world, device = context.with_resource(joined(device))
+    world, device = context.with_resource(processes.joined(device))
     quiet = quiet or world.rank > 0
     given = world.together(lambda: read_inputs(text, video, sim, source, orientation))
     if resume is not None and (ncl is None or method["prior"] == "off"):
