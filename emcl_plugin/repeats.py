@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from emcl_plugin.similarity import Features, Similarity
+from emcl_plugin.similarity import Features, Similarity, ranges_in_cache
 
 NEAR = 0.01
 """u_0. Two captions of one video are 0.17 to 0.76 apart (e5 on Flickr8k, 5 to 95 % of pairs)."""
@@ -52,8 +52,7 @@ def weights(
         return counts / len(counts) if len(counts) > 1 else None
 
     def scaled(texts: torch.Tensor) -> torch.Tensor:
-        x: torch.Tensor = (vectors.take(texts).double() - mean) / spread**0.5
-        return x.to(vectors.dtype)
+        return _scaled(vectors, texts, mean, spread**0.5)
 
     limit = max(2, memory // 16 // (vectors.shape[1] * vectors.dtype.itemsize))
     groups = torch.split(torch.argsort(best_video, stable=True), sizes[sizes > 0].tolist())
@@ -78,7 +77,7 @@ def first_equal(vectors: Features | Similarity, best_video: torch.Tensor) -> tor
     if spread <= 0:
         return torch.zeros_like(first)
     for members in torch.split(torch.argsort(best_video, stable=True), sizes[sizes > 0].tolist()):
-        x = ((vectors.take(members).double() - mean) / spread**0.5).to(vectors.dtype)
+        x = _scaled(vectors, members, mean, spread**0.5)
         for rows, part in zip(torch.split(members, 1024), torch.split(x, 1024), strict=True):
             near = _kernel(part, x) > 0.5
             first[rows] = torch.where(near, members, vectors.shape[0]).amin(1)
@@ -93,16 +92,30 @@ def _kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return torch.where(u < 30 * NEAR, torch.exp(u.clamp(min=0) / -NEAR), 0)  # beyond: nothing
 
 
+def _scaled(
+    vectors: Features | Similarity, texts: torch.Tensor, mean: torch.Tensor, unit: float
+) -> torch.Tensor:
+    """(x - mean) / unit of these texts, worked out in float64."""
+    x = vectors.take(texts)
+    out = torch.empty_like(x)
+    for first, last in ranges_in_cache(0, len(x), x.shape[1], mean.dtype, x.device):
+        out[first:last] = (x[first:last].double() - mean) / unit
+    return out
+
+
 def _spread(vectors: Features | Similarity, counted: torch.Tensor) -> tuple[torch.Tensor, float]:
     """Mean vector, and mean squared distance of two vectors, each counted so often."""
     share = counted / counted.sum()
     mean = torch.zeros(vectors.shape[1], dtype=torch.float64, device=vectors.device)
-    for start, stop, block in vectors.blocks():
-        mean += share[start:stop] @ block.double()
+    for start, _, block in vectors.blocks():
+        for first, last in ranges_in_cache(0, len(block), len(mean), mean.dtype, mean.device):
+            mean += share[start + first : start + last] @ block[first:last].double()
     mean = vectors.world.sum(mean)
     squares = 0.0
-    for start, stop, block in vectors.blocks():
-        squares += float(share[start:stop] @ (block.double() - mean).square().sum(1))
+    for start, _, block in vectors.blocks():
+        for first, last in ranges_in_cache(0, len(block), len(mean), mean.dtype, mean.device):
+            centred = block[first:last].double() - mean
+            squares += float(share[start + first : start + last] @ centred.square_().sum(1))
     return mean, 2 * sum(own for (own,) in vectors.world.gather([squares]))
 
 
