@@ -16,8 +16,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import TracebackType
@@ -45,13 +45,18 @@ SECONDS = 10.0
 _TENSORS = ("f", "g", "next_g", "centre")
 
 
-def journal(
-    job: Job, path: str | Path | None
-) -> AbstractContextManager[Checkpoint | SharedCheckpoint | None]:
+@contextmanager
+def journal(job: Job, path: str | Path | None) -> Iterator[Checkpoint | SharedCheckpoint | None]:
     """The checkpoint of a job, or none where there is no path."""
     if path is None:
-        return nullcontext()
-    return Checkpoint(Path(path), job) if job.world.size == 1 else SharedCheckpoint(Path(path), job)
+        yield None
+    elif job.world.size == 1:
+        with Checkpoint(Path(path), job) as own:
+            yield own
+    else:
+        shared = SharedCheckpoint(Path(path), job)
+        with shared.own or nullcontext():
+            yield shared
 
 
 class Checkpoint:
@@ -66,6 +71,8 @@ class Checkpoint:
         Where it is kept. If it is there, the run goes on from it.
     job : Job
         The data and the settings that it belongs to.
+    others : object
+        What else it belongs to: the rows of the other processes.
 
     Attributes
     ----------
@@ -102,7 +109,7 @@ class Checkpoint:
     True
     """
 
-    def __init__(self, path: Path, job: Job) -> None:
+    def __init__(self, path: Path, job: Job, others: object = None) -> None:
         if job.ncl is None or job.prior == "off" or job.ncl.solver == "pot":
             raise InputValueError(
                 "this run has no rounds that could be kept",
@@ -110,7 +117,7 @@ class Checkpoint:
                 "leave resume out",
             )
         self.path = path
-        self._job = _fingerprint(job)
+        self._job = _fingerprint(job, others)
         size = sum(job.shape) * 4 * job.dtype.itemsize
         check_target(path, size, force=True)
         self._solves = _read(path, self._job, job.device) if path.exists() else []
@@ -177,9 +184,17 @@ class SharedCheckpoint:
 
     def __init__(self, path: Path, job: Job) -> None:
         self.world, self.device = job.world, job.device
+        rows = None if self.world.counts is None else self._rows(job)
         first = self.world.rank == 0
-        self.own = self.world.together(lambda: Checkpoint(path, job) if first else None)
+        self.own = self.world.together(lambda: Checkpoint(path, job, rows) if first else None)
         self.resumed = self.world.told(0 if self.own is None else self.own.resumed)
+
+    def _rows(self, job: Job) -> list[list[float]]:
+        """SHA-256 of every process's rows of a matrix, as numbers that float64 holds."""
+        digest = hashlib.sha256()
+        self.world.together(lambda: _feed(digest, job.given, job.dtype))
+        words = np.frombuffer(digest.digest(), ">u4")
+        return self.world.gather(words.tolist())
 
     def begin(self, temperature: float, rho: float) -> Reached | None:
         """What an earlier run reached in the solve that begins now."""
@@ -195,18 +210,6 @@ class SharedCheckpoint:
         """What this solve has reached."""
         if self.own is not None:
             self.own.keep(reached)
-
-    def __enter__(self) -> SharedCheckpoint:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self.own is not None:
-            self.own.__exit__(kind, error, trace)
 
 
 @dataclass(frozen=True)
@@ -261,7 +264,7 @@ def _seal(notes: Mapping[str, str], tensors: Mapping[str, np.ndarray[Any, Any]])
 # --- which run it is ------------------------------------------------------------------------------
 
 
-def _fingerprint(job: Job) -> str:
+def _fingerprint(job: Job, others: object) -> str:
     """SHA-256 of the data and of all settings that change what is solved.
 
     Not of the device, the memory budget and the outputs: a run may go on with others.
@@ -269,7 +272,7 @@ def _fingerprint(job: Job) -> str:
     digest = hashlib.sha256()
     features = [side.array for side in job.features or ()]
     method = job.emcl, job.ncl, job.prior, job.guard, job.metric, job.candidates, job.index
-    _feed(digest, [__version__, job.dtype, job.given, features, method], job.dtype)
+    _feed(digest, [__version__, job.dtype, job.given, features, method, others], job.dtype)
     return digest.hexdigest()
 
 

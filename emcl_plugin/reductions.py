@@ -88,16 +88,6 @@ def moments(source: Similarity, weights: torch.Tensor | None = None) -> Moments:
     return accumulator.result()
 
 
-def maxima(source: Similarity) -> tuple[torch.Tensor, torch.Tensor]:
-    """Largest score of every row, (n_text,), and of every column, (n_video,)."""
-    rows = torch.empty(source.shape[0], dtype=source.dtype, device=source.device)
-    columns = torch.full((source.shape[1],), -math.inf, dtype=source.dtype, device=source.device)
-    for start, stop, block in source.blocks():
-        rows[start:stop] = block.amax(1)
-        columns = torch.maximum(columns, block.amax(0))
-    return source.world.rows(rows[slice(*source.own)], len(rows)), source.world.max(columns)
-
-
 def logsumexp(source: Similarity, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """``log sum exp(S / temperature)`` of every row and of every column."""
     rows = torch.empty(source.shape[0], dtype=source.dtype, device=source.device)

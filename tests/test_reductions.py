@@ -12,7 +12,7 @@ from scipy import stats
 from scipy.special import logsumexp as scipy_logsumexp
 
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.reductions import logsumexp, maxima, moments, slope, topk
+from emcl_plugin.reductions import logsumexp, moments, slope, topk
 from emcl_plugin.similarity import Dense
 
 F32, F64 = torch.float32, torch.float64
@@ -84,15 +84,6 @@ def test_weighted_moments_of_any_magnitude(scale):
     wanted = moments(Dense(x, dtype=F64), torch.tensor(w))
     found = moments(Dense((scale * x).astype("f4")), torch.tensor(w, dtype=F32))
     assert_allclose(found.std / scale, wanted.std, rtol=1e-5)
-
-
-@MEMORIES
-def test_maxima_are_those_of_the_matrix(memory):
-    """Of rows and of columns, exactly, for negative scores too."""
-    x = scores(mean=-5.0)
-    rows, columns = maxima(Dense(x, dtype=F64, memory=memory))
-    assert_array_equal(rows, x.max(1))
-    assert_array_equal(columns, x.max(0))
 
 
 @PRECISIONS

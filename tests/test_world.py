@@ -103,6 +103,15 @@ def test_processes_give_what_one_gives(among, sides, case):
     assert told[0][case] == decisions(expected.to_dict())
 
 
+def test_a_checkpoint_belongs_to_the_rows_of_all_processes(among):
+    arrays, told, _ = among
+    assert "belongs to another run" in told[0]["other rows"]
+    assert all("other rows" in of_one for of_one in told)
+    assert not told[0]["left"]
+    for own in arrays:
+        np.testing.assert_array_equal(own["resumed"], own["matrix"])
+
+
 @pytest.mark.filterwarnings("ignore:.*exact copies")
 def test_without_the_group_a_process_is_alone(among, sides):
     arrays, _, starts = among

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import click
 
 from emcl_plugin.cli.inputs import read_banks, read_size, read_source, sides
 from emcl_plugin.cli.options import bank_options, device_options, method_options, saved_options
-from emcl_plugin.cli.rerank import settings
+from emcl_plugin.cli.rerank import bank_ncl, settings
 
 if TYPE_CHECKING:
     from emcl_plugin.emcl import EMCL
@@ -99,18 +98,10 @@ def reranker_settings(
     context: click.Context, method: dict[str, Any]
 ) -> tuple[EMCL | str | None, NCL | str | None]:
     """EMCL and NCL from the options, "auto" where nothing was said."""
-    from emcl_plugin.bank import default_ncl
     from emcl_plugin.emcl import EMCL
     from emcl_plugin.ncl import NCL
 
     emcl, ncl = settings(context, features=True, **method)
     if ncl is not None and ncl != NCL():
-        gentle = default_ncl(method["prior"])
-        ncl = replace(
-            gentle,
-            temperature=ncl.temperature,
-            rounds=ncl.rounds,
-            storage=ncl.storage,
-            products=ncl.products,
-        )
+        ncl = bank_ncl(ncl, method["prior"])
     return ("auto" if emcl == EMCL() else emcl), ("auto" if ncl == NCL() else ncl)

@@ -123,7 +123,6 @@ def run_rerank(
 
     import torch
 
-    from emcl_plugin.bank import default_ncl
     from emcl_plugin.banked import Banked, correct_by_banks
     from emcl_plugin.cli.show import (
         Progress,
@@ -194,13 +193,7 @@ def run_rerank(
             with _kept(job, resume, quiet=quiet) as kept:
                 if banked:
                     banks = read_banks(text_bank, video_bank)
-                    gentle = ncl and replace(
-                        default_ncl(job.prior),
-                        temperature=ncl.temperature,
-                        rounds=ncl.rounds,
-                        storage=ncl.storage,
-                        products=ncl.products,
-                    )
+                    gentle = ncl and bank_ncl(ncl, job.prior)
                     found = correct_by_banks(
                         job, *banks, emcl=emcl, ncl=gentle, progress=progress.update
                     )
@@ -435,3 +428,16 @@ def settings(
     except InputValueError as error:
         raise click.UsageError(str(error), context) from None
     return method, normalisation
+
+
+def bank_ncl(ncl: NCL, prior: str) -> NCL:
+    """Bank mode's NCL with what the options say of it."""
+    from emcl_plugin.bank import default_ncl
+
+    return replace(
+        default_ncl(prior),
+        temperature=ncl.temperature,
+        rounds=ncl.rounds,
+        storage=ncl.storage,
+        products=ncl.products,
+    )
