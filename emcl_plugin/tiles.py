@@ -26,8 +26,12 @@ def padded(x: torch.Tensor) -> torch.Tensor:
     >>> padded(torch.ones(3, 20)).shape
     torch.Size([16, 32])
     """
-    rows, columns = (-size % _MULTIPLE for size in x.shape)
-    return torch.nn.functional.pad(x, (0, columns, 0, rows)) if rows or columns else x
+    shape = [size + -size % _MULTIPLE for size in x.shape]
+    if shape == list(x.shape):
+        return x
+    out = x.new_zeros(shape)  # torch 2.4's pad refuses an empty matrix
+    out[: x.shape[0], : x.shape[1]] = x
+    return out
 
 
 def tiles(

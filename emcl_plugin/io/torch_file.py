@@ -35,11 +35,22 @@ def read_torch(path: Path, key: str | None = None) -> Vectors:
         return with_ids(as_numpy(tensors[name]), name, ids, path)
 
 
+SAFE_TORCH = "2.10"
+"""The first whose restricted reader cannot be talked into running code, as far as is known: before
+2.6 it could (CVE-2025-32434), before 2.10 its memory could be overwritten (CVE-2026-24747)."""
+
+
 def load_tensors(path: Path) -> Any:
     """What the file holds: tensors, containers, texts and numbers."""
     first_bytes(path, 1)
     import torch
 
+    if torch.__version__ < SAFE_TORCH:
+        raise InputFileError(
+            "this release of torch reads .pt files in a way that could run any code",
+            f"{path}, with torch {torch.__version__}",
+            "install torch 2.10 or newer; or save the arrays as .npy or .safetensors",
+        )
     with parsing(path, "PyTorch"):
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:

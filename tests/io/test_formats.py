@@ -253,6 +253,16 @@ def test_pickles_in_archives_are_not_run(tmp_path):
     refused(tmp_path / "a.pt", r"a\.pt: _pytest")
 
 
+@pytest.mark.skipif(torch.__version__ < "2.10", reason="conftest.py trusts the tests' own files")
+def test_an_old_torch_reads_no_pt_files(tmp_path, monkeypatch):
+    """Its restricted reader has holes: CVE-2025-32434 and CVE-2026-24747."""
+    torch.save(torch.from_numpy(X), tmp_path / "a.pt")
+    monkeypatch.setattr(torch, "__version__", type(torch.__version__)("2.9.1+cu128"))
+    refused(tmp_path / "a.pt", r"2\.9\.1\+cu128[^$]*torch 2\.10 or newer")
+    monkeypatch.setattr(torch, "__version__", type(torch.__version__)("2.10.0"))
+    assert_array_equal(read_array(tmp_path / "a.pt"), X)
+
+
 def header(shape):
     file = io.BytesIO()
     about = {"descr": "<f4", "fortran_order": False, "shape": shape}
