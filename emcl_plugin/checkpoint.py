@@ -32,6 +32,7 @@ from emcl_plugin import __version__
 from emcl_plugin.arrays import read_rows
 from emcl_plugin.errors import InputFileError, InputValueError
 from emcl_plugin.io.atomic import atomic_writer, check_target
+from emcl_plugin.io.members import utf8_name
 from emcl_plugin.ncl import Reached
 from emcl_plugin.similarity import rows_per_block
 
@@ -224,7 +225,7 @@ class _Solve:
 def _read(path: Path, job: str, device: torch.device) -> list[_Solve]:
     """The solves of a checkpoint of this job."""
     try:
-        with safe_open(path, framework="np") as file:
+        with utf8_name(path) as named, safe_open(named, framework="np") as file:
             notes = file.metadata() or {}
             names = file.keys() if notes.get("kind") == KIND else ()
             tensors = {name: file.get_tensor(name) for name in names}

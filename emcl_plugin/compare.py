@@ -94,6 +94,8 @@ class Row:
 
 
 BANKED = "emcl_plugin-bank"
+KNOWN = (*ABLATION, BANKED, *PRIORS, *METHODS)
+"""What :func:`compare` can run."""
 
 
 def compare(
@@ -139,11 +141,12 @@ def compare(
         Methods that could not run, and what they lack.
     """
     job = Job(sim, feats, metric=metric, device=device, memory=memory)
-    known = [*ABLATION, BANKED, *PRIORS, *METHODS]
-    chosen = known if methods is None else list(methods)
+    chosen = list(KNOWN if methods is None else methods)
     for name in chosen:
-        if name not in known:
-            raise InputValueError("no method has this name", repr(name), ", ".join(known))
+        if name not in KNOWN:
+            raise InputValueError(
+                "no method has this name", repr(name), f"use one of {', '.join(KNOWN)}"
+            )
     truth = GroundTruth.diagonal(job.shape) if truth is None else truth
     forward, backward = _directions(job, text_bank, video_bank)
     rows: list[Row] = []

@@ -35,6 +35,7 @@ from emcl_plugin.errors import InputValueError
 from emcl_plugin.similarity import Features, Similarity
 
 _EPS = 1e-6  # the release's guard against division by zero, part of its result
+_STRONGEST = 1e6  # of a strength: beyond it, the lengths of float32 vectors could overflow
 _ROWS = 1024  # per product: few enough for the working memory of a matrix product to stay small
 _NORM_FLOOR = 1e-4  # a vector that the map removes almost whole is not blown up beyond this
 
@@ -110,10 +111,16 @@ class EMCL:
             )
         for name in ("strength", "beta"):
             value = getattr(self, name)
-            if value is not None and not math.isfinite(value):
+            if value is not None and not abs(value) <= _STRONGEST:
                 raise InputValueError(
-                    f"EMCL's {name} must be finite", f"{name}={value}", "-1 to 1 is usual"
+                    f"EMCL's {name} must be finite, and within a million",
+                    f"{name}={value}",
+                    "-1 to 1 is usual",
                 )
+        if not -(1 << 63) <= self.seed < 1 << 63:
+            raise InputValueError(
+                "EMCL's seed must be a whole number of 64 bits", f"seed={self.seed}", "use 0, say"
+            )
         if self.strength is not None and self.beta is not None:
             raise InputValueError(
                 "EMCL takes a strength or a beta, not both",
@@ -154,7 +161,7 @@ class EMCL:
             return PRESETS[name]
         except KeyError:
             raise InputValueError(
-                "no EMCL preset has this name", repr(name), f"one of {', '.join(PRESETS)}"
+                "no EMCL preset has this name", repr(name), f"use one of {', '.join(PRESETS)}"
             ) from None
 
 

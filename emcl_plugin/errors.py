@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from emcl_plugin.printable import printable
+
 
 class EmclError(Exception):
     """Base of every error that this package raises on purpose.
@@ -33,7 +35,8 @@ class EmclError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        return f"{self.problem}\n  received: {self.received}\n  to do:    {self.remedy}"
+        problem, received, remedy = map(printable, (self.problem, self.received, self.remedy))
+        return f"{problem}\n  received: {received}\n  to do:    {remedy}"
 
 
 class InputValueError(EmclError, ValueError):

@@ -24,8 +24,10 @@ from emcl_plugin.io.atomic import (
     atomic_writer,
     check_folder_target,
     check_target,
+    prefix,
 )
 from emcl_plugin.io.npy import write_npy
+from emcl_plugin.io.write import checked_ids
 from emcl_plugin.serving import require, to_faiss
 from emcl_plugin.spaces import Vectors, gallery_vectors, longest
 
@@ -110,7 +112,7 @@ def export(
     """
     target = Path(target)
     if to not in WRITERS:
-        raise InputValueError("no such store", repr(to), f"one of {', '.join(WRITERS)}")
+        raise InputValueError("no such store", repr(to), f"use one of {', '.join(WRITERS)}")
     if factory != "Flat" and to != "faiss":
         raise InputValueError(
             "an index factory is for FAISS only", f"factory={factory!r}, to={to!r}", "leave it out"
@@ -123,6 +125,7 @@ def export(
             repr(broken[0]),
             'export to "parquet", "lancedb" or "qdrant", or fit with other names',
         )
+    checked_ids(corrector.names or None, len(corrector), "gallery")
     writer = WRITERS[to]
     if writer.library:
         require(writer.library)
@@ -297,9 +300,7 @@ def _new_folder(path: Path, leaves: frozenset[str], *, force: bool) -> Iterator[
                 _sync(file)
             if force and path.is_dir():
                 _check_leaves(path, leaves)
-                old = Path(
-                    tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent)
-                )
+                old = Path(tempfile.mkdtemp(prefix=prefix(path), suffix=".old", dir=path.parent))
                 path.rename(old)
     except BaseException:
         if old is not None:

@@ -502,9 +502,10 @@ def pick_device(given: str | torch.device | None, kind: Kind) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(given)
-        torch.empty(1, device=device)
+        torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].partition(". ")[0]
         raise InputValueError(
-            "this device cannot be used", f"{given!s}: {str(error).splitlines()[0]}", "auto or cpu"
+            "this device cannot be used", f"{given!s}: {reason}", "use auto or cpu"
         ) from error
     return device

@@ -41,7 +41,9 @@ def oriented(
     """
     if orientation not in ORIENTATIONS:
         raise InputValueError(
-            "the orientation is not known", repr(orientation), f"one of {', '.join(ORIENTATIONS)}"
+            "the orientation is not known",
+            repr(orientation),
+            f"use one of {', '.join(ORIENTATIONS)}",
         )
     matrix = check_matrix(sim, "sim")
     shape = int(matrix.shape[0]), int(matrix.shape[1])

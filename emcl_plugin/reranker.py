@@ -445,7 +445,7 @@ class Reranker:
         for name, value in params.items():
             if name not in known:
                 raise InputValueError(
-                    "Reranker has no such setting", repr(name), f"one of {', '.join(known)}"
+                    "Reranker has no such setting", repr(name), f"use one of {', '.join(known)}"
                 )
             setattr(self, name, value)
         return self

@@ -121,7 +121,9 @@ def _faiss(items: Features, index: str) -> Any:
             tuner.set_index_parameters(made, settings)
     except RuntimeError as error:
         raise InputValueError(
-            "FAISS knows no such index", f"{index}: {str(error).splitlines()[0][:100]}", "Flat"
+            "FAISS knows no such index",
+            f"{index}: {str(error).splitlines()[-1][:100]}",
+            "use for example Flat, which is exact, or IVF4096,Flat;nprobe=32",
         ) from None
     if items.device.type == "cuda" and hasattr(faiss, "StandardGpuResources"):
         made = faiss.index_cpu_to_all_gpus(made)

@@ -280,7 +280,9 @@ def require_servable(name: str) -> None:
     known = dict.fromkeys((*ABLATION, *PRIORS), True)
     known |= {method.name: method.serves for method in METHODS.values()}
     if name not in known:
-        raise InputValueError("no method has this name", repr(name), ", ".join(known))
+        raise InputValueError(
+            "no method has this name", repr(name), f"use one of {', '.join(known)}"
+        )
     if not known[name]:
         raise InputValueError(
             "this method cannot be exported to an index of vectors",

@@ -147,7 +147,7 @@ def to_scores(
 def check_space(space: str, phi: float | None = None) -> None:
     """Raise where there is no such space, or phi cannot be a length."""
     if space not in SPACES:
-        raise InputValueError("no such space", repr(space), f"one of {', '.join(SPACES)}")
+        raise InputValueError("no such space", repr(space), f"use one of {', '.join(SPACES)}")
     if phi is not None and not (phi > 0 and math.isfinite(phi)):
         raise InputValueError(
             "phi is the length of the longest item, a positive number", f"phi={phi}", "leave it out"

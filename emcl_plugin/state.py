@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -30,6 +31,7 @@ from emcl_plugin.bank import BankReport
 from emcl_plugin.corrector import Corrector
 from emcl_plugin.emcl import EMCL, PRESETS
 from emcl_plugin.io.atomic import atomic_folder, check_folder_target
+from emcl_plugin.io.members import utf8_name
 from emcl_plugin.io.strict_json import (
     bad,
     check_size,
@@ -250,8 +252,8 @@ def load(folder: Path, *, device: str | None = None, kind: type[Reranker] = Rera
       to do:    check the path
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.is_file() else "does not exist"
+    if not os.path.isdir(folder):
+        what = "is a file, not a folder" if os.path.exists(folder) else "does not exist"
         raise bad("there is no saved corrector", f"{folder} {what}", "check the path")
     facts = _checked(read_json(folder / FACTS, LARGEST[FACTS]), folder / FACTS)
     tensors = _read_tensors(folder / TENSORS, facts)
@@ -424,7 +426,7 @@ def _read_tensors(path: Path, facts: _Facts) -> dict[str, torch.Tensor]:
     if size > physical_memory():
         raise bad("the corrector does not fit into the memory", f"{path}: {format_size(size)}")
     try:
-        with safe_open(path, framework="pt") as stored:
+        with utf8_name(path) as named, safe_open(named, framework="pt") as stored:
             same_keys(dict.fromkeys(stored.keys()), list(shapes), f"{path}")
             for name, shape in shapes.items():
                 entry = stored.get_slice(name)

@@ -69,9 +69,15 @@ class GroundTruth:
         if table.ndim != 2 or table.shape[1] != 2 or len(table) == 0:
             raise InputValueError(
                 "ground-truth pairs are (n, 2) of text and video", f"shape {table.shape}",
-                "one row per right pair",
+                "give one row per right pair, and one pair at least",
             )  # fmt: skip
         grades = np.ones(len(table)) if grade is None else np.asarray(grade, dtype=np.float64)
+        if not np.isfinite(grades).all():
+            first = int((~np.isfinite(grades)).argmax())
+            raise InputValueError(
+                "a relevance grade is not finite", f"pair {first}: {grades[first]}",
+                "grades are numbers, 1 is right",
+            )  # fmt: skip
         for column, side in enumerate(("text", "video")):
             wrong = (table[:, column] < 0) | (table[:, column] >= shape[column])
             if wrong.any():

@@ -75,6 +75,6 @@ def read(name: str, path: str | Path, *, trust_pickle: bool = False, **settings:
     """
     if name not in ADAPTERS:
         raise InputValueError(
-            "no adapter has this name", repr(name), f"one of {', '.join(ADAPTERS)}"
+            "no adapter has this name", repr(name), f"use one of {', '.join(ADAPTERS)}"
         )
     return ADAPTERS[name].read(path, trust_pickle=trust_pickle, **settings)

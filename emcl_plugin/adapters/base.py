@@ -113,7 +113,9 @@ class Adapter(abc.ABC):
                     given[parameter] = value.item() if single else value
                     break
         if not given:
-            wanted = ", ".join(sorted({n for p, names in cls.FIELDS.items() for n in (p, *names)}))
+            wanted = ", ".join(
+                sorted({n for p, names in cls.FIELDS.items() for n in (p, *names) if n})
+            )
             raise InputValueError(
                 f"nothing of {cls.NAME} is in it",
                 f"{path}: {', '.join(map(str, found)) or 'nothing'}",

@@ -141,7 +141,9 @@ def capture(name: str, *, module: ModuleType | None = None, **settings: Any) -> 
     """
     if name not in _HOOKS:
         raise InputValueError(
-            "this retriever's evaluation is not known", repr(name), f"one of {', '.join(_HOOKS)}"
+            "this retriever's evaluation is not known",
+            repr(name),
+            f"use one of {', '.join(_HOOKS)}",
         )
     found = Captured(settings)
     home = _home(name) if module is None else module

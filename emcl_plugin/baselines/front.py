@@ -89,7 +89,9 @@ def correct(
 
 def _find(name: str) -> Method:
     if name not in METHODS:
-        raise InputValueError("no method has this name", repr(name), ", ".join(METHODS))
+        raise InputValueError(
+            "no method has this name", repr(name), f"use one of {', '.join(METHODS)}"
+        )
     return METHODS[name]
 
 
@@ -100,7 +102,7 @@ def _check_settings(method: Method, settings: dict[str, Any]) -> None:
             raise InputValueError(
                 f"{method.name} has no such setting",
                 repr(name),
-                f"one of {', '.join(known)}" if known else "it has none",
+                f"use one of {', '.join(known)}" if known else "it has none",
             )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from emcl_plugin.cli.options import SOURCE, trust_option
+from emcl_plugin.printable import printable
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +81,7 @@ def apply_command(
     output = output or Path("scores.npy" if top is None else "top.csv")
     if output.suffix != wanted:
         what = "scores are written as .npy" if top is None else "--top writes a table, .csv"
-        raise click.UsageError(f"{what}: name the output so, not {output.name}", context)
+        raise click.UsageError(f"{what}: name the output so, not {printable(output.name)}", context)
     started = time.perf_counter()
 
     from emcl_plugin.arrays import Kind
@@ -88,6 +89,7 @@ def apply_command(
     from emcl_plugin.cli.show import Progress, warnings_as_notes
     from emcl_plugin.io.atomic import check_target
     from emcl_plugin.io.npy import npy_size, write_npy
+    from emcl_plugin.io.write import checked_ids
     from emcl_plugin.metrics import MEASURES
     from emcl_plugin.report.tables import metrics_table
     from emcl_plugin.reranker import Reranker
@@ -99,6 +101,8 @@ def apply_command(
     shape = (len(queries), len(corrector))
     size = npy_size(shape, kind.dtype.itemsize) if top is None else 0
     check_target(output, size, force=force)
+    if top is not None:
+        checked_ids(corrector.names or None, len(corrector), "gallery")
     both = vectors.ids is not None and corrector.names
     known = Inputs(None, None, vectors.ids, corrector.names) if both else None
     truth = None if gt is None else read_ground_truth(shape, gt, None, None, None, known)
@@ -120,7 +124,7 @@ def apply_command(
             ("applied", f"{100 * corrector.strength:.0f} % of the biases"),
             ("gate", f"{100 * gate:.0f} % of the queries are like the bank's, others left alone"),
             ("leak", f"{seen or 'none'} of the queries {'is' if seen == 1 else 'are'} in the bank"),
-            ("written", f"{output}, {seconds:.1f} s in all"),
+            ("written", f"{printable(output)}, {seconds:.1f} s in all"),
         ]  # fmt: skip
         click.echo("\n".join(f"  {name:11} {value}" for name, value in lines), err=True)
         if rows:

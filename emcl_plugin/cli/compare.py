@@ -84,13 +84,20 @@ def compare_command(
         raise click.UsageError("--demo brings its own data: leave the files out", context)
     names = read_measures(context, measures)
     if sort != "none":
-        read_measures(context, sort)
+        read_measures(context, sort, "--sort")
     budget = read_size(context, memory)
 
     from emcl_plugin.cli.show import Progress, tell, warnings_as_notes
-    from emcl_plugin.compare import compare
+    from emcl_plugin.compare import KNOWN, compare
     from emcl_plugin.report.tables import render, sort_rows
 
+    chosen = None if methods is None else [name.strip() for name in methods.split(",")]
+    wrong = [name for name in chosen or () if name not in KNOWN]
+    if wrong:
+        raise click.UsageError(
+            f"--methods: {', '.join(wrong) or 'nothing'} is not known; use {', '.join(KNOWN)}",
+            context,
+        )
     if demo:
         from emcl_plugin.cli.inputs import Inputs
         from emcl_plugin.demo import load_demo
@@ -111,7 +118,7 @@ def compare_command(
             truth=right,
             text_bank=banks[0],
             video_bank=banks[1],
-            methods=None if methods is None else [m.strip() for m in methods.split(",")],
+            methods=chosen,
             several=several,
             metric=metric,
             device=device,

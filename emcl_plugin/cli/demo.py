@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from emcl_plugin.printable import printable
+
+if TYPE_CHECKING:
+    from emcl_plugin.demo import DemoData
 
 
 @click.command(
@@ -20,7 +27,8 @@ import click
     metavar="FOLDER",
     help="Also write text.npy, video.npy and their banks there, to try the commands on files.",
 )
-def demo(as_json: bool, save: Path | None) -> None:
+@click.option("--force", is_flag=True, help="Replace files that are there.")
+def demo(as_json: bool, save: Path | None, force: bool) -> None:
     """Re-score real embeddings that ship with the package and show what it gains.
 
     The two sides are the English and the Spanish names of the same emoji: the simplest two
@@ -32,11 +40,7 @@ def demo(as_json: bool, save: Path | None) -> None:
 
     data = load_demo()
     if save is not None:
-        import numpy as np
-
-        save.mkdir(parents=True, exist_ok=True)
-        for name in ("text", "video", "text_bank", "video_bank"):
-            np.save(save / f"{name}.npy", getattr(data, name))
+        _save(data, save, force=force)
     outcome = run_demo(data)
     if as_json:
         click.echo(json.dumps(outcome.to_dict(), indent=2))
@@ -46,4 +50,27 @@ def demo(as_json: bool, save: Path | None) -> None:
     click.echo()
     click.echo(metrics_table(outcome.rows))
     if save is not None:
-        click.echo(f"\nNow try: emcl-rerank --text {save}/text.npy --video {save}/video.npy")
+        text, video = (printable(shlex.quote(f"{save}/{name}.npy")) for name in ("text", "video"))
+        click.echo(f"\nNow try: emcl-rerank --text {text} --video {video}")
+
+
+def _save(data: DemoData, folder: Path, *, force: bool) -> None:
+    """All four files, or none where one of them is there."""
+    from emcl_plugin.errors import InputFileError
+    from emcl_plugin.io.atomic import check_target
+    from emcl_plugin.io.npy import write_npy
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputFileError(
+            "the folder cannot be made", f"{folder}: {error.strerror}", "name another one"
+        ) from None
+    arrays = {
+        folder / f"{name}.npy": getattr(data, name)
+        for name in ("text", "video", "text_bank", "video_bank")
+    }
+    for path, array in arrays.items():
+        check_target(path, array.nbytes, force=force)
+    for path, array in arrays.items():
+        write_npy(path, array.shape, array.dtype, [array], force=force)

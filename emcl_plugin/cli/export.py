@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from emcl_plugin.cli.options import SOURCE, trust_option
+from emcl_plugin.printable import printable
 
 if TYPE_CHECKING:
     from emcl_plugin.export import Exported
@@ -114,7 +116,8 @@ def export_command(
             )
             kind = f"{to} {factory or 'Flat'}" if to == "faiss" else to
             lines += [
-                f"  written      {output} ({kind}, {done.count} x {done.dimension} float32)",
+                f"  written      {printable(output)} "
+                f"({kind}, {done.count} x {done.dimension} float32)",
                 f"  space        {_space(done)}",
                 f"  search       {_search(done)}",
             ]
@@ -122,7 +125,8 @@ def export_command(
             shape = (converted.shape[0], converted.shape[1])
             write_npy(queries_output, shape, converted.dtype, [converted], force=force)
             size = f"{shape[0]} x {shape[1]} float32"
-            lines.append(f"  queries      {queries_output} ({size}, for the space {space})")
+            where = f"{printable(queries_output)} ({size}, for the space {space})"
+            lines.append(f"  queries      {where}")
         else:
             lines.append(
                 f"  queries      --queries Q.npy --queries-output QV.npy --space {space} converts "
@@ -167,12 +171,16 @@ def _space(done: Exported) -> str:
 def _search(done: Exported) -> str:
     """One line of Python that asks the store, with converted queries Q (one query, q)."""
     metric = "dot" if done.space == "ip" else done.space
+    path, file = (
+        printable(json.dumps(str(name), ensure_ascii=False))  # a text of Python's, too
+        for name in (done.path, done.path / "gallery.npy")
+    )
     best = "np.square(x - q).sum(1), smallest" if done.space == "l2" else "x @ q, largest"
     return {
-        "faiss": f'faiss.read_index("{done.path}").search(Q, 10)',
-        "npy": f'x = np.load("{done.path}/gallery.npy"); by {best} first',
+        "faiss": f"faiss.read_index({path}).search(Q, 10)",
+        "npy": f"x = np.load({file}); by {best} first",
         "parquet": f"columns id and vector; by {_RANKED_BY[done.space]}",
-        "lancedb": f'lancedb.connect("{done.path}").open_table("gallery").search(q)'
+        "lancedb": f'lancedb.connect({path}).open_table("gallery").search(q)'
         f'.distance_type("{metric}").limit(10)',
-        "qdrant": f'QdrantClient(path="{done.path}").query_points("gallery", query=q, limit=10)',
+        "qdrant": f'QdrantClient(path={path}).query_points("gallery", query=q, limit=10)',
     }[done.to]

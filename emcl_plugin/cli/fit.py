@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import click
 from emcl_plugin.cli.inputs import read_banks, read_size, read_source, sides
 from emcl_plugin.cli.options import bank_options, device_options, method_options, saved_options
 from emcl_plugin.cli.rerank import bank_ncl, settings
+from emcl_plugin.printable import printable
 
 if TYPE_CHECKING:
     from emcl_plugin.emcl import EMCL
@@ -89,7 +91,8 @@ def fit_command(
     report: Any = reranker.report_
     if not quiet:
         click.echo(bank_summary(report, save, verbose=verbose), err=True)
-        click.echo(f"\nNow try: emcl-rerank apply {save} {paths.asks} q.npy", err=True)
+        folder = printable(shlex.quote(str(save)))
+        click.echo(f"\nNow try: emcl-rerank apply {folder} {paths.asks} q.npy", err=True)
     if as_json:
         click.echo(json.dumps({**report.to_dict(), "saved": str(save)}, indent=2))
 

@@ -302,6 +302,12 @@ def read_ground_truth(
         truth = read_truth(gt, shape, *ids)
     if query_mask is not None:
         truth = truth.keep_queries(read_mask(query_mask, shape[0]))
+    if not len(truth.query):
+        raise InputValueError(
+            "no text has a right video, so that there is nothing to measure",
+            f"{' and '.join(str(path) for path in (gt, query_mask) if path is not None)}",
+            "give a grade above 0 to what is right, and a mask that keeps some texts",
+        )
     return truth
 
 
@@ -334,7 +340,7 @@ def read_size(context: click.Context, memory: str | None) -> int | None:
         raise click.UsageError(str(error), context) from None
 
 
-def read_measures(context: click.Context, text: str) -> list[str]:
+def read_measures(context: click.Context, text: str, option: str = "--measures") -> list[str]:
     """The names in a comma-separated list."""
     from emcl_plugin.metrics import is_measure
 
@@ -342,7 +348,7 @@ def read_measures(context: click.Context, text: str) -> list[str]:
     wrong = [name for name in names if not is_measure(name)]
     if wrong or not names:
         raise click.UsageError(
-            f"--measures: {', '.join(wrong) or 'nothing'} is not known; "
+            f"{option}: {', '.join(wrong) or 'nothing'} is not known; "
             "R@K, MdR, MnR, MRR, mAP, mAP@K, nDCG, nDCG@K or GM, with a comma between",
             context,
         )

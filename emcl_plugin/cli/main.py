@@ -33,6 +33,7 @@ from emcl_plugin.cli.saved import show_command
 from emcl_plugin.cli.serve import serve_command
 from emcl_plugin.cli.tune import tune_command
 from emcl_plugin.errors import EmclError
+from emcl_plugin.printable import printable
 
 EPILOG = """\b
 Examples:
@@ -80,6 +81,7 @@ def command(context: click.Context, /, **options: Any) -> None:
     (--from). The re-scored matrix goes to --output, the best of every query to --run, a summary to
     standard error. No training, no labels, and nothing is applied where it would not help.
     """
+    processes.check_environment(context)
     if context.invoked_subcommand is not None and processes.count() > 1:
         raise click.UsageError(
             f"{context.invoked_subcommand} runs in one process: start it without torchrun"
@@ -121,6 +123,7 @@ def main() -> NoReturn:
         sys.stdout.flush()
     except click.ClickException as error:
         if processes.is_first():
+            vars(error)["message"] = "\n".join(map(printable, error.message.split("\n")))
             error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
@@ -141,7 +144,7 @@ def main() -> NoReturn:
         _fail(
             _THREE.format(
                 "an error of this program, not of yours",
-                f"{type(error).__name__}: {error}",
+                printable(f"{type(error).__name__}: {error}"),
                 "please report it; EMCL_RERANK_DEBUG=1 shows where it comes from",
             )
         )

@@ -40,6 +40,8 @@ class _Source(click.types.StringParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(super().convert(value, param, ctx))
+        if not text:
+            self.fail("the name of the file is empty", param, ctx)
         if ctx is not None and (text == "-" or text.startswith("-:")):
             first = ctx.meta.setdefault("emcl_plugin.stdin", param)
             if first is not param:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
+
+from emcl_plugin.printable import printable
 
 if TYPE_CHECKING:
     from emcl_plugin.cli.show import Progress
@@ -54,11 +57,12 @@ class Outputs:
         counts = dict(zip(("text", "video"), job.shape, strict=True))
         if self.matrix is not None:
             size = f"{job.shape[0]} x {job.shape[1]} {job.kind.numpy_dtype}"
-            lines.append(f"{self.matrix} ({size})")
+            lines.append(f"{printable(self.matrix)} ({size})")
         for direction, path in self.runs.items():
             query, item = SIDES[direction]
             lines.append(
-                f"{path} (the {min(self.top, counts[item])} best {item}s of every {query})"
+                f"{printable(path)} (the {min(self.top, counts[item])} best {item}s of every "
+                f"{query})"
             )
         return lines
 
@@ -92,18 +96,21 @@ def name_outputs(
     ):
         if path is not None:
             _check_suffix(context, option, path, known)
-    named = [path.resolve() for path in (output, run, run_v2t, *others) if path is not None]
-    for path in named:
-        if named.count(path) > 1:
-            raise click.UsageError(f"two outputs are the same file: {path}", context)
+    named = [path for path in (output, run, run_v2t, *others) if path is not None]
+    files = [os.path.realpath(path) for path in named]
+    for path, file in zip(named, files, strict=True):
+        if files.count(file) > 1:
+            raise click.UsageError(f"two outputs are the same file: {printable(path)}", context)
     pairs = zip(SIDES, (run, run_v2t), strict=True)
     return Outputs(output, {way: path for way, path in pairs if path is not None}, top or TOP)
 
 
 def _check_suffix(context: click.Context, option: str, path: Path, known: Collection[str]) -> None:
-    if path.suffix.lower() not in known and not path.is_dir():  # a folder is told as one, later
+    folder = os.path.isdir(path)  # which is told as one, later
+    if path.suffix.lower() not in known and not folder:
         raise click.UsageError(
-            f"{option} {path}: files of this kind cannot be written, only {', '.join(known)}",
+            f"{option} {printable(path)}: files of this kind cannot be written, only "
+            f"{', '.join(known)}",
             context,
         )
 

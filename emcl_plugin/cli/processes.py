@@ -26,7 +26,28 @@ _TOLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 def count() -> int:
     """How many processes torchrun, or whoever sets its variables, has started."""
-    return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in _TOLD) else 1
+    return int(os.environ["WORLD_SIZE"]) if _started() and not _wrong() else 1
+
+
+def _started() -> bool:
+    return all(name in os.environ for name in _TOLD)
+
+
+def _wrong() -> bool:
+    try:
+        return not 0 <= int(os.environ["RANK"]) < int(os.environ["WORLD_SIZE"])
+    except ValueError:
+        return True
+
+
+def check_environment(context: click.Context) -> None:
+    """Wrong usage where the variables are there and are not those of a job."""
+    if _started() and _wrong():
+        raise click.UsageError(
+            f"RANK={os.environ['RANK']} and WORLD_SIZE={os.environ['WORLD_SIZE']} are not those "
+            "of a job of several processes: unset them, or start emcl-rerank with torchrun",
+            context,
+        )
 
 
 def is_first() -> bool:

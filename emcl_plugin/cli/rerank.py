@@ -26,6 +26,7 @@ from emcl_plugin.cli.inputs import (
 )
 from emcl_plugin.cli.outputs import Outputs, Writer, name_outputs, prepare_outputs
 from emcl_plugin.errors import InputValueError
+from emcl_plugin.printable import printable
 
 if TYPE_CHECKING:
     from emcl_plugin.checkpoint import Checkpoint, SharedCheckpoint
@@ -138,11 +139,11 @@ def run_rerank(
 
     features = text is not None or source is not None
     emcl, ncl = settings(context, features=features, **method)
+    if resume is not None and (ncl is None or method["prior"] == "off"):
+        raise click.UsageError("--resume keeps NCL's rounds, and NCL is off", context)
     world, device = context.with_resource(processes.joined(device))
     quiet = quiet or world.rank > 0
     given = world.together(lambda: read_inputs(text, video, sim, source, orientation))
-    if resume is not None and (ncl is None or method["prior"] == "off"):
-        raise click.UsageError("--resume keeps NCL's rounds, and NCL is off", context)
     if source is not None:  # only now it is known whether EMCL has something to work on
         settings(context, features=given.has_features, **method)
     if not quiet:
@@ -168,9 +169,11 @@ def run_rerank(
         if gt is not None or given.truth is not None:
             truth = read_ground_truth(job.shape, gt, text_ids, video_ids, query_mask, given)
         if report is not None or plots is not None:
-            from emcl_plugin.report.plots import require
+            from emcl_plugin.report.plots import check_plots, require
 
             require()
+        if plots is not None:
+            check_plots(plots, force=force)
         ids = known_ids(given, job.shape, text_ids, video_ids)
         called = read_names(job.shape, ids, text_names, video_names, video_links)
         write = prepare_outputs(outputs, job, ids, force=force or plan)
@@ -229,7 +232,7 @@ def run_rerank(
         first, *more = outputs.shown(job)
         click.echo(f"  written      {first}, {seconds:.1f} s in all", err=True)
         for path in (*more, *filter(None, (report, plots))):
-            click.echo(f"               {path}", err=True)
+            click.echo(f"               {printable(path)}", err=True)
         if truth is not None and candidates is not None:
             assert not isinstance(found, Banked)
             table = before_and_after(found, truth, several)
@@ -338,13 +341,13 @@ def _kept(
     try:
         with journal(job, resume) as kept:
             if kept is not None and kept.resumed and not quiet:
-                tell([f"{kept.resumed} rounds are done, the run goes on from {resume}"])
+                tell([f"{kept.resumed} rounds are done, the run goes on from {printable(resume)}"])
             yield kept
     except KeyboardInterrupt:
         if resume is None or not resume.exists():
             raise
         raise click.ClickException(
-            f"interrupted; no result was written, the same command goes on from {resume}"
+            f"interrupted; no result was written, the same command goes on from {printable(resume)}"
         ) from None
 
 
@@ -354,7 +357,7 @@ def _written(outputs: Outputs) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        names = ", ".join(map(str, outputs.paths))
+        names = ", ".join(map(printable, outputs.paths))
         verb = "are" if len(outputs.paths) > 1 else "is"
         raise click.ClickException(f"interrupted while measuring; {names} {verb} written") from None
 

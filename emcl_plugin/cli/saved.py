@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from emcl_plugin.printable import printable
+
 
 @click.command(
     "show", epilog="\b\nExamples:\n  emcl-rerank show fitted\n  emcl-rerank show fitted --json"
@@ -75,4 +77,4 @@ def show_command(folder: Path, as_json: bool) -> None:
 
 
 def _called(names: tuple[str, ...], index: int) -> str:
-    return names[index] if names else f"item {index}"
+    return printable(names[index]) if names else f"item {index}"

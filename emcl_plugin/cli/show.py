@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from emcl_plugin.printable import printable
+
 if TYPE_CHECKING:
     from emcl_plugin.agreement import Hubs
     from emcl_plugin.bank import BankReport
@@ -104,7 +106,7 @@ def bank_summary(report: BankReport, saved: Path | None = None, *, verbose: bool
         ("hubs", _change(report.hubs_before, report.hubs_after, report.bank, "bank queries")),
     ]
     if saved is not None:
-        lines.append(("written", str(saved)))
+        lines.append(("written", printable(saved)))
     return aligned(lines)
 
 

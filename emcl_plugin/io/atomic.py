@@ -12,18 +12,22 @@ from pathlib import Path
 from typing import BinaryIO
 
 from emcl_plugin.errors import EmclError, InputFileError
+from emcl_plugin.io.members import is_special
 from emcl_plugin.sizes import format_size
 
 
 def check_target(path: Path, size: int, *, force: bool) -> None:
     """Raise now if writing ``size`` bytes to ``path`` is bound to fail later."""
+    _check_name(path)
     if path.is_dir():
         raise InputFileError("the output is a folder", str(path), "name a file in it")
-    if path.exists() and not force:
+    if is_special(path):
+        raise InputFileError("the output is a pipe or a device", str(path), "name a file")
+    if os.path.lexists(path) and not force:
         raise InputFileError(
             "the output is there already", str(path), "name another one, or add --force"
         )
-    _check_room(path, size)
+    _check_room(path, Path(os.path.realpath(path.parent)), size)
 
 
 def check_folder_target(path: Path, size: int, *, force: bool, files: Collection[str]) -> None:
@@ -32,6 +36,7 @@ def check_folder_target(path: Path, size: int, *, force: bool, files: Collection
     With ``force`` a folder may be there that holds such files and nothing else, so that a
     mistyped path never costs anybody's data.
     """
+    _check_name(path)
     if path.exists() and not path.is_dir():
         raise InputFileError("the output is a file", str(path), "name a folder")
     if path.exists() and not force:
@@ -48,11 +53,20 @@ def check_folder_target(path: Path, size: int, *, force: bool, files: Collection
                 f"{path / other}",
                 "name another folder",
             )
-    _check_room(path, size)
+    _check_room(path, Path(os.path.realpath(path)).parent, size)
 
 
-def _check_room(path: Path, size: int) -> None:
-    folder = path.resolve().parent
+def _check_name(path: Path) -> None:
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputFileError(
+                "the output's name is too long", str(path), "give it a shorter one"
+            ) from None
+
+
+def _check_room(path: Path, folder: Path, size: int) -> None:
     if not folder.is_dir():
         raise InputFileError("the output's folder does not exist", str(folder), "create it first")
     if not os.access(folder, os.W_OK):
@@ -71,7 +85,7 @@ def atomic_writer(path: Path, *, force: bool) -> Iterator[BinaryIO]:
     A program that is killed (SIGKILL) leaves its part there; nothing ever reads one.
     """
     with _naming_a_failure(path):
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=prefix(path), suffix=".part", dir=path.parent)
     part = Path(name)
     try:
         with _naming_a_failure(path):
@@ -99,7 +113,7 @@ def atomic_folder(path: Path, *, force: bool, files: Collection[str]) -> Iterato
     Nothing but ``files`` is ever deleted.
     """
     path = path.resolve()  # the folder itself, not a link to it
-    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    part = Path(tempfile.mkdtemp(prefix=prefix(path), suffix=".part", dir=path.parent))
     try:
         with _naming_a_failure(path):
             yield part
@@ -118,7 +132,7 @@ def atomic_folder(path: Path, *, force: bool, files: Collection[str]) -> Iterato
 
 def _swap(part: Path, path: Path, files: Collection[str]) -> None:
     """Put ``part`` in the place of ``path`` and delete these files of what was there."""
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+    old = Path(tempfile.mkdtemp(prefix=prefix(path), suffix=".old", dir=path.parent))
     try:
         path.rename(old)
         try:
@@ -158,6 +172,11 @@ def _naming_a_failure(path: Path) -> Iterator[None]:
             f"{path}: {error.strerror}",
             "see that its folder is still there, and its disk sound",
         ) from error
+
+
+def prefix(path: Path) -> str:
+    """How a file beside ``path`` begins; short, so that a long name has room for more."""
+    return f".{path.name[:40]}."
 
 
 def _umask() -> int:

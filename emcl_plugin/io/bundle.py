@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from emcl_plugin.errors import InputFileError
 from emcl_plugin.io.formats import READERS, read_vectors
-from emcl_plugin.io.members import check_magic, library, parsing
+from emcl_plugin.io.members import check_magic, library, parsing, utf8_name
 from emcl_plugin.io.pickled import holds_pickle, refuse_pickle, unpickle
 from emcl_plugin.io.remote import fetched, is_address
 from emcl_plugin.io.stdin import STDIN, spooled
@@ -69,7 +70,7 @@ def read_bundle(source: str | Path, *, trust_pickle: bool = False) -> dict[str, 
 
 
 def _read(path: Path, trust_pickle: bool) -> dict[str, Any]:
-    if path.is_dir():
+    if os.path.isdir(path):
         return _of_folder(path, trust_pickle, home=path.resolve())
     suffix = path.suffix.lower()
     if suffix in (".pkl", ".pickle") or (suffix == ".npy" and holds_pickle(path)):
@@ -84,10 +85,10 @@ def _read(path: Path, trust_pickle: bool) -> dict[str, Any]:
         return {"": read_vectors(path).array}
     if suffix not in KINDS:
         raise InputFileError(
-            "files of this kind hold no arrays by name", str(path), f"one of {', '.join(KINDS)}"
+            "files of this kind hold no arrays by name", str(path), f"use one of {', '.join(KINDS)}"
         )
     names = {".npz": _in_npz, ".safetensors": _in_safetensors}.get(suffix, _in_hdf5)(path)
-    return _nested({name: read_vectors(f"{path}:{name}").array for name in names})
+    return _nested({name: READERS[suffix](path, name).array for name in names})
 
 
 def _of_folder(folder: Path, trust_pickle: bool, home: Path) -> dict[str, Any]:
@@ -95,10 +96,11 @@ def _of_folder(folder: Path, trust_pickle: bool, home: Path) -> dict[str, Any]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
-        if not path.resolve().is_relative_to(home):
+        target = Path(os.path.realpath(path))
+        if not target.is_relative_to(home):
             raise InputFileError(
                 "the folder links to a file outside",
-                f"{path} -> {path.resolve()}",
+                f"{path} -> {target}",
                 "copy that file into the folder",
             )
         if path.is_dir():
@@ -107,7 +109,7 @@ def _of_folder(folder: Path, trust_pickle: bool, home: Path) -> dict[str, Any]:
             found[path.stem] = _one(path, trust_pickle)
     if not found:
         raise InputFileError(
-            "there are no files of a known kind", str(folder), f"one of {', '.join(KINDS)}"
+            "there are no files of a known kind", str(folder), f"use one of {', '.join(KINDS)}"
         )
     return found
 
@@ -130,7 +132,11 @@ def _in_safetensors(path: Path) -> list[str]:
     from safetensors import safe_open
 
     check_magic(path, b"{", "a .safetensors file", at=8)
-    with parsing(path, ".safetensors"), safe_open(path, framework="pt") as file:
+    with (
+        parsing(path, ".safetensors"),
+        utf8_name(path) as named,
+        safe_open(named, framework="pt") as file,
+    ):
         return list(file.keys())
 
 

@@ -8,6 +8,7 @@ or a pattern such as ``'img_emb/*.npy'`` is its files one after another, in natu
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -128,7 +129,7 @@ def split(source: str | Path) -> tuple[str, str | None]:
     ('run.h5', 'group/data')
     """
     text = str(source)
-    if not is_address(text) and Path(text).exists():
+    if not is_address(text) and os.path.exists(text):
         return text, None
     ends = "|".join(map(re.escape, READERS))
     found = re.fullmatch(rf"(-|.*(?:{ends})):(.*)", text, re.I | re.S)
@@ -140,7 +141,7 @@ def _one(path: Path, key: str | None, *, trust_pickle: bool) -> Vectors:
     reader = READERS.get(suffix)
     if reader is None and first_bytes(path, len(MAGIC)) != MAGIC:
         raise InputFileError(
-            "files of this kind are not known", str(path), f"one of {', '.join(READERS)}"
+            "files of this kind are not known", str(path), f"use one of {', '.join(READERS)}"
         )
     if reader is None or reader is _npy:
         reader = read_pickle_array if holds_pickle(path) else _npy

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +28,7 @@ def pick(dimensions: Mapping[str, int], key: str | None, path: Path) -> str:
         if key in dimensions:
             return key
         problem = "the file holds no array of this name"
-        raise InputFileError(problem, f"{path}: {key!r}", f"one of {_listed(dimensions)}")
+        raise InputFileError(problem, f"{path}: {key!r}", f"name one of {_listed(dimensions)}")
     tables = [name for name, count in dimensions.items() if count == 2]
     for names in (list(dimensions), tables):
         if len(names) == 1:
@@ -85,8 +87,31 @@ def check_memory(size: int, path: Path) -> None:
         )
 
 
+def is_special(path: Path) -> bool:
+    """Whether this is a device, or a pipe that has a name: they may never end, or never begin.
+
+    A shell's ``<(...)`` is a pipe without one.
+    """
+    try:
+        mode = os.stat(os.path.realpath(path)).st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def check_regular(path: Path) -> None:
+    """Refuse pipes and devices; what is not there is told when it is opened."""
+    if is_special(path):
+        raise InputFileError(
+            "this is a pipe or a device, not a file",
+            str(path),
+            "save it as a file first; embeddings can come on standard input, as -",
+        )
+
+
 def first_bytes(path: Path, count: int) -> bytes:
-    """How a file begins; refuse one that cannot be opened."""
+    """How a file begins; refuse one that cannot be opened, pipes and devices."""
+    check_regular(path)
     try:
         with path.open("rb") as file:
             return file.read(count)
@@ -97,6 +122,16 @@ def first_bytes(path: Path, count: int) -> bytes:
             str(path) if missing else f"{path}: {error.strerror}",
             "check the path" if missing else "name a readable file",
         ) from None
+
+
+@contextmanager
+def utf8_name(path: Path) -> Iterator[Path]:
+    """A name of the file that is UTF-8, for libraries that know no others."""
+    if str(path).encode(errors="ignore").decode() == str(path):
+        yield path
+        return
+    with path.open("rb") as file:
+        yield Path(f"/dev/fd/{file.fileno()}")
 
 
 def check_magic(path: Path, magic: bytes, what: str, *, at: int = 0) -> None:

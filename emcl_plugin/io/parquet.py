@@ -15,6 +15,7 @@ from emcl_plugin.io.members import (
     library,
     parsing,
     pick,
+    utf8_name,
 )
 from emcl_plugin.io.safetensor import json_list
 from emcl_plugin.io.spill import gather
@@ -25,7 +26,11 @@ def read_parquet(path: Path, key: str | None = None) -> Vectors:
     """The column of vectors, by name where there are several, and the ids beside it."""
     check_magic(path, b"PAR1", "a Parquet file")
     parquet = library("pyarrow.parquet", path)
-    with parsing(path, "Parquet"), parquet.ParquetFile(path) as file:
+    with (
+        parsing(path, "Parquet"),
+        utf8_name(path) as named,
+        parquet.ParquetFile(named) as file,
+    ):
         schema = file.schema_arrow
         name = _vector_column(schema, key, path)
         numbers = sum(piece.num_values for piece in _pieces(file, name))
@@ -53,8 +58,8 @@ def read_ids(path: Path) -> Ids | None:
     """The column of ids of a table without vectors; None if it has none."""
     check_magic(path, b"PAR1", "a Parquet file")
     parquet = library("pyarrow.parquet", path)
-    with parsing(path, "Parquet"):
-        return _parquet_ids(path, parquet.read_schema(path))
+    with parsing(path, "Parquet"), utf8_name(path) as named:
+        return _parquet_ids(path, parquet.read_schema(named))
 
 
 def _parquet_ids(path: Path, schema: Any) -> Ids | None:
@@ -63,7 +68,7 @@ def _parquet_ids(path: Path, schema: Any) -> Ids | None:
     name = _id_column(schema)
     if name is None:
         return None
-    with parquet.ParquetFile(path, read_dictionary=[name]) as file:
+    with utf8_name(path) as named, parquet.ParquetFile(named, read_dictionary=[name]) as file:
         size = sum(piece.total_uncompressed_size for piece in _pieces(file, name))
         check_claim(max(size, 8 * file.metadata.num_rows), path.stat().st_size, path)
         return _ids(file.read([name]).column(0))
@@ -73,7 +78,7 @@ def read_arrow(path: Path, key: str | None = None) -> Vectors:
     """As :func:`read_parquet`, of Arrow's file format."""
     check_magic(path, b"ARROW1", "an Arrow file")
     arrow, ipc = library("pyarrow", path), library("pyarrow.ipc", path)
-    with parsing(path, "Arrow"), arrow.memory_map(str(path)) as source:
+    with parsing(path, "Arrow"), utf8_name(path) as named, arrow.memory_map(str(named)) as source:
         check_arrow(memoryview(source.read_buffer()), path)
         schema = ipc.open_file(source).schema
         name, id_name = _vector_column(schema, key, path), _id_column(schema)

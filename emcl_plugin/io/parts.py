@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
+import shlex
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
@@ -26,9 +28,9 @@ def parts_of(path: Path, kinds: Collection[str]) -> list[Path] | None:
     InputFileError
         There are none, or they are not parts of one array.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, a name that is too long is none
         return check_alike(numbered(_in_folder(path), path, kinds), path, kinds)
-    if glob.has_magic(str(path)) and not path.exists():
+    if glob.has_magic(str(path)) and not os.path.exists(path):
         found = [Path(name) for name in glob.glob(str(path), recursive=True)]
         return check_alike(found, path, kinds)
     return None
@@ -43,10 +45,11 @@ def _in_folder(path: Path) -> list[Path]:
         ) from None
     home = path.resolve()
     for file in inside:
-        if file.is_symlink() and not file.resolve().is_relative_to(home):
+        target = Path(os.path.realpath(file))
+        if file.is_symlink() and not target.is_relative_to(home):
             raise InputFileError(
                 "the folder links to a file outside",
-                f"{file} -> {file.resolve()}",
+                f"{file} -> {target}",
                 "copy that file into the folder, or name the files themselves",
             )
     return inside
@@ -61,7 +64,7 @@ def numbered(inside: list[Path], where: object, kinds: Collection[str]) -> list[
         raise InputFileError(
             "the files of the folder are not numbered parts of one",
             f"{where}: {', '.join(sorted(file.name for file in found)[:5])}",
-            f"name one of them, or say that they are: '{where}/*{found[0].suffix}'",
+            "name one of them, or say that they are: " + shlex.quote(f"{where}/*{found[0].suffix}"),
         )
     return found
 
@@ -70,14 +73,14 @@ def check_alike(files: list[Path], where: object, kinds: Collection[str]) -> lis
     """The files in natural order; refuse none, and such of several kinds."""
     if not files:
         raise InputFileError(
-            "there are no files of a known kind", str(where), f"one of {', '.join(kinds)}"
+            "there are no files of a known kind", str(where), f"use one of {', '.join(kinds)}"
         )
     suffixes = sorted({file.suffix.lower() for file in files})
     if len(suffixes) > 1:
         raise InputFileError(
             "the files are of several kinds",
             f"{where}: {', '.join(suffixes)}",
-            f"name one kind: '{where}/*{suffixes[0]}'",
+            "name one kind: " + shlex.quote(f"{where}/*{suffixes[0]}"),
         )
     return sorted(files, key=natural)
 

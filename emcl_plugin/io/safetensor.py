@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emcl_plugin.io.members import Matrix, check_magic, parsing, pick
+from emcl_plugin.io.members import Matrix, check_magic, parsing, pick, utf8_name
 from emcl_plugin.io.vectors import Vectors, with_ids
 
 if TYPE_CHECKING:
@@ -19,7 +19,11 @@ def read_safetensors(path: Path, key: str | None = None) -> Vectors:
     from safetensors import safe_open
 
     check_magic(path, b"{", "a .safetensors file", at=8)
-    with parsing(path, ".safetensors"), safe_open(path, framework="pt") as file:
+    with (
+        parsing(path, ".safetensors"),
+        utf8_name(path) as named,
+        safe_open(named, framework="pt") as file,
+    ):
         shapes = {name: len(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         name = pick(shapes, key, path)
         notes = file.metadata() or {}

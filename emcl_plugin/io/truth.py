@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from emcl_plugin.errors import InputFileError, InputValueError
+from emcl_plugin.errors import InputFileError, InputTypeError, InputValueError
+from emcl_plugin.io.members import check_regular, first_bytes, utf8_name
 from emcl_plugin.io.npy import read_npy
 from emcl_plugin.truth import GroundTruth
 
@@ -32,6 +33,20 @@ def read_truth(
     Without ids, entries are indices that count from 0. With ids, entries are looked up among
     them; an id that is not there is an error.
     """
+    try:
+        return _read_truth(path, shape, text_ids, video_ids)
+    except (InputValueError, InputTypeError) as error:
+        if str(path) in error.received:
+            raise
+        raise type(error)(error.problem, f"{path}: {error.received}", error.remedy) from None
+
+
+def _read_truth(
+    path: Path,
+    shape: tuple[int, int],
+    text_ids: Sequence[str] | None,
+    video_ids: Sequence[str] | None,
+) -> GroundTruth:
     suffix = path.suffix.lower()
     if suffix == ".npy":
         table = read_npy(path)
@@ -53,7 +68,9 @@ def read_truth(
     elif suffix in (".qrels", ".txt", ".qrel"):
         rows = _qrels(path)
     else:
-        raise InputFileError("this ground-truth format is not known", str(path), FORMATS)
+        raise InputFileError(
+            "this ground-truth format is not known", str(path), f"give one of {FORMATS}"
+        )
     texts = _look_up([row[0] for row in rows], text_ids, shape[0], "text", path)
     videos = _look_up([row[1] for row in rows], video_ids, shape[1], "video", path)
     try:
@@ -118,10 +135,11 @@ def read_lines(path: Path, count: int, what: str) -> list[str]:
 def read_mask(path: Path, count: int) -> np.ndarray[Any, Any]:
     """A query mask: true (or not 0) for queries that count."""
     mask = np.asarray(read_npy(path)).ravel()
-    if len(mask) != count or mask.dtype.kind not in "buif":
+    if len(mask) != count or mask.dtype.kind not in "buif" or np.isnan(mask).any():
         raise InputValueError(
             "the query mask does not fit the texts",
-            f"{path}: {len(mask)} entries of {mask.dtype} for {count} texts",
+            f"{path}: {len(mask)} entries of {mask.dtype} for {count} texts"
+            + (", some NaN" if mask.dtype.kind == "f" and np.isnan(mask).any() else ""),
             "give one number per text, 0 for those to leave out",
         )
     return np.asarray(mask != 0)
@@ -131,6 +149,7 @@ Row = tuple[str, str, str]
 
 
 def _text(path: Path) -> str:
+    check_regular(path)
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -148,16 +167,27 @@ def _lines(path: Path) -> list[str]:
 
 def _csv(path: Path, delimiter: str) -> list[Row]:
     reader = csv.DictReader(io.StringIO(_text(path)), delimiter=delimiter)
-    fields = reader.fieldnames or []
-    if not {"text", "video"} <= set(fields):
+    try:
+        fields = list(reader.fieldnames or [])
+        lines = list(reader)
+    except csv.Error as error:
         raise InputFileError(
-            "the table has no columns text and video",
+            "the table cannot be read",
+            f"{path}, line {reader.line_num}: {error}",
+            "write it as RFC 4180 says, and ids rather than whole texts",
+        ) from None
+    counts = [fields.count(name) for name in ("text", "video", "grade")]
+    if 0 in counts[:2] or max(counts) > 1:
+        raise InputFileError(
+            "the table has no columns text and video"
+            if 0 in counts[:2]
+            else "the table has two columns of one name",
             f"{path}: columns {', '.join(fields) or 'none'}",
             "name them in its first line; a third one, grade, is optional",
         )
     return [
         _row(line.get("text"), line.get("video"), line.get("grade") or "1", path, number)
-        for number, line in enumerate(reader, 2)
+        for number, line in enumerate(lines, 2)
     ]
 
 
@@ -176,6 +206,7 @@ def _jsonl(path: Path) -> list[Row]:
 
 
 def _parquet(path: Path) -> list[Row]:
+    first_bytes(path, 1)
     try:
         from pyarrow import parquet
     except ImportError:
@@ -183,7 +214,8 @@ def _parquet(path: Path) -> list[Row]:
             "reading Parquet needs pyarrow", str(path), 'pip install "emcl-plugin[formats]"'
         ) from None
     try:
-        columns = parquet.read_table(path).to_pydict()
+        with utf8_name(path) as named:
+            columns = parquet.read_table(named).to_pydict()
     except Exception as error:
         raise InputFileError(
             "the Parquet file cannot be read", f"{path}: {error}", "write it again"
@@ -249,4 +281,4 @@ def _look_up(
 
 
 def _index(name: str) -> int | None:
-    return int(name) if name.isdecimal() else None
+    return int(name) if name.isdecimal() and len(name) < 19 else None  # 64 bits hold no more

@@ -132,7 +132,7 @@ def prepare_scores(
     """What will write row blocks to an open file; all that must fail fails now."""
     check_target(path, npy_size(shape, dtype.itemsize), force=force)
     prepare = _by_suffix(path, SCORES)
-    ids = _checked(text_ids, shape[0], "text"), _checked(video_ids, shape[1], "video")
+    ids = checked_ids(text_ids, shape[0], "text"), checked_ids(video_ids, shape[1], "video")
     return prepare(Table(path, shape, dtype, *ids))
 
 
@@ -162,7 +162,7 @@ def prepare_run(
     check_target(path, least, force=force)
     prepare = _by_suffix(path, RUNS)
     ids = [
-        _checked(given[side], counts[side], side) or list(map(str, range(counts[side])))
+        checked_ids(given[side], counts[side], side) or list(map(str, range(counts[side])))
         for side in sides
     ]
     return prepare(Run(path, dtype, sides, *ids))
@@ -175,12 +175,12 @@ def _by_suffix(path: Path, formats: Mapping[str, T]) -> T:
     found = formats.get(path.suffix.lower())
     if found is None:
         raise InputFileError(
-            "files of this kind cannot be written", str(path), f"one of {', '.join(formats)}"
+            "files of this kind cannot be written", str(path), f"use one of {', '.join(formats)}"
         )
     return found
 
 
-def _checked(ids: Sequence[str] | None, count: int, side: str) -> list[str] | None:
+def checked_ids(ids: Sequence[str] | None, count: int, side: str) -> list[str] | None:
     """Ids as strings that any format can hold, as many as there are items."""
     if ids is None:
         return None

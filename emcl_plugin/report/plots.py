@@ -19,7 +19,7 @@ import torch
 
 from emcl_plugin.errors import EmclError, InputValueError
 from emcl_plugin.hubness import Hubness
-from emcl_plugin.io.atomic import atomic_writer, check_target
+from emcl_plugin.io.atomic import atomic_writer, check_folder_target, check_target
 from emcl_plugin.metrics import DIRECTIONS, Placement
 from emcl_plugin.reductions import logsumexp, moments
 from emcl_plugin.similarity import Features, Similarity
@@ -131,6 +131,26 @@ def build(study: Study, features: tuple[Features, Features] | None = None) -> li
     if features is not None:
         plots.append(_gap(*features))
     return plots
+
+
+NAMES = (
+    *(f"{what}-{side}" for what in ("occurrence", "probability") for side in ("videos", "texts")),
+    "recall-text-to-video",
+    "recall-video-to-text",
+    "rank-change",
+    "modality-gap",
+)
+"""What :func:`build` may call its figures."""
+
+
+def check_plots(folder: Path, formats: Sequence[str] = FORMATS, *, force: bool) -> None:
+    """Raise now, before the work, if the figures cannot be written to this folder."""
+    if not folder.is_dir():
+        check_folder_target(folder, 0, force=False, files=())
+        return
+    for name in NAMES:
+        for form in formats:
+            check_target(folder / f"{name}.{form}", 0, force=force)
 
 
 def write_plots(

@@ -1,0 +1,32 @@
+"""Names and texts from elsewhere, as a terminal can show them."""
+
+from __future__ import annotations
+
+_LONGEST = 1000  # characters
+
+
+def printable(given: object) -> str:
+    r"""One line of what was given, in which nothing acts on the terminal.
+
+    Names of files and ids may hold anything: escape sequences that colour or erase, line breaks
+    that would look like another message, marks that turn the direction of writing, bytes that are
+    no text. All that is not printable becomes an escape as in Python; the middle of what is longer
+    than 1000 characters is left out.
+
+    Parameters
+    ----------
+    given : object
+        A text, or a path or number as its text.
+
+    Examples
+    --------
+    >>> print(printable("\x1b[2Jred\n\udcff.npy"))
+    \x1b[2Jred\n\udcff.npy
+    >>> print(printable("two words, déjà vu"))
+    two words, déjà vu
+    """
+    text = str(given)
+    if len(text) > _LONGEST:
+        half = _LONGEST // 2
+        text = f"{text[:half]} ... {text[-half:]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

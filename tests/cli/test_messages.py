@@ -1,0 +1,489 @@
+"""Every way in which the command line says no, in one table.
+
+The rule: status 2 is wrong usage, which the command line shows by itself, whatever the files are
+(it comes in an empty folder, too); status 1 is all that went wrong with files, data and machine.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import os
+import pickle
+import re
+import shlex
+import signal
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+import h5py
+import numpy as np
+import pytest
+import torch
+
+import emcl_plugin
+from emcl_plugin import Reranker
+from emcl_plugin.cli.main import main
+from emcl_plugin.errors import EmclError
+
+arrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+pytest.importorskip("fsspec")
+pytest.importorskip("faiss")
+
+HOME = Path(emcl_plugin.__file__).parent
+N = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A command line without its ``emcl-rerank``, its exit status, and words of its message."""
+
+    line: str
+    status: int
+    words: str
+    stdin: bytes = b""
+    env: dict[str, str] = field(default_factory=dict)
+
+
+BOTH = "--text t.npy --video v.npy"
+SIM = "--sim s.npy"
+FIT = "fit --text-bank tb.npy --video v.npy --save new"
+PAIRS = "tune --text-bank tb.npy --video-bank vb.npy"
+EXPORT = "export fitted --to npy -o out"
+MAIN_GT = f"{BOTH} --gt"
+JOB = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+NEWLINES = "'a\nb'"
+
+USAGE = [
+    # what there is to work on
+    Row("", 2, "give --text and --video, --sim, or --from; or try 'emcl-rerank demo'"),
+    Row("--text t.npy", 2, "--text alone is one side only: give both, or --sim"),
+    Row("--video v.npy", 2, "--video alone is one side only"),
+    Row(f"{SIM} --from mmt m.npz", 2, "leave --text, --video and --sim out"),
+    Row("--text - --video -", 2, "standard input can be one of the options only"),
+    Row("--sim ''", 2, "the name of the file is empty"),
+    Row("--text t.npy --text-bank tb.npy --video v.npy --sim s.npy", 2, "without --sim"),
+    Row(f"{BOTH} --text-bank tb.npy --check-leak", 2, "no text depends on another"),
+    # options that click knows
+    Row("--tetx t.npy", 2, "No such option '--tetx'. (Did you mean one of: '--quiet', '--text'"),
+    Row("--outptu o.npy", 2, "Did you mean one of: '--output'"),
+    Row("sho fitted", 2, "No such command 'sho'. Did you mean 'show'?"),
+    Row("apply --txet q.npy fitted", 2, "Did you mean"),
+    Row(f"{SIM} --prior evn", 2, "'evn' is not one of 'auto', 'even', 'gentle', 'off'"),
+    Row(f"{SIM} --rounds 0", 2, "0 is not in the range x>=1"),
+    Row(f"{SIM} --rounds many", 2, "'many' is not a valid integer"),
+    Row(f"{SIM} --temperature -1", 2, "is not in the range"),
+    Row(f"{SIM} --temperature 1e-300", 2, "must be a positive number, larger than 1e-37"),
+    Row(f"{SIM} --orientation up", 2, "is not one of"),
+    Row(f"{SIM} --from", 2, "requires 2 arguments"),
+    Row("show", 2, "Missing argument 'DIR'"),
+    Row("show fitted other", 2, "Got unexpected extra argument (other)"),
+    Row("serve fitted --port 70000", 2, "70000 is not in the range"),
+    Row("demo --save t.npy/x --nosuch", 2, "No such option '--nosuch'"),
+    Row("compare --demo --format word", 2, "'word' is not one of"),
+    Row(SIM, 2, "'lots' is not a valid integer", env={"EMCL_RERANK_ROUNDS": "lots"}),
+    Row(f"{SIM} --no\x1b[31msuch", 2, "No such option '--no\\x1b[31msuch'"),
+    Row(f"{SIM} show fitted", 2, "--sim cannot go with the sub-command show"),
+    # several processes
+    Row("show fitted", 2, "show runs in one process: start it without torchrun", env=JOB),
+    Row(f"{MAIN_GT} diagonal --report r.html", 2, "start emcl-rerank without torchrun", env=JOB),
+    Row("--text - --video v.npy", 2, "one process alone can read standard input", env=JOB),
+    Row(BOTH, 2, "RANK=0 and WORLD_SIZE=many are not those", env={**JOB, "WORLD_SIZE": "many"}),
+    Row(BOTH, 2, "RANK=2 and WORLD_SIZE=2 are not those of a job", env={**JOB, "RANK": "2"}),
+    # settings that contradict one another
+    Row(f"{SIM} --memory lots", 2, "write for example 4G or 800M"),
+    Row(f"{SIM} --memory {'9' * 400}G", 2, "this is not a memory size"),
+    Row(f"{SIM} --measures P@3", 2, "--measures: P@3 is not known; R@K, MdR"),
+    Row(f"{SIM} --measures ,", 2, "--measures: nothing is not known"),
+    Row("compare --demo --sort speed", 2, "--sort: speed is not known"),
+    Row("compare --demo --methods input,magic", 2, "--methods: magic is not known; use input,"),
+    Row("compare --demo --sim s.npy", 2, "--demo brings its own data: leave the files out"),
+    Row(f"{SIM} --report r.html", 2, "--report and --plots need the ground truth: --gt FILE"),
+    Row(f"{SIM} --seed 1", 2, "--seed cannot work with no embeddings"),
+    Row(f"{SIM} --ncl off --temperature 1", 2, "--temperature cannot work with --ncl off"),
+    Row(f"{SIM} --ncl off --prior even", 2, "--prior even cannot work with --ncl off"),
+    Row(f"{BOTH} --emcl-strength nan", 2, "EMCL's strength must be finite, and within a million"),
+    Row(f"{BOTH} --emcl-strength 1e300", 2, "-1 to 1 is usual"),
+    Row(f"{BOTH} --seed {'9' * 40}", 2, "EMCL's seed must be a whole number of 64 bits"),
+    Row(f"{BOTH} --resume c --ncl off", 2, "--resume keeps NCL's rounds, and NCL is off"),
+    Row(f"{BOTH} --resume c --text-bank tb.npy", 2, "of a run without banks"),
+    # candidates
+    Row(f"{BOTH} --index Flat", 2, "--index is for --candidates: give both"),
+    Row(f"{SIM} --candidates 3 --run r.csv", 2, "--candidates are searched among embeddings"),
+    Row(f"{BOTH} --candidates 3", 2, "--candidates gives no matrix: name a run"),
+    Row(f"{BOTH} --candidates 3 --run r.csv --top 5", 2, "--top 5 is more than --candidates 3"),
+    Row(f"{BOTH} --candidates 3 --run r.csv --check-leak", 2, "leave --candidates out"),
+    # outputs
+    Row(f"{SIM} --top 3", 2, "--top is for --run and --run-v2t: name one of them"),
+    Row(f"{SIM} -o o.txt", 2, "--output o.txt: files of this kind cannot be written, only .npy"),
+    Row(f"{SIM} --run $'o\x1b.txt'", 2, "o\\x1b.txt: files of this kind cannot be written"),
+    Row(f"{SIM} --run a.csv --run-v2t ./a.csv", 2, "two outputs are the same file"),
+    # correctors
+    Row("fit --text-bank tb.npy --save new", 2, "give the gallery that will be searched"),
+    Row("fit --video v.npy --save new", 2, "whose bank is missing: give --text-bank"),
+    Row("apply fitted", 2, "give the queries: --text or --video, one of the two"),
+    Row("apply fitted --text t.npy -o o.csv", 2, "name the output so, not o.csv"),
+    Row("tune --text-bank tb.npy", 2, "tuning needs pairs: give --text-bank and --video-bank"),
+    Row(f"{PAIRS} --save new", 2, "--save needs the gallery that will be searched"),
+    Row(f"{PAIRS} --budget 5d", 2, "'5d' is not a time; 60s, 5m and 1h are"),
+    Row("export fitted", 2, "there is nothing to write: give --to and --output, or --queries"),
+    Row("export fitted --to npy", 2, "--to and --output go together"),
+    Row(f"{EXPORT} --queries t.npy", 2, "--queries and --queries-output go together"),
+    Row(f"{EXPORT} --factory Flat", 2, "--factory is an index of --to faiss"),
+    Row(f"{EXPORT} --phi 2", 2, "--phi is for --space cosine and --space l2"),
+]  # fmt: skip
+
+FILES = [
+    Row("--sim no.npy", 1, "the file does not exist\n  received: no.npy\n  to do:    check"),
+    Row(f"--sim {NEWLINES}.npy", 1, "received: a\\nb.npy"),
+    Row(f"--sim {'n' * 300}.npy", 1, "the file cannot be read"),
+    Row("--sim pipe.npy", 1, "this is a pipe or a device, not a file"),
+    Row("--sim zero.csv", 1, "this is a pipe or a device, not a file"),
+    Row("--sim loop.npy", 1, "Too many levels of symbolic links"),
+    Row("--sim words.xyz", 1, "files of this kind are not known"),
+    Row("--sim words.npy", 1, "not an .npy file"),
+    Row("--sim zip.npy", 1, "rename it to end in .npz"),
+    Row("--sim words.parquet", 1, "not a Parquet file"),
+    Row("--sim words.pkl", 1, "--trust-pickle"),
+    Row("--sim objects.npy", 1, "could run any code"),
+    Row("--sim objects.npz", 1, "the file holds pickled Python objects"),
+    Row("--sim evil.pkl --trust-pickle", 1, "builtins.eval"),
+    Row("--sim evil.pt", 1, "the file holds Python objects, which could run any code"),
+    Row("--sim cut.npy", 1, "damaged or cut short"),
+    Row("--sim bomb.npz", 1, "the file claims to hold far more than there is in it"),
+    Row("--sim two.npz", 1, "the file holds several arrays"),
+    Row("--sim two.npz:c", 1, "name one of a, b"),
+    Row("--sim none.npz", 1, "the file holds no array"),
+    Row("--sim s.npy:a", 1, "leave the name out: s.npy"),
+    Row("--sim ids.npz:x", 1, "the ids are not as many as the rows"),
+    Row("--sim outside.h5", 1, "the data set lies in another file"),
+    Row("--sim ragged.csv", 1, "the lines hold 2 and 1 numbers"),
+    Row("--sim doubt.csv", 1, "may be names of columns or numbers"),
+    Row("--sim mixed.csv", 1, "the first column holds numbers and other things"),
+    Row("--sim text.csv", 1, "a cell is not a finite float32 number"),
+    Row("--sim no.jsonl", 1, "does not exist"),
+    Row("--sim bad.jsonl", 1, "a line is no JSON"),
+    Row("--sim other.jsonl", 1, "a line is no list of numbers"),
+    Row("--sim half.jsonl", 1, "some rows have an id and some none"),
+    Row("--sim int.npy", 1, "astype"),
+    Row("--sim nan.npy", 1, "sim[1, 2] = nan"),
+    Row("--sim flat.npy", 1, "two dimensions"),
+    Row("--text flat.npy --video v.npy", 1, "text"),
+    Row("--text narrow.npy --video v.npy", 1, "dimension"),
+    Row("--text t.npy --video v.npy --sim wide.npy", 1, "does not fit the texts and videos"),
+    # several files
+    Row("--sim mixture", 1, "the files of the folder are not numbered parts of one"),
+    Row("--sim kinds", 1, "the files are of several kinds"),
+    Row("--sim empty", 1, "there are no files of a known kind"),
+    Row("--sim 'no*.npy'", 1, "there are no files of a known kind"),
+    Row("--sim shapes", 1, "the files do not fit below one another"),
+    Row("--sim nans", 1, "a part holds NaN or infinity"),
+    Row("--sim links", 1, "the folder links to a file outside"),
+    # standard input and addresses
+    Row("--sim -", 1, "nothing comes on standard input"),
+    Row("--sim -", 1, "standard input is of no known kind", stdin=b"hello"),
+    Row("--sim file:///nowhere/at/all.npy", 1, "the file cannot be fetched"),
+    Row("--sim zzz://x.npy", 1, "Protocol not known: zzz"),
+    # what a retriever wrote
+    Row("--from mmt no.npz", 1, "does not exist"),
+    Row("--from mmt words.xyz", 1, "files of this kind hold no arrays by name"),
+    Row("--from mmt empty", 1, "there are no files of a known kind"),
+    Row("--from mmt links", 1, "the folder links to a file outside"),
+    Row("--from mmt words.pkl", 1, "--trust-pickle"),
+    Row("--from mmt both.npz", 1, "a name stands for an array and for what holds others"),
+    Row("--from mmt htob.npz", 1, "a name stands for an array and for what holds others"),
+    Row("--from mmt file:///x/*.npy", 1, "there are no files of a known kind"),
+    Row("--from mmt two.npz", 1, "nothing of mmt is in it"),
+    # ground truth
+    Row(f"{MAIN_GT} no.npy", 1, "does not exist"),
+    Row(f"{MAIN_GT} no.csv", 1, "the file cannot be read"),
+    Row(f"{MAIN_GT} no.parquet", 1, "does not exist"),
+    Row(f"{MAIN_GT} words.xyz", 1, "this ground-truth format is not known"),
+    Row(f"{MAIN_GT} flat.npy", 1, "flat.npy: 3 entries for 12 texts"),
+    Row(f"{MAIN_GT} far.npy", 1, "far.npy: pair 0: video 99 of 12"),
+    Row(f"{MAIN_GT} nan.npy", 1, "nan.npy: dtype float64"),
+    Row(f"{MAIN_GT} words.parquet", 1, "the Parquet file cannot be read"),
+    Row(f"{MAIN_GT} ids.parquet", 1, "the table has no columns text and video"),
+    Row(f"{MAIN_GT} ragged.csv", 1, "the table has no columns text and video"),
+    Row(f"{MAIN_GT} twice.csv", 1, "the table has two columns of one name"),
+    Row(f"{MAIN_GT} long.csv", 1, "the table cannot be read"),
+    Row(f"{MAIN_GT} grade.csv", 1, "a relevance grade is not a number"),
+    Row(f"{MAIN_GT} inf.csv", 1, "a relevance grade is not finite"),
+    Row(f"{MAIN_GT} wrong.csv", 1, "no text has a right video"),
+    Row(f"{MAIN_GT} head.csv", 1, "give one row per right pair"),
+    Row(f"{MAIN_GT} large.csv", 1, "'99999999999999999999'\n  to do:    give the ids with"),
+    Row(f"{MAIN_GT} other.jsonl", 1, "an entry of the ground truth has no text or no video"),
+    Row(f"{MAIN_GT} words.qrels", 1, "this is not TREC qrels"),
+    Row(f"{MAIN_GT} ids", 1, "the ground truth by ids needs the ids of both sides"),
+    Row(f"{MAIN_GT} ids --text-ids a.txt --video-ids b.txt", 1, "some texts have an id that no"),
+    Row(f"{MAIN_GT} ids --text-ids a.txt --video-ids same.txt", 1, "two videos have the same id"),
+    Row(f"{MAIN_GT} gt.csv --text-ids a.txt", 1, "check the ids, which --text-ids can replace"),
+    Row(f"{MAIN_GT} diagonal --text-ids few.txt", 1, "few.txt: 2 lines for 12 items"),
+    Row(f"{MAIN_GT} diagonal --text-ids pipe.npy", 1, "this is a pipe or a device"),
+    Row(f"{MAIN_GT} diagonal --query-mask flat.npy", 1, "the query mask does not fit the texts"),
+    Row(f"{MAIN_GT} diagonal --query-mask nans.npy", 1, "some NaN"),
+    Row(f"{MAIN_GT} diagonal --query-mask zeros.npy", 1, "no text has a right video"),
+    Row("--sim wide.npy --gt diagonal", 1, "which text belongs to which video is not known"),
+    Row("--text x.npz --video v.npy --sim y.npz", 1, "--text and --sim are not of the same texts"),
+    # outputs
+    Row(f"{BOTH} -o s.npy", 1, "the output is there already"),
+    Row(f"{BOTH} -o dangling.npy", 1, "the output is there already"),
+    Row(f"{BOTH} -o kinds", 1, "the output is a folder"),
+    Row(f"{BOTH} -o pipe.npy --force", 1, "the output is a pipe or a device"),
+    Row(f"{BOTH} -o no/o.npy", 1, "create it first"),
+    Row(f"{BOTH} -o {'n' * 300}.npy", 1, "the output's name is too long"),
+    Row(f"{BOTH} --run r.trec --text-ids blanks.txt", 1, "TREC's columns end at white space"),
+    Row(f"{BOTH} --run r.csv --text-ids same.txt", 1, "two texts have the same id"),
+    Row(f"{BOTH} --run r.csv --text-ids nul.txt", 1, "a text id is not text that a file can hold"),
+    Row(f"{MAIN_GT} diagonal --report s.npy", 1, "the output is there already"),
+    Row(f"{MAIN_GT} diagonal --plots s.npy", 1, "the output is a file"),
+    Row(f"{MAIN_GT} diagonal --plots no/plots", 1, "create it first"),
+    Row(f"{MAIN_GT} diagonal --plots plots", 1, "plots/rank-change.svg"),
+    Row(f"{MAIN_GT} diagonal --text-names few.txt", 1, "2 lines for 12 items"),
+    Row(f"{BOTH} --resume words.npy", 1, "not a checkpoint"),
+    Row(f"{BOTH} --candidates 3 --run r.csv --index magic", 1, "FAISS knows no such index"),
+    # the machine
+    Row(f"{BOTH} --device tpu", 1, "use auto or cpu"),
+    Row(f"{BOTH} --device meta", 1, "this device cannot be used"),
+    # banks and correctors
+    Row(f"{BOTH} --text-bank narrow.npy", 1, "dimension"),
+    Row("fit --text-bank tb.npy --video v.npy --save fitted", 1, "the output is there already"),
+    Row("fit --text-bank tb.npy --video v.npy --save s.npy", 1, "the output is a file"),
+    Row("fit --text-bank tb.npy --video v.npy --save kinds --force", 1, "holds something else"),
+    Row(f"fit --text-bank tb.npy --video v.npy --save {'n' * 300}", 1, "name is too long"),
+    Row(f"{FIT} --names few.txt", 1, "2 lines for 12 items"),
+    Row(f"{PAIRS} --video narrow.npy --save new", 1, "another dimension than the bank"),
+    Row("apply no --text t.npy", 1, "there is no saved corrector"),
+    Row(f"apply {'n' * 300} --text t.npy", 1, "there is no saved corrector"),
+    Row("apply s.npy --text t.npy", 1, "is a file, not a folder"),
+    Row("apply fitted --text narrow.npy", 1, "dimension"),
+    Row("apply fitted --text t.npy -o s.npy", 1, "the output is there already"),
+    Row("apply odd --text t.npy --top 3", 1, "a gallery id is not text that a file can hold"),
+    Row("show kinds", 1, "a file of the corrector is missing"),
+    Row("show piped", 1, "this is not a regular file"),
+    Row("show damaged", 1, "the JSON is damaged or cut short"),
+    Row("export odd --to npy -o out", 1, "a gallery id is not text that a file can hold"),
+    Row("export fitted --to faiss -o out --factory magic", 1, "FAISS makes no such index"),
+    Row("export fitted --to npy -o s.npy", 1, "the output is a file"),
+    Row("serve no", 1, "there is no saved corrector"),
+    Row("demo --save used", 1, "used/text.npy"),
+    Row("demo --save words.npy/x", 1, "the folder cannot be made"),
+]  # fmt: skip
+
+ROWS = [*USAGE, *FILES]
+ELSEWHERE = {
+    "interrupted": "tests/cli/test_rerank.py and test_resume.py send signals",
+    "a package that the service needs": "tests/cli/test_serve.py takes packages away",
+    "reading this format needs a library": "tests/io/test_sources.py takes fsspec away",
+    "reading Parquet needs pyarrow": "as that one",
+    "the folder cannot be read": "refuses nothing to root, as whom tests may run",
+    "the output's folder is read-only": "as that one",
+    "the array does not fit into the memory": "tests/io/test_formats.py claims terabytes",
+    "_full(": "tests/cli/test_rerank.py and test_resume.py fill it",
+    "writing failed": "tests/io/test_writers.py takes the folder away",
+    "_appeared(": "tests/test_state.py and test_writers.py race for it",
+    "fits neither into": "tests/io/test_parts.py fills the disk",
+    "cannot be copied to the disk": "as that one, for standard input",
+    "an address of several files": "tests/io/test_sources.py serves such",
+    "the ids are too many or too long": "tests/io/test_writers.py lowers the limit",
+    "at least one answer": "Python only: --top is at least 1",
+    "this direction is not known": "Python only",
+    "use one of {', '.join(formats)}": "Python only: the command line refuses the suffix before",
+    "ids for {count} {side}s": "Python only: the command line counts lines before",
+    "type(error)(error.problem, received": "passes another error on",
+}
+"""Messages that no row can show without breaking the machine: part of the source, and why."""
+
+
+class Evil:
+    def __reduce__(self):
+        return eval, ("1 + 1",)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Files that are right, and files that are wrong in every way."""
+    folder = tmp_path_factory.mktemp("place")
+    rng = np.random.default_rng(0)
+    v = rng.standard_normal((N, 6)).astype("f4")
+    t = v + 0.5 * rng.standard_normal((N, 6)).astype("f4")
+    arrays = {
+        "t": t, "v": v, "tb": t + 0.1, "vb": v + 0.1, "s": t @ v.T, "wide": np.ones((3, 5), "f4"),
+        "narrow": t[:, :3], "flat": np.ones(3), "far": np.full(N, 99), "int": np.ones((3, 3), int),
+        "nan": np.where(np.arange(9).reshape(3, 3) == 5, np.nan, 1.0), "nans": np.full(N, np.nan),
+        "zeros": np.zeros(N),
+    }  # fmt: skip
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    np.save(folder / "objects.npy", np.array([{}], object))
+    np.savez(folder / "objects.npz", x=np.array([{}], object))
+    np.savez(folder / "two.npz", a=v, b=v)
+    np.savez(folder / "none.npz")
+    np.savez(folder / "ids.npz", x=v, x_ids=np.array(["a"]))
+    np.savez(folder / "x.npz", x=t, ids=np.array([f"a{i}" for i in range(N)]))
+    ids = {f"{side}_ids": np.array([f"{side}{i}" for i in range(N)]) for side in ("text", "video")}
+    np.savez(folder / "y.npz", sims=t @ v.T, **ids)
+    np.savez(folder / "both.npz", **{"a": v, "a.b": v})
+    np.savez(folder / "htob.npz", **{"a.b": v, "a": v})
+    np.savez_compressed(folder / "bomb.npz", x=np.zeros((3000, 3000)))
+    (folder / "zip.npy").write_bytes((folder / "two.npz").read_bytes())
+    (folder / "cut.npy").write_bytes((folder / "s.npy").read_bytes()[:200])
+    for name, content in (("words", ["hello"]), ("evil", Evil())):
+        (folder / f"{name}.pkl").write_bytes(pickle.dumps(content))
+    torch.save(Evil(), folder / "evil.pt")
+    parquet.write_table(arrow.table({"id": ["a"]}), folder / "ids.parquet")
+    with h5py.File(folder / "outside.h5", "w") as file:
+        file.create_dataset("x", (3, 3), "f4", external=[("raw", 0, 36)])
+    rows = "text,video"
+    texts = {
+        "words.npy": "hello", "words.xyz": "hello", "words.parquet": "hello",
+        "ragged.csv": "1,2\n3",
+        "doubt.csv": "0,1,2\n3,4,5", "mixed.csv": "a,1\n2,3", "text.csv": "1,2\n3,x",
+        "bad.jsonl": "{", "other.jsonl": '{"x": 1}', "half.jsonl": '[1]\n{"id": 1, "vector": [2]}',
+        "twice.csv": "text,text,video\n0,1,2", "long.csv": f'{rows}\n"{"a" * 200_000}",1',
+        "grade.csv": f"{rows},grade\n0,0,x", "inf.csv": f"{rows},grade\n0,0,inf",
+        "wrong.csv": f"{rows},grade\n0,0,0", "head.csv": rows, "gt.csv": f"{rows}\nx,0",
+        "large.csv": f"{rows}\n{'9' * 20},0", "words.qrels": "0 0 1", "few.txt": "a\nb",
+        "a.txt": "\n".join(f"a{i}" for i in range(N)),
+        "b.txt": "\n".join(f"b{i}" for i in range(N)),
+        "same.txt": "\n".join("a" * N), "blanks.txt": "\n".join(f"a {i}" for i in range(N)),
+        "nul.txt": "\n".join(f"\0{i}" for i in range(N)),
+        "mixture/text.npy": "", "mixture/video.npy": "", "kinds/1.npy": "", "kinds/1.npz": "",
+        "empty/.hidden": "", "plots/rank-change.svg": "mine", "used/text.npy": "mine",
+        "damaged/corrector.json": "{", "piped/x": "",
+    }  # fmt: skip
+    for name, content in texts.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content, "utf-8")
+    for name, second in (("shapes", v[:, :2]), ("nans", v * np.nan), ("links", v)):
+        (folder / name).mkdir()
+        np.save(folder / name / "0.npy", v)
+        np.save(folder / name / "1.npy", second)
+    (folder / "links" / "2.npy").symlink_to(folder / "v.npy")
+    (folder / "loop.npy").symlink_to("loop.npy")
+    (folder / "dangling.npy").symlink_to("nowhere.npy")
+    (folder / "zero.csv").symlink_to("/dev/zero")
+    os.mkfifo(folder / "pipe.npy")
+    os.mkfifo(folder / "piped" / "corrector.json")
+    Reranker().fit(t + 0.1, v).save_pretrained(folder / "fitted")
+    odd = [f"v{i}" for i in range(N - 1)] + ["\ud800"]
+    Reranker().fit(t + 0.1, v, names=odd).save_pretrained(folder / "odd")
+    return folder
+
+
+def everything(folder):
+    """Every file by name: what it is, and its content."""
+    return {
+        str(path): path.read_bytes()
+        if path.is_file() and not path.is_symlink()
+        else path.lstat()[:6]
+        for path in sorted(folder.rglob("*"))
+        if path.name != "zero.csv"
+    }
+
+
+def run(row):
+    """Status, standard output and standard error of the command line, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["emcl-rerank", *shlex.split(row.line)])
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(row.stdin)))
+        for name, value in row.env.items():
+            patch.setenv(name, value)
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as stopped,
+        ):
+            main()
+    return stopped.value.code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def told(place, tmp_path_factory):
+    """What came of every row, where in the source it came from, and whether it left anything."""
+    sites, found = set(), {}
+    terminated = signal.getsignal(signal.SIGTERM)
+
+    def recording(original):
+        def init(self, *given, **named):
+            frame = sys._getframe(1)
+            while frame is not None:
+                sites.add((frame.f_code.co_filename, frame.f_lineno))
+                frame = frame.f_back
+            original(self, *given, **named)
+
+        return init
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (EmclError, click.ClickException):
+            patch.setattr(kind, "__init__", recording(kind.__init__))
+        patch.chdir(place)
+        before = everything(place)
+        for row in ROWS:
+            found[row] = (*run(row), (now := everything(place)) == before)
+            before = now
+        patch.chdir(tmp_path_factory.mktemp("nothing"))
+        alone = {row: run(row) for row in USAGE}
+    signal.signal(signal.SIGTERM, terminated)
+    return found, alone, sites
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.line or 'nothing'}"[:60])
+def test_every_no_says_what_is_wrong_what_came_in_and_what_to_do(told, row):
+    status, out, err, untouched = told[0][row]
+    assert untouched
+    assert status == row.status, err
+    assert out == ""
+    assert row.words in err
+    assert "Traceback" not in err
+    assert "an error of this program" not in err
+    assert all(c.isprintable() for c in err.replace("\n", ""))
+    assert len(err.splitlines()) < 24
+    assert len(err) < 1500
+    if status == 1:
+        assert re.search(r"^Error: \S.*\n  received: \S.*\n  to do:    \S.*\n\Z", err, re.M)
+    else:
+        assert re.match(
+            r"(Usage: emcl-rerank .*\nTry 'emcl-rerank .*--help' for help.\n\n)?Error: \S", err
+        )
+
+
+@pytest.mark.parametrize("row", USAGE, ids=lambda row: f"{row.line or 'nothing'}"[:60])
+def test_wrong_usage_needs_no_file_to_be_told(told, row):
+    assert told[1][row] == told[0][row][:3]
+
+
+RAISES = {"_refuse", "fail", "refuse_pickle"}
+
+
+def refusals():
+    """(file, first line, last line, source) of every statement that refuses something."""
+    for path in sorted([*(HOME / "cli").glob("*.py"), *(HOME / "io").glob("*.py")]):
+        if path.name in ("strict_json.py", "pickled.py"):
+            continue  # every key and every instruction: tests/test_state.py, tests/io/test_pickled
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            call = node.exc if isinstance(node, ast.Raise) else getattr(node, "value", None)
+            if not isinstance(node, ast.Raise | ast.Expr) or not isinstance(call, ast.Call):
+                continue
+            name = ast.unparse(call.func).rpartition(".")[2].partition("(")[0]
+            raised = isinstance(node, ast.Raise) and not name.startswith(("Value", "Unpickling"))
+            if raised or name in RAISES:
+                yield str(path), node.lineno, node.end_lineno, ast.unparse(call)
+
+
+def test_every_refusal_of_the_command_line_is_in_the_table(told):
+    sites = told[2]
+    missing = [
+        (Path(path).name, first, source)
+        for path, first, last, source in refusals()
+        if not any((path, line) in sites for line in range(first, last + 1))
+    ]
+    unknown = [row for row in missing if not any(words in row[2] for words in ELSEWHERE)]
+    assert unknown == []
+    unneeded = [words for words in ELSEWHERE if not any(words in row[2] for row in missing)]
+    assert unneeded == []
