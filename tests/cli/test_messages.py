@@ -288,6 +288,7 @@ ELSEWHERE = {
     "_appeared(": "tests/test_state.py and test_writers.py race for it",
     "fits neither into": "tests/io/test_parts.py fills the disk",
     "cannot be copied to the disk": "as that one, for standard input",
+    "this release of torch reads": "tests/io/test_formats.py pretends to an older one",
     "an address of several files": "tests/io/test_sources.py serves such",
     "the ids are too many or too long": "tests/io/test_writers.py lowers the limit",
     "at least one answer": "Python only: --top is at least 1",
