@@ -14,7 +14,7 @@ from emcl_plugin.demo import load_demo
 from emcl_plugin.errors import EmclError, InputFileError, InputValueError
 from emcl_plugin.job import Job
 from emcl_plugin.report.page import clean, link_of, render, write_report
-from emcl_plugin.report.plots import FORMATS, _probability, build, write_plots
+from emcl_plugin.report.plots import FORMATS, NAMES, _probability, build, write_plots
 from emcl_plugin.similarity import Dense, Similarity
 from emcl_plugin.study import Names, study
 from emcl_plugin.truth import GroundTruth
@@ -419,6 +419,7 @@ def test_every_figure_is_written_in_every_format(small, tmp_path):
     folder = tmp_path / "plots"
     paths = write_plots(folder, small[0], features=small[1])
     names = [*FIGURES, "modality-gap"]
+    assert set(names) == set(NAMES)  # which are looked for before the work
     assert paths == [folder / f"{name}.{form}" for name in names for form in FORMATS]
     starts = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
     for path in paths:
