@@ -14,7 +14,7 @@ from emcl_plugin.demo import load_demo
 from emcl_plugin.errors import EmclError, InputFileError, InputValueError
 from emcl_plugin.job import Job
 from emcl_plugin.report.page import clean, link_of, render, write_report
-from emcl_plugin.report.plots import FORMATS, _probability, build, write_plots
+from emcl_plugin.report.plots import FORMATS, NAMES, _probability, build, write_plots
 from emcl_plugin.similarity import Dense, Similarity
 from emcl_plugin.study import Names, study
 from emcl_plugin.truth import GroundTruth
@@ -43,6 +43,14 @@ HOSTILE = [
     "null\x00 bell\x07 new\nline",
     "lone surrogate \ud83d",
     "$x_1$ & \\frac &amp;",
+    "{% for x in ().__class__.__mro__ %}{{ x }}{% endfor %}{# a comment #}",
+    "<!-- a comment <script>alert(1)</script> --><!--><![CDATA[",
+    "<svg onload=alert(1)><use href='http://elsewhere.invalid/a.svg#x'/></svg>",
+    "&lt;script&gt;alert(1)&lt;/script&gt; &#60;img src=x onerror=alert(1)&#62;",
+    "<iframe srcdoc='<script>parent.alert(1)</script>'></iframe><base href=//elsewhere.invalid>",
+    "<style>@import 'http://elsewhere.invalid/a.css'; * { display: none }</style>",
+    "javascript:alert(1)",
+    "a caption of 100 kB <b>" + "x" * 100_000,
 ]
 HOSTILE_LINKS = [
     "javascript:alert(1)",
@@ -411,6 +419,7 @@ def test_every_figure_is_written_in_every_format(small, tmp_path):
     folder = tmp_path / "plots"
     paths = write_plots(folder, small[0], features=small[1])
     names = [*FIGURES, "modality-gap"]
+    assert set(names) == set(NAMES)  # which are looked for before the work
     assert paths == [folder / f"{name}.{form}" for name in names for form in FORMATS]
     starts = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
     for path in paths:
@@ -509,6 +518,35 @@ def test_a_browser_has_nothing_to_say(demo_page, tmp_path, width, scheme):
 
     corner = imread(image)[2, 2, :3].mean()
     assert corner < 0.2 if scheme == "dark" else corner > 0.8
+
+
+TAKEN = (
+    "<script>document.title = 'ran'; fetch('http://elsewhere.invalid/')</script>",
+    "<img src='http://elsewhere.invalid/a.png' onerror=\"document.title = 'ran'\">",
+    "<svg onload=\"document.title = 'ran'\"><image href='http://elsewhere.invalid/b.png'/></svg>",
+    "</bdi></title></style><meta http-equiv=refresh content='0; url=http://elsewhere.invalid/'>",
+    "<details open ontoggle=\"document.title = 'ran'\"><iframe src='http://elsewhere.invalid/c'>",
+    "<style>@import 'http://elsewhere.invalid/d.css';</style><link rel=prefetch href=//e.invalid>",
+)
+
+
+@pytest.mark.parametrize("guarded", [True, False], ids=["as it is", "without its policy"])
+def test_no_caption_is_run_or_sends_a_request(tmp_path, guarded):
+    """In a browser, and even where the policy did not stand in the way."""
+    text, video = noisy()
+    every = [TAKEN[i % len(TAKEN)] for i in range(len(text))]
+    found, features = make(text, video, names=Names(every, every[::-1], HOSTILE_LINKS * 4))
+    page = render(found, settings={name: name for name in TAKEN}, features=features)
+    if not guarded:
+        page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
+    path, log = tmp_path / "page.html", tmp_path / "net.json"
+    path.write_text(page, encoding="utf-8")
+    done = chromium(path, tmp_path / "profile", "--virtual-time-budget=3000", "--dump-dom",
+                    f"--log-net-log={log}")  # fmt: skip
+    assert b"CONSOLE" not in done.stderr
+    assert b"<title>emcl_plugin: 60 texts, 60 videos</title>" in done.stdout
+    assert requested(log) == set()
+    assert all(word.encode() in done.stdout for word in ("ontoggle", "prefetch", "refresh"))
 
 
 def test_the_page_does_not_scroll_sideways(tmp_path):
