@@ -239,6 +239,7 @@ def test_refused_bodies(app, body, status, words):
         ("POST", "/search/", JSON, 404, "/search/"),
         ("GET", "/docs", JSON, 404, "openapi.json"),
         ("GET", "/redoc", JSON, 404, "openapi.json"),
+        ("GET", "/nothing", {"host": "["}, 404, "/nothing"),
         ("GET", "/%ff%0a" + "x" * 3000, JSON, 404, "xxx"),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else None,
