@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import errno
 import html
 import ipaddress
 import json
 import reprlib
+import shlex
+import signal
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http import HTTPStatus
 from importlib import resources
 from string import Template
 from types import FrameType
 from typing import Annotated, Any
 
+import h11
 import torch
 import uvicorn
 from fastapi import FastAPI, Request
@@ -31,16 +37,19 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from emcl_plugin import __version__
 from emcl_plugin.errors import EmclError, InputValueError
+from emcl_plugin.report.page import clean
 from emcl_plugin.reranker import Reranker
 
 AT_ONCE = 2
 """Searches that run at the same time; each uses all of torch's threads."""
 CONNECTIONS = 256
-"""Open connections, beyond which requests get status 503."""
+"""Open connections, beyond which requests get status 503; twice as many, and more are cut off."""
 PATIENCE = 5
-"""Seconds that a client may take for a request's head, for its body, and between requests."""
+"""Seconds that a client may take for a request's head, for its body, for reading 64 KiB of an
+answer, and between requests."""
 GRACE = 8
-"""Seconds that requests may take to finish after a signal to end; more than ``PATIENCE``."""
+"""Seconds that requests may take to finish after a signal to end; more than ``PATIENCE``. A
+search that takes longer gets status 503, and its thread is waited for."""
 
 
 class Result(BaseModel):
@@ -104,7 +113,10 @@ def create_app(reranker: Reranker, *, max_k: int = 1000, max_body: int = 1 << 20
         got = f"max_k={max_k}, max_body={max_body}"
         raise InputValueError("the limits must be at least 1", got, "leave them out")
     dimension = reranker.corrector_.dimension
-    most = torch.finfo(reranker.corrector_.gallery.dtype).max
+    kind = torch.finfo(reranker.corrector_.gallery.dtype)
+    most, least = kind.max, kind.tiny * kind.eps
+    some: Any = {"contains": {"anyOf": [{"minimum": least}, {"maximum": -least}]}}  # not all zeros
+    cosine = reranker.corrector_.metric == "cosine"
     advice = f'send {{"vector": [{dimension} finite numbers], "k": 1 to {max_k}}}'
     number = Annotated[float, Field(ge=-most, le=most, allow_inf_nan=False)]
     numbers = Annotated[list[number], FailFast(), Field(min_length=dimension, max_length=dimension)]
@@ -112,7 +124,7 @@ def create_app(reranker: Reranker, *, max_k: int = 1000, max_body: int = 1 << 20
     class Query(BaseModel):
         model_config = ConfigDict(extra="forbid", strict=True)
 
-        vector: numbers
+        vector: numbers = Field(json_schema_extra=some if cosine else None)
         k: Annotated[int, Field(ge=1, le=max_k)] = min(10, max_k)
 
     def answer(content: bytes) -> Answer:
@@ -144,7 +156,10 @@ def create_app(reranker: Reranker, *, max_k: int = 1000, max_body: int = 1 << 20
         redirect_slashes=False,
         exception_handlers=dict.fromkeys(caught, _failure),
     )
-    threads = ThreadPoolExecutor(AT_ONCE, "search")
+    app.state.threads = threads = ThreadPoolExecutor(AT_ONCE, "search")
+    template = Template(
+        (resources.files("emcl_plugin") / "data" / "service.html").read_text(encoding="utf-8")
+    )
     body = {
         "required": True,
         "content": {"application/json": {"schema": Query.model_json_schema()}},
@@ -179,16 +194,15 @@ def create_app(reranker: Reranker, *, max_k: int = 1000, max_body: int = 1 << 20
     @app.get("/", include_in_schema=False)
     async def page(request: Request) -> HTMLResponse:
         corrector = reranker.corrector_
-        page = resources.files("emcl_plugin") / "data" / "service.html"
-        text = Template(page.read_text(encoding="utf-8")).substitute(
+        text = template.substitute(
             items=f"{len(corrector):,}",
             dimension=dimension,
             version=__version__,
             max_k=max_k,
             k=min(10, max_k),
             example=json.dumps([float(f"{x:.6g}") for x in corrector.gallery[0].tolist()]),
-            name=html.escape(f" ({_printable(corrector.names[0])})" if corrector.names else ""),
-            curl=html.escape(_CURL.format(str(request.base_url).rstrip("/"), dimension)),
+            name=html.escape(clean(_printable(corrector.names[0] if corrector.names else ""))),
+            curl=html.escape(_CURL.format(shlex.quote(f"{request.base_url}search"), dimension)),
         )
         return HTMLResponse(text, headers={"content-security-policy": _POLICY})
 
@@ -239,12 +253,18 @@ async def _failure(request: Request, error: Exception) -> JSONResponse:
     parts = ("an error of this program, not of yours", type(error).__name__, "see the server's log")
     if isinstance(error, HTTPException):
         status, headers = error.status_code, error.headers
-        received = f"{request.method} {reprlib.repr(request.url.path)}"
+        received = f"{request.method} {reprlib.repr(request.scope['path'])}"
         parts = (error.detail, received, "POST /search, GET /healthz, GET / or GET /openapi.json")
     elif isinstance(error, _RefusedError | InputValueError):
         status = error.status if isinstance(error, _RefusedError) else 422
         parts = (error.problem, error.received, error.remedy)
-    content = Failure(error=Problem(problem=parts[0], received=parts[1], to_do=parts[2]))
+    return _problem(status, *parts, headers=headers)
+
+
+def _problem(
+    status: int, problem: str, received: str, to_do: str, *, headers: Any = None
+) -> JSONResponse:
+    content = Failure(error=Problem(problem=problem, received=received, to_do=to_do))
     return JSONResponse(content.model_dump(), status, headers)
 
 
@@ -262,7 +282,7 @@ def serve(
     max_body: int = 1 << 20,
     access_log: bool = False,
 ) -> None:
-    """Serve until SIGINT or SIGTERM. The address goes to standard error.
+    """Serve until SIGINT or SIGTERM; a second one ends it at once. The address goes to stderr.
 
     Parameters
     ----------
@@ -281,15 +301,16 @@ def serve(
     logs["handlers"]["access"]["stream"] = "ext://sys.stderr"
     config = uvicorn.Config(
         app,
+        loop="asyncio",
         http=_Protocol,
         ws="none",
         lifespan="off",
         log_config=logs,
-        log_level="info" if access_log else "warning",
+        log_level="info" if access_log else "error",  # a warning is what any client can cause
         access_log=access_log,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=CONNECTIONS,
+        backlog=CONNECTIONS,
         timeout_keep_alive=PATIENCE,
         timeout_graceful_shutdown=GRACE,
     )
@@ -298,7 +319,7 @@ def serve(
     count, dimension = reranker.corrector_.gallery.shape
     notice = (
         f"Serving {count} items of dimension {dimension} at {url}/ (open it to try a vector; "
-        f"Ctrl+C ends it). For example:\n  {_CURL.format(url, dimension)}"
+        f"Ctrl+C ends it). For example:\n  {_CURL.format(f'{url}/search', dimension)}"
     )
     if not ipaddress.ip_address(address).is_loopback:
         notice += "\nNote: there is no authentication; whoever reaches this address can search"
@@ -321,44 +342,180 @@ def _listener(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Tells when it listens; a signal is a wish to end, not an error."""
+    """Tells when it listens; a signal is a wish to end, not an error, and a second one ends it."""
 
     def __init__(self, config: uvicorn.Config, notice: str) -> None:
         super().__init__(config)
         self.notice = notice
 
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        with self.capture_signals():  # also while a search that nobody waits for is still running
+            super().run(sockets)
+            self.config.app.state.threads.shutdown()  # type: ignore[union-attr]
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        asyncio.get_running_loop().set_exception_handler(self._odd)
         print(self.notice, file=sys.stderr, flush=True)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(0.1)  # until what was being accepted is a connection that is told, too
+        await super().shutdown(sockets)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        del sig, frame  # not passed on: uvicorn would raise the signal again after the end
-        self.force_exit = self.should_exit
+        del frame
+        if self.should_exit:
+            signal.signal(sig, signal.SIG_DFL)
+            signal.raise_signal(sig)
         self.should_exit = True
+
+    def _odd(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """asyncio's own log, but for lack of files: it tells that thousands of times a second."""
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in _SCARCE:
+            loop.default_exception_handler(context)
+        elif not self.lacked_files:
+            self.lacked_files = True
+            print(f"Note: connections had to wait: {error.strerror}", file=sys.stderr, flush=True)
+
+    lacked_files = False
 
 
 class _Protocol(H11Protocol):
-    """HTTP over a connection that is closed if the next request's head is late."""
+    """HTTP over a connection that is closed if the client is late, or speaks another language."""
 
     awaited_after: Any = "nothing yet"
+    heard_all = refused = False
+    late: asyncio.TimerHandle | None = None
+    unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._await_head()
+        self.app = self._answer
+        transport.set_write_buffer_limits(0)  # pause_writing tells of anything that is not taken
+        if len(self.connections) > 2 * CONNECTIONS:
+            transport.abort()
+        else:
+            self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        _cancel(self.late)
+        _cancel(self.unread)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._await_head()
+        if not self.refused:
+            super().data_received(data)
+            self._await_head()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Whether to stay: who has nothing more to ask may still wait for an answer."""
+        self.heard_all = True
+        last = self.cycle
+        return not (last is None or last.response_complete or last.more_body)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.heard_all and self.cycle.response_complete:
+            self.transport.close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._await_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        _cancel(self.unread)
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP is told so, in JSON; what came after the answer to its head is not."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.close()
+            return
+        self.refused = True
+        error = sys.exc_info()[1]  # h11's, which uvicorn handles at this moment
+        status = HTTPStatus(getattr(error, "error_status_hint", 400))
+        received = str(error or msg).partition(": bytearray")[0]
+        advice = "send HTTP/1.1, without TLS, and with less than 16 KiB of headers"
+        answer = _problem(status, "this is not a valid request", received, advice, headers=_CLOSE)
+        for event in (
+            h11.Response(
+                status_code=status, reason=status.phrase.encode(), headers=answer.raw_headers
+            ),
+            h11.Data(data=bytes(answer.body)),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        if self.cycle:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.transport.write_eof()  # a close with unread bytes would take the answer back
+        self.loop.call_later(PATIENCE, self.transport.abort)
 
     def _await_head(self) -> None:
         last = self.cycle
         if last is not self.awaited_after and (last is None or last.response_complete):
             self.awaited_after = last
-            self.loop.call_later(PATIENCE, self._end, last)
+            _cancel(self.late)
+            self.late = self.loop.call_later(PATIENCE, self._end, last)
 
     def _end(self, last: Any) -> None:
         if self.cycle is last:
             self.timeout_keep_alive_handler()
+
+    def _await_reading(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self.unread = self.loop.call_later(PATIENCE, self._end_unread, left)
+
+    def _end_unread(self, before: int) -> None:
+        if before - self.transport.get_write_buffer_size() < 1 << 16:
+            self.transport.abort()
+        else:
+            self._await_reading()
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        """The application's answer, sent once the request's body has come or is late.
+
+        A connection that is closed before its client has sent all takes the answer back.
+        """
+        end = self.loop.time() + PATIENCE
+        whole = False
+
+        async def receive_on() -> Any:
+            nonlocal whole
+            message = await receive()
+            whole = not message.get("more_body", False)
+            return message
+
+        async def receive_all() -> None:
+            while not whole:
+                await receive_on()
+
+        async def send_on(message: Any) -> None:
+            if not (whole or self.cycle.response_started or self.cycle.waiting_for_100_continue):
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(receive_all(), end - self.loop.time())
+            await send(message)
+
+        app: Any = self.config.loaded_app
+        if len(self.connections) > CONNECTIONS or len(self.tasks) > CONNECTIONS:
+            got = f"more than {CONNECTIONS} at a time"
+            app = _problem(503, "too many connections", got, "try again later", headers=_CLOSE)
+        elif {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
+            got = "both content-length and transfer-encoding"
+            app = _problem(400, "the body has two lengths", got, "send one of them", headers=_CLOSE)
+        try:
+            await app(scope, receive_on, send_on)
+        except asyncio.CancelledError:  # the service ends, and the client does not read
+            self.cycle.disconnected = True
+            self.transport.abort()
+
+
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer:
+        timer.cancel()
 
 
 _POLICY = (
@@ -366,6 +523,8 @@ _POLICY = (
     "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _CURL = (
-    "curl -s {}/search -H 'content-type: application/json' "
+    "curl -s {} -H 'content-type: application/json' "
     """-d "{{\\"vector\\": $(python3 -c 'print([1] * {})')}}\""""
 )
+_CLOSE = {"connection": "close"}
+_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)

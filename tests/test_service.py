@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 import math
 import re
@@ -22,6 +23,7 @@ pytest.importorskip("uvicorn", reason='the service needs pip install ".[serve]"'
 pytest.importorskip("httpx", reason='its tests need pip install ".[test]"')
 
 import httpx
+from campaigns import load
 from fastapi.openapi.models import OpenAPI
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -237,6 +239,7 @@ def test_refused_bodies(app, body, status, words):
         ("POST", "/search/", JSON, 404, "/search/"),
         ("GET", "/docs", JSON, 404, "openapi.json"),
         ("GET", "/redoc", JSON, 404, "openapi.json"),
+        ("GET", "/nothing", {"host": "["}, 404, "/nothing"),
         ("GET", "/%ff%0a" + "x" * 3000, JSON, 404, "xxx"),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else None,
@@ -449,10 +452,26 @@ def test_the_page_loads_nothing_and_names_are_text():
     assert search(app, json.dumps({"vector": vector})).json()["results"]
 
 
+@pytest.mark.parametrize("name", load.HOSTILE)
+def test_hostile_names_on_the_page(name):
+    page = ask(service.create_app(make([name] * N)), "GET", "/").text
+    shown = html.unescape(re.search("<bdi>(.*)</bdi>", page)[1])
+    assert shown == {"a\u202egpj.exe": "a gpj.exe", "nul\0\n": "nul", "\udcff.mp4": "?.mp4"}.get(
+        name, name
+    )
+    assert page.count("<script") == 1
+    assert all(c.isprintable() or c == "\n" for c in page)
+
+
+def test_a_host_is_no_command():
+    page = ask(service.create_app(make()), "GET", "/", headers={"host": "$(id)"}).text
+    assert "curl -s 'http://$(id)/search' -H" in html.unescape(page)
+
+
 # --- served for real ----------------------------------------------------------------------------
 
 SERVER = """
-import sys, time
+import resource, sys, time
 from emcl_plugin import Reranker, service
 from emcl_plugin.corrector import Corrector
 from emcl_plugin.demo import load_demo
@@ -467,6 +486,8 @@ def slow(*arguments):
 
 if seconds:
     Corrector.search = slow
+if "few" in sys.argv:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 demo = load_demo()
 fitted = Reranker().fit(demo.text_bank, demo.video, names=demo.video_names)
 service.serve(fitted, port=0, max_body=100_000, access_log="log" in sys.argv)
@@ -517,6 +538,7 @@ def served(*arguments):
 def server():
     with served(0) as server:
         yield server
+        assert server.end(signal.SIGTERM) == ""  # whatever clients did, nothing was logged
 
 
 @pytest.fixture(scope="module")
@@ -571,6 +593,62 @@ def test_slow_clients_stop_nobody_and_are_cut_off(server):
         client.close()
         assert (b"408" in received) == (start.count(b"\r\n\r\n") == 1 and b"POST" in start)
     assert time.monotonic() - begin < 8
+
+
+SEARCH = load.post(json.dumps({"vector": [1] * 128}).encode())
+
+
+@pytest.mark.parametrize("name", load.attacks(SEARCH))
+def test_what_is_no_request_is_refused_in_json_and_ended(server, name):
+    assert asyncio.run(load.attack(server.address, *load.attacks(SEARCH)[name])) == ""
+
+
+def test_a_refusal_reaches_those_who_have_not_sent_all_yet(server):
+    body = b" " * 500_000
+    head = load.post(body, b"content-type: text/plain", b"connection: close")[: -len(body)]
+    with socket.create_connection(server.address, timeout=10) as client:
+        client.sendall(head)
+        time.sleep(0.2)
+        client.sendall(body)
+        received = b"".join(iter(lambda: client.recv(1000), b""))
+    assert b" 415 " in received
+    assert received.endswith(b"}}")
+
+
+def test_who_reads_nothing_is_cut_off(server, fitted):
+    row = load.Row("")
+    asyncio.run(load.ask_only(server.address, load.searches(fitted, 1)[0], row))
+    assert row.lost == []
+
+
+def test_connections_beyond_the_limit_are_told_and_then_cut_off(server, fitted):
+    row = load.Row("")
+    asyncio.run(load.crowd(server.address, load.searches(fitted, 1)[0], row))
+    assert row.lost == []
+    assert row.counts["cut off"] > 40
+
+
+def test_without_files_for_connections_it_says_so_once_and_goes_on():
+    with served(0, "few") as server:
+        clients = [socket.create_connection(server.address) for _ in range(100)]
+        time.sleep(1.5)  # asyncio tries again after a second
+        for client in clients:
+            client.close()
+        assert httpx.get(f"{server.url}/healthz", timeout=10).status_code == 200
+        errors = server.end(signal.SIGTERM)
+    assert errors == "Note: connections had to wait: Too many open files\n"
+
+
+def test_a_second_signal_ends_it_at_once():
+    with served(30) as server, socket.create_connection(server.address) as client:
+        client.sendall(SEARCH)
+        while "searching" not in server.process.stderr.readline():
+            pass
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            server.process.wait(0.5)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(1) == -signal.SIGTERM
 
 
 def test_a_body_without_end_is_cut_off(server):
