@@ -27,16 +27,12 @@ def demo(as_json: bool, save: Path | None) -> None:
     modalities with a known right answer. Row i of one belongs to row i of the other.
     """
     from emcl_plugin.cli.show import summary
-    from emcl_plugin.demo import load_demo, run_demo
+    from emcl_plugin.demo import load_demo, run_demo, save_demo
     from emcl_plugin.report.tables import metrics_table
 
     data = load_demo()
     if save is not None:
-        import numpy as np
-
-        save.mkdir(parents=True, exist_ok=True)
-        for name in ("text", "video", "text_bank", "video_bank"):
-            np.save(save / f"{name}.npy", getattr(data, name))
+        save_demo(data, save)
     outcome = run_demo(data)
     if as_json:
         click.echo(json.dumps(outcome.to_dict(), indent=2))
