@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -92,7 +93,9 @@ def name_outputs(
     ):
         if path is not None:
             _check_suffix(context, option, path, known)
-    named = [path.resolve() for path in (output, run, run_v2t, *others) if path is not None]
+    named = [
+        Path(os.path.realpath(path)) for path in (output, run, run_v2t, *others) if path is not None
+    ]
     for path in named:
         if named.count(path) > 1:
             raise click.UsageError(f"two outputs are the same file: {path}", context)
@@ -120,7 +123,7 @@ def prepare_outputs(
     Of several processes the first one writes, and the others send it what they have.
     """
     from emcl_plugin.candidates import Candidates
-    from emcl_plugin.io.atomic import atomic_writer
+    from emcl_plugin.io.atomic import atomic_writer, settle
     from emcl_plugin.io.topk import ranked
     from emcl_plugin.io.write import prepare_run, prepare_scores
 
@@ -169,8 +172,10 @@ def prepare_outputs(
             if write_matrix is not None and outputs.matrix is not None:
                 file = files.enter_context(atomic_writer(outputs.matrix, force=force))
                 write_matrix(file, rows_of(source, progress))
+                settle(file)  # a disk that fails now fails before anything has its name
             for way, path in outputs.runs.items():
                 file = files.enter_context(atomic_writer(path, force=force))
                 write_runs[way](file, best_of(turned(source, way), progress))
+                settle(file)
 
     return write
