@@ -109,16 +109,19 @@ def _serve():
 
     program.__globals__["files_of_a_run"] = begun
 
+    running = set()
     for line in sys.stdin:
         job = json.loads(line)
         if "status of" in job:
             ended, status = os.waitpid(job["status of"], os.WNOHANG)
+            running.discard(ended)
             print(json.dumps(os.waitstatus_to_exitcode(status) if ended else None), flush=True)
             continue
         signal.pthread_sigmask(signal.SIG_BLOCK, ending)
         pid = os.fork()
         if pid:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ending)
+            running.add(pid)
             print(pid, flush=True)
             continue
         os.chdir(job["cwd"])
@@ -130,6 +133,8 @@ def _serve():
         sys.argv = ["emcl-rerank", *map(os.fsdecode, words)]
         exec(job["before"], {})
         _end(program)
+    for pid in running:
+        os.kill(pid, signal.SIGKILL)
 
 
 def _end(main):

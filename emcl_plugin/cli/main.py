@@ -126,6 +126,7 @@ def main() -> NoReturn:
         with files_of_a_run(files):
             command.main(prog_name="emcl-rerank", standalone_mode=False)
         sys.stdout.flush()
+        _end(0)
     except click.ClickException as error:
         if processes.is_first():
             error.show()
@@ -140,14 +141,14 @@ def main() -> NoReturn:
         _end(1)
     except EmclError as error:
         _fail(str(error), files, told=error.told)
-    except MemoryError as error:
-        _fail(_memory(str(error) or "this input"), files)
     except Exception as error:
         if os.environ.get("EMCL_RERANK_DEBUG"):
             raise
         words = str(error)
         if ran_out_of_memory(error):
-            _fail(_memory(words.splitlines()[0]), files)
+            advice = "give --memory, for example 1G, or --device cpu"
+            received = words.partition("\n")[0] or "this input"
+            _fail(_THREE.format("the memory ran out", received, advice), files)
         if isinstance(error, OSError):
             if error.filename is None:  # standard output, as where its disk is full
                 streams.drop_output()
@@ -160,17 +161,11 @@ def main() -> NoReturn:
             ),
             files,
         )
-    _end(0)
 
 
 _ENDING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 _THREE = "{}\n  received: {}\n  to do:    {}"
 _REFUSED = "see to that file and its disk, or to where the output of this program goes"
-
-
-def _memory(received: str) -> str:
-    advice = "give --memory, for example 1G, or --device cpu"
-    return _THREE.format("the memory ran out", received, advice)
 
 
 def _fail(message: str, files: Files | None = None, *, told: bool = False) -> NoReturn:

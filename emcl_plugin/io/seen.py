@@ -64,7 +64,17 @@ _files: Files | None = None
 
 @contextmanager
 def files_of_a_run(files: Files) -> Iterator[None]:
-    """Remember in ``files`` what is read and written in the block; outside of one nothing is."""
+    """Remember in ``files`` what is read and written in the block; outside of one nothing is.
+
+    >>> import tempfile
+    >>> from emcl_plugin.io.atomic import atomic_writer
+    >>> files = Files()
+    >>> with tempfile.TemporaryDirectory() as folder, files_of_a_run(files):
+    ...     with atomic_writer(Path(folder, "a.txt"), force=False) as file:
+    ...         _ = file.write(b"whole")
+    ...     [path.name for path in files.written]
+    ['a.txt']
+    """
     global _files
     _files = files
     try:

@@ -192,7 +192,9 @@ def main(kills: int, seed: int, save: Path) -> None:
             jobs.append(Job(forks, home, what))
         started = time.monotonic()
         for count in range(kills):
-            losses += jobs[count % len(jobs)].kill(chance)
+            lost = jobs[count % len(jobs)].kill(chance)
+            losses += lost
+            click.echo("".join(f"\n{words}\n" for words in lost), err=True, nl=False)
             spent = time.monotonic() - started
             click.echo(
                 f"\r{count + 1} of {kills}, {len(losses)} losses, {spent:.0f} s", err=True, nl=False
@@ -201,8 +203,9 @@ def main(kills: int, seed: int, save: Path) -> None:
         run = last.start()
         if not run.ends() or content(last.output) != last.wanted:
             losses.append(f"resume, at last: {run.err}")
+            click.echo(f"\n{losses[-1]}", err=True)
             last.row["losses"] += 1
-    click.echo("".join(f"\n{words}" for words in losses), err=True)
+    click.echo("", err=True)
     rows = [{**job.row, "seconds": round(job.seconds, 1)} for job in jobs]
     found = {
         "campaign": "kills",

@@ -328,7 +328,7 @@ resource.setrlimit(resource.RLIMIT_AS, (used + ({0} << 20),) * 2)
 """
 
 
-@pytest.mark.parametrize("room", [1, 3, 20])
+@pytest.mark.parametrize("room", [3, 20])
 @pytest.mark.parametrize(
     "command", [["--sim", "s.npy", "-q"], ["fit", *BANK, "--save", "out", "-q"]]
 )
@@ -555,7 +555,7 @@ placed = atomic.now_placed
 def wait(*paths):
     Path(f"ready{os.getpid()}").touch()
     while len(list(Path().glob("ready*"))) < 2:
-        pass
+        time.sleep(0.001)
     placed(*paths)
 atomic.now_placed = wait
 """
