@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import math
 import os
 import signal
 import sys
+import threading
 import time
 from typing import Any, NoReturn
 
@@ -182,6 +184,8 @@ def _listen() -> None:
     for number in _ENDING:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _interrupt)
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _again
 
 
 def _end(status: int) -> NoReturn:
@@ -202,10 +206,20 @@ class _Interrupted(KeyboardInterrupt):
 _heard = -math.inf
 
 
-def _interrupt(*_: object) -> None:
+def _interrupt(number: int, _: object) -> None:
     """Stop the work; signals that follow at once are the same wish, and spare the cleaning up."""
     global _heard
     now = time.monotonic()
     if now - _heard > 1:
         _heard = now
-        raise _Interrupted
+        raise _Interrupted(number)
+
+
+def _again(lost: sys.UnraisableHookArgs) -> None:
+    """A signal that came where nothing can be raised, as in a destructor, comes again."""
+    global _heard
+    if isinstance(lost.exc_value, _Interrupted):
+        _heard = -math.inf
+        threading.Timer(0.01, _thread.interrupt_main, lost.exc_value.args).start()
+    else:
+        sys.__unraisablehook__(lost)

@@ -134,6 +134,25 @@ def test_an_interruption_after_the_result_got_its_name_says_so(forks, home, more
     assert not [name for name in new(home) if name.startswith(".")]
 
 
+LOST = """
+import os, signal
+from emcl_plugin.job import Job
+class Last:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+correct = Job.correct
+Job.correct = lambda *given, **named: [Last() and None, correct(*given, **named)][1]
+"""
+
+
+def test_a_signal_in_a_destructor_is_not_lost(forks, home):
+    """There Python can raise nothing, and would say so and go on."""
+    run = forks.run(*SIDES, "-o", "out.npy", cwd=home, before=LOST)
+    told(run, "Error: interrupted; nothing was written")
+    assert "ignored" not in run.err
+    assert new(home) == []
+
+
 def test_a_hangup_that_is_ignored_ends_nothing(forks, home):
     """As under nohup."""
     ignored = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
