@@ -89,7 +89,7 @@ def whole(home, name="out.npy"):
 # --- signals --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("moment", [0.0, 0.03, 0.1, 0.2])
+@pytest.mark.parametrize("moment", [0.0, 0.05, 0.15])
 @pytest.mark.parametrize(
     "numbers",
     [[signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP], [signal.SIGINT, signal.SIGTERM] * 2],
@@ -520,17 +520,14 @@ def test_without_a_home_and_without_temporary_files(forks, home):
     told(run, "No usable temporary directory")
 
 
-LOCALES = {
-    "C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-    "latin-1": {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONIOENCODING": "latin-1"},
-}
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
-@pytest.mark.parametrize("locale", LOCALES)
-def test_files_are_utf_8_wherever_one_lives(home, locale):
+def test_files_are_utf_8_wherever_one_lives(home):
+    """Names of files, ids and captions are in letters that neither locale nor terminal know."""
     ids = "\n".join(f"{i} {name}" for i, name in enumerate(NAMES))
     (home / "ids.txt").write_text(ids, "utf-8")
-    with Forks(**LOCALES[locale]) as forks:
+    with Forks(**ASCII, PYTHONIOENCODING="latin-1") as forks:
         run = forks.run(*SIDES, "--run", "größe.csv", "--text-ids", "ids.txt", cwd=home)
         shown = forks.run("show", "fitted", cwd=home)
         missing = forks.run("--sim", "кот.npy", cwd=home)
