@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from emcl_plugin.errors import InputTypeError, InputValueError
+from emcl_plugin.errors import InputFileError, InputTypeError, InputValueError
 
 Array: TypeAlias = "np.ndarray[Any, Any] | torch.Tensor"
 
@@ -127,6 +127,7 @@ def read_tile(
         rows = read_rows(x, start, stop, dtype, device)
         more = (0, shape[1] - rows.shape[1], 0, shape[0] - len(rows))
         return torch.nn.functional.pad(rows, more)
+    check_whole(x)
     tile = np.zeros(shape, _NATIVE[dtype])
     tile[: stop - start, : x.shape[1]] = x[start:stop]
     _give_back(x)
@@ -136,12 +137,34 @@ def read_tile(
 def _read(x: Array, which: Any, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     if isinstance(x, torch.Tensor):
         return x[which].detach().to(device=device, dtype=dtype)
+    check_whole(x)
     rows = np.ascontiguousarray(x[which], dtype=_NATIVE[dtype])
     # torch knows no negative strides, warns about read-only memory, and must not see a page again
     if _mapped(x) or not rows.flags.writeable or min(rows.strides) < 0:
         rows = rows.copy()
     _give_back(x)
     return torch.from_numpy(rows).to(device)
+
+
+def check_whole(x: np.ndarray[Any, Any]) -> None:
+    """Raise where a memory-mapped file has become shorter: the system kills whoever reads on."""
+    pages: Any = x
+    while isinstance(pages, np.ndarray):
+        owner, pages = pages, pages.base
+    if not isinstance(pages, mmap.mmap):
+        return
+    unit = mmap.ALLOCATIONGRANULARITY
+    needed = getattr(owner, "offset", 0) // unit * unit + len(pages)
+    try:
+        size = pages.size()
+    except OSError:  # of no file
+        return
+    if size < needed:
+        raise InputFileError(
+            "an input was cut short while it was read; nothing was written",
+            f"{getattr(owner, 'filename', None)}: {size} bytes, {needed} before",
+            "run again when nothing writes to it",
+        )
 
 
 def _mapped(x: np.ndarray[Any, Any]) -> bool:

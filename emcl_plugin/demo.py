@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from emcl_plugin.errors import InputFileError
+from emcl_plugin.io.atomic import atomic_writer
 from emcl_plugin.job import Report
 from emcl_plugin.metrics import DIRECTIONS, MEASURES, Placement, evaluate
 from emcl_plugin.reranker import rescore
@@ -49,6 +53,42 @@ def load_demo() -> DemoData:
             text_names=tuple(str(name) for name in data["text_names"]),
             video_names=tuple(str(name) for name in data["video_names"]),
         )
+
+
+def save_demo(data: DemoData, folder: Path) -> None:
+    """Write the embeddings as ``.npy`` files, to try the commands on files.
+
+    Raises
+    ------
+    InputFileError
+        There is another file of such a name, or it cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_demo(load_demo(), Path(folder))
+    ...     sorted(path.name for path in Path(folder).iterdir())
+    ['text.npy', 'text_bank.npy', 'video.npy', 'video_bank.npy']
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputFileError(
+            "the folder cannot be made", f"{folder}: {error.strerror}", "name another one"
+        ) from None
+    wanted: dict[Path, bytes] = {}
+    for name in ("text", "video", "text_bank", "video_bank"):
+        content, path = io.BytesIO(), folder / f"{name}.npy"
+        np.save(content, getattr(data, name))
+        wanted[path] = content.getvalue()
+        if path.exists() and not (path.is_file() and path.read_bytes() == wanted[path]):
+            raise InputFileError(
+                "another file of this name is there", str(path), "name a new folder"
+            )
+    for path, whole in wanted.items():
+        with atomic_writer(path, force=True) as file:
+            file.write(whole)
 
 
 @dataclass(frozen=True)

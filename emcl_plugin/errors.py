@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from emcl_plugin.printable import printable
 
 
@@ -65,6 +67,23 @@ class MemoryBudgetError(EmclError, MemoryError):
 
 class NotFittedError(EmclError, ValueError, AttributeError):
     """A fitted attribute or method was used before ``fit``."""
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether a library's error means that there is no memory left.
+
+    >>> ran_out_of_memory(OSError(errno.ENOMEM, "Cannot allocate memory"))
+    True
+    """
+    words = str(error).lower()
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or any(sign in words for sign in _OUT_OF_MEMORY)
+    )
+
+
+_OUT_OF_MEMORY = ("out of memory", "allocate memory", "failed to map segment")  # torch, ld.so
 
 
 class EmclWarning(UserWarning):

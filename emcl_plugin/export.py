@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from emcl_plugin.corrector import Corrector
-from emcl_plugin.errors import EmclError, InputFileError, InputValueError
+from emcl_plugin.errors import EmclError, InputFileError, InputValueError, ran_out_of_memory
 from emcl_plugin.io.atomic import (
     atomic_folder,
     atomic_writer,
@@ -141,9 +142,11 @@ def export(
         else:
             with _new_folder(target, writer.folder, force=force) as part:
                 writer.write(job, part, force)
-    except EmclError:
+    except (EmclError, MemoryError):
         raise
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, sqlite3.Error) as error:
+        if ran_out_of_memory(error):
+            raise
         raise InputFileError(
             f"the export to {to} failed; nothing was written",
             f"{target}: {error}",

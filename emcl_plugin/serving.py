@@ -19,7 +19,7 @@ import numpy as np
 from emcl_plugin.arrays import Array
 from emcl_plugin.baselines.registry import METHODS
 from emcl_plugin.corrector import Corrector
-from emcl_plugin.errors import EmclError, InputTypeError, InputValueError
+from emcl_plugin.errors import EmclError, InputTypeError, InputValueError, ran_out_of_memory
 from emcl_plugin.spaces import (
     Vectors,
     check_space,
@@ -71,6 +71,8 @@ def require(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        if ran_out_of_memory(error):
+            raise MemoryError(str(error)) from error
         raise MissingLibraryError(
             "this needs a library that is not installed", str(error), _REMEDIES[module]
         ) from None

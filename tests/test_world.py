@@ -237,6 +237,34 @@ def test_a_dead_process_ends_the_job_without_output(folder, victim):
         assert (folder / "y.npy").read_bytes() == (folder / "z.npy").read_bytes()
 
 
+IMPATIENT = """
+from datetime import timedelta
+from emcl_plugin.cli import main, processes
+processes.TIMEOUT = timedelta(seconds=3)
+main()
+"""
+
+
+def test_a_process_that_hangs_ends_the_job_after_a_while(folder):
+    """Without the three seconds here it is an hour."""
+    command = ["-c", IMPATIENT, "--text", "t.npy", "--video", "v.npy", "--output", "h.npy"]
+    command += ["--temperature", "0.0001", "--rounds", "9000", "--prior", "even", "--verbose"]
+    processes = start(2, *command, "--no-guard", cwd=folder)
+    try:
+        while "held" not in (line := processes[0].stderr.readline()):
+            assert line
+        processes[1].send_signal(signal.SIGSTOP)
+        _, error = processes[0].communicate(timeout=60)
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert processes[0].returncode == 1
+    assert "another process of this job has ended or does not answer" in error
+    assert "Traceback" not in error
+    assert not list(folder.glob("*h.npy*"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from emcl_plugin.printable import printable
 
 if TYPE_CHECKING:
-    from emcl_plugin.demo import DemoData
+    pass
 
 
 @click.command(
@@ -27,20 +26,19 @@ if TYPE_CHECKING:
     metavar="FOLDER",
     help="Also write text.npy, video.npy and their banks there, to try the commands on files.",
 )
-@click.option("--force", is_flag=True, help="Replace files that are there.")
-def demo(as_json: bool, save: Path | None, force: bool) -> None:
+def demo(as_json: bool, save: Path | None) -> None:
     """Re-score real embeddings that ship with the package and show what it gains.
 
     The two sides are the English and the Spanish names of the same emoji: the simplest two
     modalities with a known right answer. Row i of one belongs to row i of the other.
     """
     from emcl_plugin.cli.show import summary
-    from emcl_plugin.demo import load_demo, run_demo
+    from emcl_plugin.demo import load_demo, run_demo, save_demo
     from emcl_plugin.report.tables import metrics_table
 
     data = load_demo()
     if save is not None:
-        _save(data, save, force=force)
+        save_demo(data, save)
     outcome = run_demo(data)
     if as_json:
         click.echo(json.dumps(outcome.to_dict(), indent=2))
@@ -52,25 +50,3 @@ def demo(as_json: bool, save: Path | None, force: bool) -> None:
     if save is not None:
         text, video = (printable(shlex.quote(f"{save}/{name}.npy")) for name in ("text", "video"))
         click.echo(f"\nNow try: emcl-rerank --text {text} --video {video}")
-
-
-def _save(data: DemoData, folder: Path, *, force: bool) -> None:
-    """All four files, or none where one of them is there."""
-    from emcl_plugin.errors import InputFileError
-    from emcl_plugin.io.atomic import check_target
-    from emcl_plugin.io.npy import write_npy
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputFileError(
-            "the folder cannot be made", f"{folder}: {error.strerror}", "name another one"
-        ) from None
-    arrays = {
-        folder / f"{name}.npy": getattr(data, name)
-        for name in ("text", "video", "text_bank", "video_bank")
-    }
-    for path, array in arrays.items():
-        check_target(path, array.nbytes, force=force)
-    for path, array in arrays.items():
-        write_npy(path, array.shape, array.dtype, [array], force=force)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import _thread
+import atexit
+import math
 import os
 import signal
 import sys
+import threading
+import time
 from typing import Any, NoReturn
 
 import click
 
 from emcl_plugin import __version__
-from emcl_plugin.cli import processes
+from emcl_plugin.cli import processes, streams
 from emcl_plugin.cli.apply import apply_command
 from emcl_plugin.cli.compare import compare_command
 from emcl_plugin.cli.demo import demo
@@ -32,7 +37,8 @@ from emcl_plugin.cli.rerank import run_rerank
 from emcl_plugin.cli.saved import show_command
 from emcl_plugin.cli.serve import serve_command
 from emcl_plugin.cli.tune import tune_command
-from emcl_plugin.errors import EmclError
+from emcl_plugin.errors import EmclError, ran_out_of_memory
+from emcl_plugin.io.seen import Files, files_of_a_run
 from emcl_plugin.printable import printable
 
 EPILOG = """\b
@@ -117,49 +123,106 @@ for sub_command in (
 
 def main() -> NoReturn:
     """Run the command line; errors become messages and exit statuses, never tracebacks."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    files = Files()
     try:
-        command.main(prog_name="emcl-rerank", standalone_mode=False)
+        streams.open_all()
+        _listen()
+        with files_of_a_run(files):
+            command.main(prog_name="emcl-rerank", standalone_mode=False)
         sys.stdout.flush()
+        _end(0)
     except click.ClickException as error:
         if processes.is_first():
             vars(error)["message"] = "\n".join(map(printable, error.message.split("\n")))
             error.show()
-        sys.exit(error.exit_code)
+        _end(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        _fail(processes.INTERRUPTED[processes.count() > 1], told=not processes.is_first())
+        there = ", ".join(map(printable, files.written))
+        words = f"interrupted; written before: {there}" if there else None
+        several = processes.count() > 1
+        _fail(words or processes.INTERRUPTED[several], told=not processes.is_first())
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        streams.drop_output()
+        _end(1)
     except EmclError as error:
-        _fail(str(error), told=error.told)
-    except MemoryError:
-        _fail(_THREE.format("the memory ran out", "this input", "give --memory, for example 1G"))
+        _fail(str(error), files, told=error.told)
     except Exception as error:
         if os.environ.get("EMCL_RERANK_DEBUG"):
             raise
-        if "out of memory" in str(error).lower():
+        words = str(error)
+        if ran_out_of_memory(error):
             advice = "give --memory, for example 1G, or --device cpu"
-            _fail(_THREE.format("the memory ran out", str(error).splitlines()[0], advice))
+            received = words.partition("\n")[0] or "this input"
+            _fail(_THREE.format("the memory ran out", received, advice), files)
+        if isinstance(error, OSError):
+            if error.filename is None:  # standard output, as where its disk is full
+                streams.drop_output()
+            _fail(_THREE.format("the system refused to read or write", words, _REFUSED), files)
         _fail(
             _THREE.format(
                 "an error of this program, not of yours",
-                printable(f"{type(error).__name__}: {error}"),
+                printable(f"{type(error).__name__}: {words}"),
                 "please report it; EMCL_RERANK_DEBUG=1 shows where it comes from",
-            )
+            ),
+            files,
         )
-    sys.exit(0)
 
 
+_ENDING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 _THREE = "{}\n  received: {}\n  to do:    {}"
+_REFUSED = "see to that file and its disk, or to where the output of this program goes"
 
 
-def _fail(message: str, *, told: bool = False) -> NoReturn:
+def _fail(message: str, files: Files | None = None, *, told: bool = False) -> NoReturn:
+    if files is not None and files.written:
+        message += f"\n  written before: {', '.join(map(printable, files.written))}"
     if not told:
         which = "" if processes.is_first() else f" in process {os.environ['RANK']}"
         click.echo(f"Error{which}: {message}", err=True)
-    sys.exit(1)
+    _end(1)
 
 
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
+def _listen() -> None:
+    """Take signals as Ctrl-C, but those that somebody wants ignored, as nohup does."""
+    for number in _ENDING:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _interrupt)
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _again
+
+
+def _end(status: int) -> NoReturn:
+    atexit.register(_no_longer)  # runs before what libraries have registered
+    sys.exit(status)
+
+
+def _no_longer() -> None:
+    """All is said and done: what interrupts from now on would only make noise."""
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+class _Interrupted(KeyboardInterrupt):
+    """Where a bare one has passed an ``exec``, Python ends by SIGINT, whatever its status."""
+
+
+_heard = -math.inf
+
+
+def _interrupt(number: int, _: object) -> None:
+    """Stop the work; signals that follow at once are the same wish, and spare the cleaning up."""
+    global _heard
+    now = time.monotonic()
+    if now - _heard > 1:
+        _heard = now
+        raise _Interrupted(number)
+
+
+def _again(lost: sys.UnraisableHookArgs) -> None:
+    """A signal that came where nothing can be raised, as in a destructor, comes again."""
+    global _heard
+    if isinstance(lost.exc_value, _Interrupted):
+        _heard = -math.inf
+        threading.Timer(0.01, _thread.interrupt_main, lost.exc_value.args).start()
+    else:
+        sys.__unraisablehook__(lost)

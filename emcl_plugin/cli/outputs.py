@@ -127,7 +127,7 @@ def prepare_outputs(
     Of several processes the first one writes, and the others send it what they have.
     """
     from emcl_plugin.candidates import Candidates
-    from emcl_plugin.io.atomic import atomic_writer
+    from emcl_plugin.io.atomic import atomic_writer, settle
     from emcl_plugin.io.topk import ranked
     from emcl_plugin.io.write import prepare_run, prepare_scores
 
@@ -176,8 +176,10 @@ def prepare_outputs(
             if write_matrix is not None and outputs.matrix is not None:
                 file = files.enter_context(atomic_writer(outputs.matrix, force=force))
                 write_matrix(file, rows_of(source, progress))
+                settle(file)  # a disk that fails now fails before anything has its name
             for way, path in outputs.runs.items():
                 file = files.enter_context(atomic_writer(path, force=force))
                 write_runs[way](file, best_of(turned(source, way), progress))
+                settle(file)
 
     return write

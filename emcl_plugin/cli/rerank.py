@@ -193,7 +193,7 @@ def run_rerank(
             click.echo(f"{job.plan}{each}; about {seconds:.0f} s", err=True)
         with Progress(enabled=not quiet) as progress:
             found: Correction | Banked
-            with _kept(job, resume, quiet=quiet) as kept:
+            with _kept(job, resume, outputs, quiet=quiet) as kept:
                 if banked:
                     banks = read_banks(text_bank, video_bank)
                     gentle = ncl and bank_ncl(ncl, job.prior)
@@ -332,11 +332,12 @@ def missed(source: Similarity, truth: GroundTruth) -> str:
 
 @contextmanager
 def _kept(
-    job: Job, resume: Path | None, *, quiet: bool
+    job: Job, resume: Path | None, outputs: Outputs, *, quiet: bool
 ) -> Iterator[Checkpoint | SharedCheckpoint | None]:
     """The checkpoint, if there is to be one; an interruption says that it is there."""
     from emcl_plugin.checkpoint import journal
     from emcl_plugin.cli.show import tell
+    from emcl_plugin.io.seen import written
 
     try:
         with journal(job, resume) as kept:
@@ -344,7 +345,7 @@ def _kept(
                 tell([f"{kept.resumed} rounds are done, the run goes on from {printable(resume)}"])
             yield kept
     except KeyboardInterrupt:
-        if resume is None or not resume.exists():
+        if resume is None or not resume.exists() or set(outputs.paths) & set(written()):
             raise
         raise click.ClickException(
             f"interrupted; no result was written, the same command goes on from {printable(resume)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import warnings
@@ -176,11 +177,16 @@ def warnings_as_notes(*, quiet: bool) -> Iterator[None]:
         def show(message: Warning | str, *_: Any, **__: Any) -> None:
             if not quiet and str(message) not in shown:
                 shown.add(str(message))
-                clear = "\r\033[K" if sys.stderr.isatty() else ""  # a bar may be on the line
+                clear = "\r\033[K" if _draws() else ""  # a bar may be on the line
                 click.echo(f"{clear}Note: {message}", err=True)
 
         warnings.showwarning = show
         yield
+
+
+def _draws() -> bool:
+    """Whether standard error is a terminal on which a line can be drawn anew."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 class Progress:
@@ -190,7 +196,7 @@ class Progress:
     _WIDTH = 30
 
     def __init__(self, *, enabled: bool) -> None:
-        self.enabled = enabled and sys.stderr.isatty()
+        self.enabled = enabled and _draws()
         self._started = time.monotonic()
         self._shown = False
 

@@ -13,21 +13,18 @@ from typing import BinaryIO
 
 from emcl_plugin.errors import EmclError, InputFileError
 from emcl_plugin.io.members import is_special
+from emcl_plugin.io.seen import now_placed
 from emcl_plugin.sizes import format_size
 
 
 def check_target(path: Path, size: int, *, force: bool) -> None:
     """Raise now if writing ``size`` bytes to ``path`` is bound to fail later."""
-    _check_name(path)
-    if path.is_dir():
-        raise InputFileError("the output is a folder", str(path), "name a file in it")
-    if is_special(path):
-        raise InputFileError("the output is a pipe or a device", str(path), "name a file")
-    if os.path.lexists(path) and not force:
+    _check_kind(path)
+    if path.exists() and not force:
         raise InputFileError(
             "the output is there already", str(path), "name another one, or add --force"
         )
-    _check_room(path, Path(os.path.realpath(path.parent)), size)
+    _check_room(path, size)
 
 
 def check_folder_target(path: Path, size: int, *, force: bool, files: Collection[str]) -> None:
@@ -53,7 +50,23 @@ def check_folder_target(path: Path, size: int, *, force: bool, files: Collection
                 f"{path / other}",
                 "name another folder",
             )
-    _check_room(path, Path(os.path.realpath(path)).parent, size)
+    _check_room(path, size)
+
+
+def check_inside(folder: Path) -> None:
+    """Raise now if nothing can be put into a folder, which is made where it is not there."""
+    if folder.exists() and not folder.is_dir():
+        raise InputFileError("the output is a file", str(folder), "name a folder")
+    _check_room(folder / "file" if folder.exists() else folder, 0)
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse what is there and no file: a device would be gone, and a pipe nobody's result."""
+    _check_name(path)
+    if path.is_dir():
+        raise InputFileError("the output is a folder", str(path), "name a file in it")
+    if is_special(path):
+        raise InputFileError("the output is a pipe or a device", str(path), "name a file")
 
 
 def _check_name(path: Path) -> None:
@@ -66,7 +79,13 @@ def _check_name(path: Path) -> None:
             ) from None
 
 
-def _check_room(path: Path, folder: Path, size: int) -> None:
+def _place(path: Path) -> Path:
+    """Where a name leads: results go to the file that a link means, and the link stays."""
+    return Path(os.path.realpath(path))
+
+
+def _check_room(path: Path, size: int) -> None:
+    folder = _place(path).parent
     if not folder.is_dir():
         raise InputFileError("the output's folder does not exist", str(folder), "create it first")
     if not os.access(folder, os.W_OK):
@@ -82,26 +101,40 @@ def atomic_writer(path: Path, *, force: bool) -> Iterator[BinaryIO]:
 
     Written beside its target, as ``.NAME.*.part``, synced, then renamed: a reader sees the old file
     or the whole new one. Without ``force`` a file that appeared in the meantime is not replaced.
-    A program that is killed (SIGKILL) leaves its part there; nothing ever reads one.
+    A program that is killed (SIGKILL) leaves its part there; nothing ever reads one. Where ``path``
+    is a link, the file that it leads to is written.
     """
+    target = _place(path)
     with _naming_a_failure(path):
-        handle, name = tempfile.mkstemp(prefix=prefix(path), suffix=".part", dir=path.parent)
+        _check_kind(path)
+        handle, name = tempfile.mkstemp(prefix=prefix(target), suffix=".part", dir=target.parent)
     part = Path(name)
     try:
         with _naming_a_failure(path):
             with os.fdopen(handle, "wb") as file:
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
+                settle(file)
             part.chmod(0o666 & ~_umask())  # mkstemp makes it private; a result is as any file
+            now_placed(part, path)
             if force:
-                part.replace(path)
+                part.replace(target)
             else:
-                _rename_new(part, path)
-            _sync_folder(path.parent)
+                _rename_new(part, target)
+            _sync_folder(target.parent)
     finally:
         with suppress(OSError):
             part.unlink()
+
+
+def settle(file: BinaryIO) -> None:
+    """Bring what was written to the disk, where a full or failing one is found."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def prefix(path: Path) -> str:
+    """How the parts of a path begin, so short that with what follows they are names, too."""
+    return f".{path.name[:40]}."
 
 
 @contextmanager
@@ -112,15 +145,17 @@ def atomic_folder(path: Path, *, force: bool, files: Collection[str]) -> Iterato
     moment there is none under its name, and it comes back if the new one cannot take its place.
     Nothing but ``files`` is ever deleted.
     """
-    path = path.resolve()  # the folder itself, not a link to it
-    part = Path(tempfile.mkdtemp(prefix=prefix(path), suffix=".part", dir=path.parent))
+    given, path = path, _place(path)
+    with _naming_a_failure(given):
+        part = Path(tempfile.mkdtemp(prefix=prefix(path), suffix=".part", dir=path.parent))
     try:
-        with _naming_a_failure(path):
+        with _naming_a_failure(given):
             yield part
             for file in part.iterdir():
                 _sync(file)
             part.chmod(0o777 & ~_umask())
             _sync_folder(part)
+            now_placed(part, given)
             if force and path.exists():
                 _swap(part, path, files)
             else:
@@ -164,19 +199,16 @@ def _naming_a_failure(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise _full(path, os.strerror(error.errno)) from error
-        named = error.filename is not None and Path(error.filename).parent != path.parent
-        if error.errno is None or named or isinstance(error, EmclError):
+        place, failed = _place(path), Path(str(error.filename or path))
+        own = failed.parent.name.startswith(prefix(place))  # a file in a part that is a folder
+        other = error.filename is not None and failed.parent != place.parent and not own
+        if error.errno is None or other or isinstance(error, EmclError):
             raise  # of another file than this one
         raise InputFileError(
             "writing failed; nothing was written",
             f"{path}: {error.strerror}",
             "see that its folder is still there, and its disk sound",
         ) from error
-
-
-def prefix(path: Path) -> str:
-    """How a file beside ``path`` begins; short, so that a long name has room for more."""
-    return f".{path.name[:40]}."
 
 
 def _umask() -> int:

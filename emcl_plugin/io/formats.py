@@ -24,6 +24,7 @@ from emcl_plugin.io.parts import parts_of, stacked
 from emcl_plugin.io.pickled import holds_pickle, read_pickle_array, refuse_pickle
 from emcl_plugin.io.remote import fetched, is_address
 from emcl_plugin.io.safetensor import read_safetensors
+from emcl_plugin.io.seen import now_read
 from emcl_plugin.io.stdin import STDIN, spooled
 from emcl_plugin.io.text_table import read_csv, read_jsonl
 from emcl_plugin.io.torch_file import read_torch
@@ -137,6 +138,7 @@ def split(source: str | Path) -> tuple[str, str | None]:
 
 
 def _one(path: Path, key: str | None, *, trust_pickle: bool) -> Vectors:
+    now_read(path)
     suffix = path.suffix.lower()
     reader = READERS.get(suffix)
     if reader is None and first_bytes(path, len(MAGIC)) != MAGIC:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from emcl_plugin.errors import EmclError, InputFileError
+from emcl_plugin.errors import EmclError, InputFileError, ran_out_of_memory
 from emcl_plugin.sizes import format_size, physical_memory
 
 Matrix: TypeAlias = "np.ndarray[Any, Any]"
@@ -158,6 +158,8 @@ def parsing(path: Path, what: str) -> Iterator[None]:
     except (EmclError, MemoryError):
         raise
     except Exception as error:
+        if ran_out_of_memory(error):
+            raise MemoryError(str(error)) from error
         text = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputFileError(
             f"the {what} file is damaged or cut short, or does not hold numbers",
@@ -171,6 +173,8 @@ def library(module: str, path: Path, remedy: str = 'pip install "emcl-plugin[for
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        if ran_out_of_memory(error):
+            raise MemoryError(str(error)) from error
         raise InputFileError(
             "reading this format needs a library that is not installed", f"{path}: {error}", remedy
         ) from None

@@ -9,7 +9,7 @@ import importlib.util
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import torch
 
 from emcl_plugin.errors import EmclError, InputValueError
 from emcl_plugin.hubness import Hubness
-from emcl_plugin.io.atomic import atomic_writer, check_folder_target, check_target
+from emcl_plugin.io.atomic import atomic_writer, check_inside, check_target, settle
 from emcl_plugin.metrics import DIRECTIONS, Placement
 from emcl_plugin.reductions import logsumexp, moments
 from emcl_plugin.similarity import Features, Similarity
@@ -145,9 +145,7 @@ NAMES = (
 
 def check_plots(folder: Path, formats: Sequence[str] = FORMATS, *, force: bool) -> None:
     """Raise now, before the work, if the figures cannot be written to this folder."""
-    if not folder.is_dir():
-        check_folder_target(folder, 0, force=False, files=())
-        return
+    check_inside(folder)
     for name in NAMES:
         for form in formats:
             check_target(folder / f"{name}.{form}", 0, force=force)
@@ -190,15 +188,19 @@ def write_plots(
     with _drawing():
         pass  # before any work: is matplotlib there?
     plots = build(study, features)
+    check_inside(folder)
     folder.mkdir(exist_ok=True)
     wanted = [(plot, form, folder / f"{plot.name}.{form}") for plot in plots for form in formats]
     for _, _, path in wanted:
         check_target(path, 1 << 18, force=force)
-    for plot, form, path in wanted:
-        with _drawing(**{"svg.hashsalt": plot.name}), atomic_writer(path, force=force) as file:
-            plot.figure().savefig(
-                file, format=form, dpi=200, facecolor="white", metadata=_NO_METADATA[form]
-            )
+    with ExitStack() as files:  # put into their places at its end, all of them
+        for plot, form, path in wanted:
+            file = files.enter_context(atomic_writer(path, force=force))
+            with _drawing(**{"svg.hashsalt": plot.name}):
+                plot.figure().savefig(
+                    file, format=form, dpi=200, facecolor="white", metadata=_NO_METADATA[form]
+                )
+            settle(file)
     return [path for _, _, path in wanted]
 
 

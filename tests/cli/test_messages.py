@@ -231,7 +231,6 @@ FILES = [
     Row("--text x.npz --video v.npy --sim y.npz", 1, "--text and --sim are not of the same texts"),
     # outputs
     Row(f"{BOTH} -o s.npy", 1, "the output is there already"),
-    Row(f"{BOTH} -o dangling.npy", 1, "the output is there already"),
     Row(f"{BOTH} -o kinds", 1, "the output is a folder"),
     Row(f"{BOTH} -o pipe.npy --force", 1, "the output is a pipe or a device"),
     Row(f"{BOTH} -o no/o.npy", 1, "create it first"),
@@ -366,7 +365,6 @@ def place(tmp_path_factory):
         np.save(folder / name / "1.npy", second)
     (folder / "links" / "2.npy").symlink_to(folder / "v.npy")
     (folder / "loop.npy").symlink_to("loop.npy")
-    (folder / "dangling.npy").symlink_to("nowhere.npy")
     (folder / "zero.csv").symlink_to("/dev/zero")
     os.mkfifo(folder / "pipe.npy")
     os.mkfifo(folder / "piped" / "corrector.json")
