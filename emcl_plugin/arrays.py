@@ -48,6 +48,14 @@ def check_matrix(x: object, name: str) -> Array:
         )
     if isinstance(x, torch.Tensor) and x.layout != torch.strided:
         raise InputTypeError(f"{name} is sparse", f"{describe(x)}, {x.layout}", "pass x.to_dense()")
+    if isinstance(x, torch.Tensor) and x.is_meta:
+        raise InputTypeError(f"{name} holds no numbers", describe(x), "compute it on a real device")
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        raise InputValueError(
+            f"{name} has masked entries, and there is no score without a number",
+            f"{describe(x)}, {int(np.ma.getmaskarray(x).sum())} masked",
+            "drop their rows or columns, or pass x.filled(value)",
+        )
     if x.ndim != 2:
         raise InputValueError(
             f"{name} must have two dimensions",
@@ -90,7 +98,7 @@ def check_finite(block: torch.Tensor, name: str, first_row: int) -> None:
 
 def compute_dtype(*arrays: Array) -> torch.dtype:
     """float64 where any input is float64, float32 otherwise (float16 is never computed in)."""
-    double = any(str(x.dtype).endswith("float64") for x in arrays)
+    double = any(_torch_dtype(x) == torch.float64 for x in arrays)
     return torch.float64 if double else torch.float32
 
 
@@ -136,7 +144,7 @@ def read_tile(
 
 def _read(x: Array, which: Any, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     if isinstance(x, torch.Tensor):
-        return x[which].detach().to(device=device, dtype=dtype)
+        return x[which].detach().resolve_neg().to(device=device, dtype=dtype)
     check_whole(x)
     rows = np.ascontiguousarray(x[which], dtype=_NATIVE[dtype])
     # torch knows no negative strides, warns about read-only memory, and must not see a page again
@@ -206,13 +214,14 @@ class Kind:
     def narrow(self, block: torch.Tensor) -> torch.Tensor:
         """``block`` in this dtype on this device; refuses what the dtype cannot hold."""
         out = block.to(device=self.device, dtype=self.dtype)
-        if self.dtype.itemsize < block.dtype.itemsize and not bool(torch.isfinite(out).all()):
-            raise InputValueError(
-                f"the re-scored values do not fit into {str(self.dtype)[6:]}",
-                f"a largest magnitude of {float(block.abs().max()):.4g}",
-                "pass the scores as float32, or divided by their logit scale",
-            )
-        return out
+        if bool(torch.isfinite(out.sum())) or bool(torch.isfinite(out).all()):
+            return out
+        wider = "float32" if self.dtype.itemsize < 4 else "float64"
+        raise InputValueError(
+            f"the re-scored values do not fit into {str(self.dtype)[6:]}",
+            f"a largest magnitude of {float(block.abs().max()):.4g}",
+            f"pass the scores as {wider}, or divided by their logit scale",
+        )
 
 
 def _torch_dtype(x: Array) -> torch.dtype:

@@ -129,24 +129,31 @@ class AllPairs:
     def moments(self, weights: torch.Tensor | None) -> tuple[float, float]:
         """Mean and standard deviation of all scores; text i counts ``weights[i]`` times.
 
-        The mean of (x . y)^2 is that of x^T M x with M the second moments of y.
+        With m and C the mean and the covariance of y, a text's scores have the mean x . m and the
+        variance x^T C x: no difference of large numbers, however alike all scores are.
         """
         size = self.video.shape[1] + (0 if self.right is None else self.right.shape[1])
-        second = torch.zeros(size, size, dtype=torch.float64, device=self.video.device)
-        total = second.new_zeros(size)
+        centre = torch.zeros(size, dtype=torch.float64, device=self.video.device)
+        covariance = centre.new_zeros(size, size)
         for _, _, y in _vectors(self.video, self.right, self.column_scale):
-            second += y.T @ y
-            total += y.sum(0, dtype=torch.float64)
-        second /= self.video.shape[0]
-        total /= self.video.shape[0]
-        mean = squares = counted = 0.0
+            centre += y.sum(0, dtype=torch.float64)
+        centre /= self.video.shape[0]
+        for _, _, y in _vectors(self.video, self.right, self.column_scale):
+            y = (y.double() - centre).to(y)
+            covariance += y.T @ y
+        covariance /= self.video.shape[0]
+        means, within, counts = [], 0.0, []
         for start, stop, x in _vectors(self.text, self.left, self.row_scale):
             w = x.new_ones(len(x)) if weights is None else weights[start:stop].to(x)
-            mean += float(w.double() @ (x.double() @ total))
-            squares += float(w.double() @ ((x @ second.to(x)) * x).sum(1).double())
-            counted += float(w.sum())
-        mean /= counted
-        return mean, math.sqrt(max(0.0, squares / counted - mean * mean))
+            counts.append(w.double())
+            means.append(x.double() @ centre)
+            within += float(counts[-1] @ ((x @ covariance.to(x)) * x).sum(1).double())
+        of_text, w = torch.cat(means), torch.cat(counts)
+        total = float(w.sum())
+        mean = float(w @ of_text) / total
+        between = float(w @ (of_text - mean).square())
+        std = math.sqrt((between + max(0.0, within)) / total)
+        return mean, std if std > torch.finfo(self.text.dtype).eps * abs(mean) else 0.0
 
 
 def _vectors(

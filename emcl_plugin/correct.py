@@ -27,6 +27,7 @@ from emcl_plugin.arrays import check_finite
 from emcl_plugin.candidates import Candidates, Coverage, coverage
 from emcl_plugin.emcl import (
     EMCL,
+    NORM_FLOOR,
     EMCLReport,
     Reconstruction,
     Subspaces,
@@ -140,7 +141,17 @@ def correct(
 
     spread, bests = _try_strengths(base, changed, before, weights)
     shares = {s: found.mutual_share() for s, found in bests.items()}
-    best = max(shares, key=lambda s: (shares[s], -abs(s)))
+    # a strength that takes away all that tells the scores apart leaves everything mutual
+    least = 0.0
+    if proposed is not None:
+        size = abs(spread.mean) + spread.std
+        least = proposed.roundings * torch.finfo(base.dtype).eps * size
+    best, left = 0.0, spread.std
+    for strength in sorted(shares, key=lambda s: (-shares[s], abs(s))):
+        left = spread.std if strength == 0 else moments(changed[strength], weights).std
+        if strength == 0 or left > least:
+            best = strength
+            break
     proposals = [0.0] if best == 0 else [0.0, best]
     if changed and fixed is not None:
         proposals = [fixed]
@@ -151,7 +162,10 @@ def correct(
     trials = []
     for strength in proposals:
         source: Similarity = changed.get(strength, base)
-        std = spread.std if strength == 0 else moments(source, weights).std
+        if strength == 0:
+            std = spread.std
+        else:
+            std = left if strength == best else moments(source, weights).std
         probes = None
         matches = bests[strength]
         if ncl is not None:
@@ -271,13 +285,17 @@ class _Changed(Mapping[float, Similarity]):
 
 @dataclass(frozen=True)
 class _Proposed:
-    """What EMCL makes of the scores, by strength; the strength that is given; why there is none."""
+    """What EMCL makes of the scores, by strength; the strength that is given; why there is none.
+
+    Its scores may be off by so many ``roundings`` of those that came in.
+    """
 
     candidates: Mapping[float, Similarity]
     effective_rank: float
     fixed: float | None
     subspaces: Subspaces | None = None
     left_out: str = ""
+    roundings: float = 16.0
 
 
 def _of_features(
@@ -300,7 +318,8 @@ def _of_features(
     made = Reconstruction(pair.text, pair.video, subspaces, renormalize=renormalize, scale=scale)
     strengths = emcl.strengths if fixed is None else (fixed,)
     changed = _Changed([s for s in strengths if s != 0], lambda s: made.scores(base, s))
-    return _Proposed(changed, subspaces.effective_rank, fixed, subspaces)
+    roundings = 1 / NORM_FLOOR if renormalize else _Proposed.roundings
+    return _Proposed(changed, subspaces.effective_rank, fixed, subspaces, roundings=roundings)
 
 
 def _of_experts(mixture: Mixture, emcl: EMCL, weights: torch.Tensor | None) -> _Proposed:
@@ -366,6 +385,8 @@ def _emcl_report(
         reason = "the most mutual nearest neighbours"
     elif best != 0:
         reason = f"{best:g} is best alone, but adds nothing to the normalisation"
+    elif not reason and max(shares.values()) > shares[0.0]:
+        reason = "what raises the mutual nearest neighbours leaves no scores to tell apart"
     else:
         reason = reason or "no strength raises the mutual nearest neighbours"
     tried = tuple(sorted(shares.items())) if fixed is None else ()

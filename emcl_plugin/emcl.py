@@ -37,7 +37,7 @@ from emcl_plugin.similarity import Features, Similarity
 _EPS = 1e-6  # the release's guard against division by zero, part of its result
 _STRONGEST = 1e6  # of a strength: beyond it, the lengths of float32 vectors could overflow
 _ROWS = 1024  # per product: few enough for the working memory of a matrix product to stay small
-_NORM_FLOOR = 1e-4  # a vector that the map removes almost whole is not blown up beyond this
+NORM_FLOOR = 1e-4  # a vector that the map removes almost whole is not blown up beyond this
 
 STRENGTHS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -227,9 +227,9 @@ def second_moments(
     trace = gram.trace()
     if not trace > 0:
         raise InputValueError(
-            "all features are zero, so there are no subspaces to find",
-            f"{', '.join(str(side.shape) for side in sides)} zeros",
-            "check how the features were made",
+            "all features are zero, or their squares are, so there are no subspaces to find",
+            f"{', '.join(str(side.shape) for side in sides)}",
+            "check how the features were made; multiply them all by one number if they are tiny",
         )
     if batch is not None:
         gram *= batch / trace
@@ -287,7 +287,7 @@ def renormalized(out: torch.Tensor, length: torch.Tensor | float) -> torch.Tenso
 
     A vector that lost almost all of its length is left shorter than that: it is noise.
     """
-    least = math.sqrt(_NORM_FLOOR) * length
+    least = math.sqrt(NORM_FLOOR) * length
     if isinstance(least, torch.Tensor):
         least = least.clamp(min=torch.finfo(out.dtype).tiny)
     now: torch.Tensor = torch.linalg.vector_norm(out, dim=1, keepdim=True)
@@ -412,7 +412,7 @@ class Reconstruction:
 def renormalizing(norms: torch.Tensor, projected: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
     """One over the new length of every vector, (n,), from its squared length and projections."""
     squared = norms + projected.square() @ gain
-    return torch.maximum(squared, _NORM_FLOOR * norms).rsqrt()
+    return torch.maximum(squared, NORM_FLOOR * norms).rsqrt()
 
 
 @dataclass(frozen=True)

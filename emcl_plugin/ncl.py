@@ -305,7 +305,11 @@ class Problem:
                 "a standard deviation of 0",
                 "check how the features or scores were made",
             )
+        self.spread = spread
         self.tau = tau = config.resolve_temperature(spread)
+        limits = torch.finfo(source.dtype)
+        if not limits.tiny <= tau <= limits.max:
+            raise self._out_of_range()
         absolute = config.temperature is not None or config.logit_scale is not None
         if absolute and not 0.02 <= tau / spread <= 100:
             warnings.warn(
@@ -347,7 +351,10 @@ class Problem:
         The text biases are then those that give every text its marginal.
         """
         g = video_bias / self.tau
-        return g + self.kernel.sweep(g, 1.0)[1]
+        masses = g + self.kernel.sweep(g, 1.0)[1]
+        if not bool(torch.isfinite(masses).all()):
+            raise self._out_of_range()
+        return masses
 
     def solve(
         self,
@@ -387,6 +394,9 @@ class Problem:
             keep = None if journal is None else journal.keep
             found = sinkhorn(self.kernel, log_b, config, progress, g, without, reached, keep, world)
         shift = found.g.mean()
+        text, video = tau * (found.f + shift), tau * (found.g - shift)
+        if not bool(torch.isfinite(text).all() & torch.isfinite(video).all()):
+            raise self._out_of_range()
         if not found.converged:
             warnings.warn(
                 f"Sinkhorn-Knopp stopped after {found.rounds} rounds with a largest relative "
@@ -396,13 +406,22 @@ class Problem:
                 stacklevel=3,
             )
         return Biases(
-            text=tau * (found.f + shift),
-            video=tau * (found.g - shift),
+            text=text,
+            video=video,
             temperature=tau,
             rounds=found.rounds,
             error=found.error,
             converged=found.converged,
             solver=self.solver,
+        )
+
+    def _out_of_range(self) -> InputValueError:
+        dtype, solver = str(self.source.dtype)[6:], self.config.solver
+        return InputValueError(
+            f"at this temperature the normalisation leaves the range of {dtype}",
+            f"a temperature of {self.tau:.4g}, scores of standard deviation {self.spread:.4g}",
+            "leave the temperature out, or pass scores of an ordinary size"
+            + (', or leave solver="pot" out' if solver == "pot" else ""),
         )
 
 

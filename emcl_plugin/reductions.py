@@ -9,6 +9,7 @@ import torch
 
 from emcl_plugin.arrays import check_finite
 from emcl_plugin.candidates import Candidates
+from emcl_plugin.errors import InputValueError
 from emcl_plugin.similarity import Similarity
 from emcl_plugin.world import ALONE, World
 
@@ -69,6 +70,12 @@ class MomentsAccumulator:
             for n, mean, squares, low, high in self.world.gather(own):
                 self._merge(n, mean, squares)
                 self.low, self.high = min(self.low, low), max(self.high, high)
+        if not math.isfinite(self.squares):
+            raise InputValueError(
+                "the scores are too large for their spread to be told",
+                f"scores from {self.low:.4g} to {self.high:.4g}",
+                "divide them all by one number",
+            )
         return Moments(self.mean, math.sqrt(self.squares / self.count), self.low, self.high)
 
 

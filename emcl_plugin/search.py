@@ -10,7 +10,7 @@ import torch
 from emcl_plugin.candidates import SAMPLE, AllPairs, Candidates, Pairs
 from emcl_plugin.errors import InputValueError
 from emcl_plugin.ncl import Progress
-from emcl_plugin.similarity import Features
+from emcl_plugin.similarity import Features, check_lengths
 from emcl_plugin.sizes import DEFAULT_MEMORY
 
 
@@ -96,6 +96,7 @@ def _nearest(
         )
     for start, stop, block in queries.blocks():
         if look is not None:
+            check_lengths(block, queries.name, start, torch.float32)  # FAISS computes in it
             near, ids = look.search(np.ascontiguousarray(block.float().cpu().numpy()), k)
             scores[start:stop] = torch.from_numpy(near)
             found[start:stop] = torch.from_numpy(ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,10 @@ def rerank_top(
         found = job.correct(progress, journal=kept)
         assert isinstance(found.source, Candidates)
         scores, videos = found.source.top(min(k, job.shape[1]))
-    out: dict[str, Any] = {"scores": job.kind.narrow(scores), "videos": videos.to(job.kind.device)}
+    missing = videos < 0
+    scores = job.kind.narrow(scores.masked_fill(missing, 0))
+    out: dict[str, Any] = {"videos": videos.to(job.kind.device)}
+    out["scores"] = scores.masked_fill_(missing.to(scores.device), -math.inf)
     if job.kind.numpy:
         out = {name: x.numpy() for name, x in out.items()}
     return TopResult(**out, **vars(job.report(found)))

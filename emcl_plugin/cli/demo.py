@@ -10,9 +10,6 @@ import click
 
 from emcl_plugin.printable import printable
 
-if TYPE_CHECKING:
-    pass
-
 
 @click.command(
     "demo",
