@@ -1,6 +1,10 @@
 """Settings that all tests share."""
 
+import inspect
+from functools import partialmethod
+
 import torch
+from click.testing import CliRunner, Result
 from hypothesis import settings
 
 from emcl_plugin.io import torch_file
@@ -10,3 +14,7 @@ settings.load_profile("ci")
 
 if torch.__version__ < torch_file.SAFE_TORCH:  # the .pt files of the tests can be trusted
     torch_file.SAFE_TORCH = "2.4"
+
+if "mix_stderr" in inspect.signature(CliRunner).parameters:  # click 8.1, as 8.2 does it
+    CliRunner.__init__ = partialmethod(CliRunner.__init__, mix_stderr=False)
+    Result.output = property(lambda result: result.stdout + result.stderr)
