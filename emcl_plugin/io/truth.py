@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def read_truth(
     texts = _look_up([row[0] for row in rows], text_ids, shape[0], "text", path)
     videos = _look_up([row[1] for row in rows], video_ids, shape[1], "video", path)
     try:
-        grades = [float(row[2]) for row in rows]
+        grades = [_grade(row[2]) for row in rows]
     except ValueError as error:
         raise InputFileError(
             "a relevance grade is not a number",
@@ -65,6 +66,13 @@ def read_truth(
             "grades are numbers, 1 is right",
         ) from None
     return GroundTruth.from_pairs(np.stack([texts, videos], axis=1), shape, grades)
+
+
+def _grade(text: str) -> float:
+    grade = float(text)
+    if not math.isfinite(grade):
+        raise ValueError(f"{text!r} is not finite")
+    return grade
 
 
 def same_ids(text_ids: Sequence[str] | None, video_ids: Sequence[str] | None) -> GroundTruth:
@@ -147,6 +155,15 @@ def _lines(path: Path) -> list[str]:
 
 
 def _csv(path: Path, delimiter: str) -> list[Row]:
+    try:
+        return _table(path, delimiter)
+    except csv.Error as error:
+        raise InputFileError(
+            "this is no table of texts and videos", f"{path}: {error}", "write it again"
+        ) from None
+
+
+def _table(path: Path, delimiter: str) -> list[Row]:
     reader = csv.DictReader(io.StringIO(_text(path)), delimiter=delimiter)
     fields = reader.fieldnames or []
     if not {"text", "video"} <= set(fields):
@@ -176,18 +193,9 @@ def _jsonl(path: Path) -> list[Row]:
 
 
 def _parquet(path: Path) -> list[Row]:
-    try:
-        from pyarrow import parquet
-    except ImportError:
-        raise InputFileError(
-            "reading Parquet needs pyarrow", str(path), 'pip install "emcl-plugin[formats]"'
-        ) from None
-    try:
-        columns = parquet.read_table(path).to_pydict()
-    except Exception as error:
-        raise InputFileError(
-            "the Parquet file cannot be read", f"{path}: {error}", "write it again"
-        ) from None
+    from emcl_plugin.io.parquet import read_columns
+
+    columns = read_columns(path, ("text", "video", "grade"))
     if not {"text", "video"} <= set(columns):
         raise InputFileError(
             "the table has no columns text and video", f"{path}: {', '.join(columns)}", "name them"
@@ -214,7 +222,7 @@ def _qrels(path: Path) -> list[Row]:
 
 
 def _row(text: Any, video: Any, grade: Any, path: Path, number: int) -> Row:
-    if text is None or video is None or isinstance(text, dict | list):
+    if any(x is None or isinstance(x, dict | list) for x in (text, video)):
         raise InputFileError(
             "an entry of the ground truth has no text or no video",
             f"{path}, line {number}",
@@ -249,4 +257,5 @@ def _look_up(
 
 
 def _index(name: str) -> int | None:
-    return int(name) if name.isdecimal() else None
+    """A number that can be a place; None for what is none, or is longer than any."""
+    return int(name) if name.isdecimal() and len(name) < 19 else None
