@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+MOST = 500
+"""Characters that are shown of each part of a message."""
+
 
 class EmclError(Exception):
     """Base of every error that this package raises on purpose.
@@ -33,7 +36,16 @@ class EmclError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        return f"{self.problem}\n  received: {self.received}\n  to do:    {self.remedy}"
+        parts = map(_shown, (self.problem, self.received, self.remedy))
+        return "{}\n  received: {}\n  to do:    {}".format(*parts)
+
+
+def _shown(text: str) -> str:
+    """A part of a message, of one length at most; what a terminal would obey is spelt out."""
+    text = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    if len(text) <= MOST:
+        return text
+    return f"{text[: MOST * 2 // 3]} ... {text[-MOST // 3 + 5 :]}"
 
 
 class InputValueError(EmclError, ValueError):

@@ -19,12 +19,12 @@ def parse_size(text: str) -> int:
     1610612736
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
-    size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
-    if size < 1 << 20:
+    size = float(match[1]) * _UNITS[match[2].upper()] if match else 0
+    if not 1 << 20 <= size < 1 << 63:
         raise InputValueError(
             "this is not a memory size of at least 1M", repr(text), "write for example 4G or 800M"
         )
-    return size
+    return int(size)
 
 
 def physical_memory() -> int:

@@ -8,6 +8,7 @@ or a pattern such as ``'img_emb/*.npy'`` is its files one after another, in natu
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -128,7 +129,7 @@ def split(source: str | Path) -> tuple[str, str | None]:
     ('run.h5', 'group/data')
     """
     text = str(source)
-    if not is_address(text) and Path(text).exists():
+    if not is_address(text) and os.path.exists(text):
         return text, None
     ends = "|".join(map(re.escape, READERS))
     found = re.fullmatch(rf"(-|.*(?:{ends})):(.*)", text, re.I | re.S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -26,9 +27,9 @@ def parts_of(path: Path, kinds: Collection[str]) -> list[Path] | None:
     InputFileError
         There are none, or they are not parts of one array.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path's, False for a name that is too long
         return check_alike(numbered(_in_folder(path), path, kinds), path, kinds)
-    if glob.has_magic(str(path)) and not path.exists():
+    if glob.has_magic(str(path)) and not os.path.exists(path):
         found = [Path(name) for name in glob.glob(str(path), recursive=True)]
         return check_alike(found, path, kinds)
     return None
