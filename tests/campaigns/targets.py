@@ -68,9 +68,9 @@ class Target:
         except WorkerError:
             raise
         except EmclError as error:
-            text = str(error)
-            assert len(text) <= LONGEST, f"a message of {len(text)} characters"
-            assert all((error.problem, error.received, error.remedy)), "an empty message"
+            length = len(str(error))
+            if length > LONGEST or not all((error.problem, error.received, error.remedy)):
+                raise AssertionError(f"a message of {length} characters") from error
             return False
         return True
 
@@ -116,8 +116,11 @@ def _plain_npy(path: Path) -> Iterator[Any]:
 def _plain_npz(path: Path) -> Iterator[Any]:
     with np.load(path, allow_pickle=False) as archive:
         for name in archive.files:
-            with suppress(ValueError):
-                yield archive[name]
+            found = None
+            with suppress(Exception):  # pickled, packed in an unknown way, ...
+                found = archive[name]
+            if found is not None:
+                yield found
 
 
 def _plain_safetensors(path: Path) -> Iterator[Any]:
@@ -131,7 +134,9 @@ def _plain_safetensors(path: Path) -> Iterator[Any]:
 def _plain_fvecs(path: Path) -> Iterator[Any]:
     data = path.read_bytes()
     size = 4 + 4 * struct.unpack_from("<i", data)[0]
-    yield np.stack([np.frombuffer(data[i + 4 : i + size], "<f4") for i in range(0, len(data), size)])
+    yield np.stack(
+        [np.frombuffer(data[i + 4 : i + size], "<f4") for i in range(0, len(data), size)]
+    )
 
 
 def _plain_csv(path: Path) -> Iterator[Any]:
@@ -267,7 +272,9 @@ def _truth_seeds(folder: Path) -> Iterator[bytes]:
         made = {
             ".csv": "text,video,grade\n" + "\n".join(f"{t},{v},{g}" for t, v, g in rows),
             ".tsv": "video\ttext\n" + "\n".join(f"{v}\t{t}" for t, v, _ in rows),
-            ".jsonl": "\n".join(json.dumps({"text": t, "video": v, "grade": g}) for t, v, g in rows),
+            ".jsonl": "\n".join(
+                json.dumps({"text": t, "video": v, "grade": g}) for t, v, g in rows
+            ),
             ".qrels": "\n".join(f"{t} 0 {v} {g}".replace("b c", "a") for t, v, g in rows),
             ".npy": array.getvalue(),
             ".parquet": table.read_bytes(),
@@ -705,7 +712,13 @@ def _option_seeds(folder: Path) -> Iterator[bytes]:
     del folder
     for text in ("4G", "1.5GiB", "800 MB", "1000000"):
         yield b"\0" + text.encode()
-    for text in ("features.npz:text", "run.h5:group/data", "s3://bucket/a.npy", "v10", "a.npy:b.npy"):
+    for text in (
+        "features.npz:text",
+        "run.h5:group/data",
+        "s3://bucket/a.npy",
+        "v10",
+        "a.npy:b.npy",
+    ):
         yield b"\1" + text.encode()
     yield b"\2R@1,R@5, MdR,nDCG@10,GM"
     yield b"\3/*.npy"
@@ -717,7 +730,12 @@ def _option_seeds(folder: Path) -> Iterator[bytes]:
 TARGETS = {
     target.name: target
     for target in (
-        Target("npy", _reader(".npy", _plain_npy), _written("a.npy", "objects.npy:ids"), CHANGES[".npy"]),
+        Target(
+            "npy",
+            _reader(".npy", _plain_npy),
+            _written("a.npy", "objects.npy:ids"),
+            CHANGES[".npy"],
+        ),
         Target("npz", _reader(".npz", _plain_npz), _npz_seeds, CHANGES[".npz"]),
         Target(
             "safetensors",
@@ -726,7 +744,10 @@ TARGETS = {
             change_safetensors,
         ),
         Target(
-            "pt", _reader(".pt", _plain_torch), _written("a.pt", "a.pth", "a.pt:ids"), CHANGES[".pt"]
+            "pt",
+            _reader(".pt", _plain_torch),
+            _written("a.pt", "a.pth", "a.pt:ids"),
+            CHANGES[".pt"],
         ),
         Target("pt-legacy", _reader(".pt", _plain_torch), _written("old.pt")),
         Target("pickle", _reader(".pkl"), _pickle_seeds, CHANGES[".pkl"]),
@@ -748,13 +769,19 @@ TARGETS = {
         Target("csv", _reader(".csv", _plain_csv), _written("a.csv", "a.csv:ids"), CHANGES[".csv"]),
         Target("tsv", _reader(".tsv", _plain_csv), _written("a.tsv"), CHANGES[".tsv"]),
         Target(
-            "jsonl", _reader(".jsonl", _plain_jsonl), _written("a.jsonl", "a.jsonl:ids"), CHANGES[".jsonl"]
+            "jsonl",
+            _reader(".jsonl", _plain_jsonl),
+            _written("a.jsonl", "a.jsonl:ids"),
+            CHANGES[".jsonl"],
         ),
         Target("truth", _check_truth, _truth_seeds, behind(1, _truth_change)),
         Target("adapters", _check_adapter, _adapter_seeds, behind(2, _adapter_change)),
         Target("state", _check_state, _state_seeds, behind(1, _state_change)),
         Target(
-            "checkpoint", _check_checkpoint, _checkpoint_seeds, behind(1, lambda _: change_safetensors)
+            "checkpoint",
+            _check_checkpoint,
+            _checkpoint_seeds,
+            behind(1, lambda _: change_safetensors),
         ),
         Target("service", _check_service, _service_seeds, _change_service),
         Target("options", _check_option, _option_seeds),
