@@ -102,6 +102,12 @@ def _of_folder(folder: Path, trust_pickle: bool, home: Path) -> dict[str, Any]:
                 f"{path} -> {path.resolve()}",
                 "copy that file into the folder",
             )
+        if path.is_symlink() and path.is_dir():
+            raise InputFileError(
+                "the folder links to a folder inside, which may hold itself",
+                f"{path} -> {path.resolve()}",
+                "copy that folder, or remove the link",
+            )
         if path.is_dir():
             found[path.name] = _of_folder(path, trust_pickle, home)
         elif path.suffix.lower() in KINDS or path.suffix.lower() in READERS:

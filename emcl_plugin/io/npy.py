@@ -50,6 +50,16 @@ def read_npy(path: Path) -> np.ndarray[Any, Any]:
 
 def read_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype of an ``.npy`` file, or of one in an archive, read up to its numbers."""
+    try:
+        shape, dtype = _header(file)
+    except MemoryError:  # brackets too deep for Python's parser, or a member packed for gigabytes
+        raise ValueError("its header is no description of an array") from None
+    if min(shape, default=0) < 0 or not dtype.itemsize:  # NumPy would divide by zero
+        raise ValueError(f"an array of shape {shape} and dtype {dtype}")
+    return shape, dtype
+
+
+def _header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     version = np.lib.format.read_magic(file)
     formats = np.lib.format
     read = formats.read_array_header_1_0 if version == (1, 0) else formats.read_array_header_2_0
@@ -57,12 +67,7 @@ def read_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     length = int.from_bytes(size, "little")
     if length > _LONGEST_HEADER:
         raise ValueError(f"a header of {length} bytes")
-    try:
-        shape, _, dtype = read(io.BytesIO(size + file.read(length)))
-    except MemoryError:  # how Python says that brackets are nested too deeply for its parser
-        raise ValueError("its header is no description of an array") from None
-    if min(shape, default=0) < 0 or not dtype.itemsize:  # NumPy would divide by zero
-        raise ValueError(f"an array of shape {shape} and dtype {dtype}")
+    shape, _, dtype = read(io.BytesIO(size + file.read(length)))
     return shape, dtype
 
 

@@ -175,6 +175,14 @@ def test_a_list_that_holds_itself(tmp_path):
         read("mmt", path, trust_pickle=True)
 
 
+def test_a_folder_that_holds_itself_twice(tmp_path):
+    np.save(tmp_path / "sims.npy", np.ones((2, 2)))
+    for name in ("a", "b"):
+        (tmp_path / name).symlink_to(tmp_path)
+    with pytest.raises(InputFileError, match="links to a folder inside"):
+        read("mmt", tmp_path)
+
+
 def test_what_a_file_says_cannot_write_to_the_terminal(tmp_path):
     """Nor fill it."""
     names = ["\x1b[2J\x1b]0;title\x07", "\u202e", "a" * 50_000]
