@@ -1,8 +1,8 @@
 """What the variables of a ``.mat`` file say about themselves, before SciPy reads them.
 
 SciPy takes the kind of the numbers from the file and looks it up in a table; of one that is not
-in there it follows a null pointer, which ends the process. Of a name it takes the length, and
-asks for as much memory.
+in there it follows a null pointer, which ends the process. Of a name it takes the length, as of the
+numbers, and asks for as much memory.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from struct import unpack_from
+
+from emcl_plugin.io.members import MOST_PACKED
 
 _NUMBERS = {1, 2, 3, 4, 5, 6, 7, 9, 12, 13}
 _FLOATS = {6, 7}
@@ -38,15 +40,15 @@ def check_kinds(path: Path) -> None:
             kind, size = unpack_from(f"{order}II", tag)
             begin = file.tell()
             if kind == _PACKED:
-                content = zlib.decompressobj().decompress(file.read(size), _HEAD)
+                content = zlib.decompressobj().decompress(file.read(min(size, 2 * _HEAD)), _HEAD)
             else:
                 content = tag + file.read(min(size, _HEAD))
-            _check(content, order)
+            _check(content, order, MOST_PACKED * path.stat().st_size)
             file.seek(begin + size)
 
 
-def _check(content: bytes, order: str) -> None:
-    """A variable: what it is, its shape and its name, then its numbers."""
+def _check(content: bytes, order: str, most: int) -> None:
+    """A variable: what it is, its shape and its name, then its numbers, of ``most`` bytes."""
     if unpack_from(f"{order}I", content)[0] != _MATRIX:
         raise ValueError("it holds something that is no variable")
     elements = _elements(content, order)
@@ -63,8 +65,9 @@ def _check(content: bytes, order: str) -> None:
         return
     if flags & _COMPLEX:
         raise ValueError("its numbers are complex")
-    if next(elements)[0] not in _NUMBERS:
-        raise ValueError("its numbers are of no known kind")
+    kind, _, length = next(elements)
+    if kind not in _NUMBERS or length > most:
+        raise ValueError("its numbers are of no known kind, or more than there can be")
 
 
 def _elements(content: bytes, order: str) -> Iterator[tuple[int, int, int]]:
