@@ -30,9 +30,10 @@ from safetensors.numpy import save as to_bytes
 
 from emcl_plugin import __version__
 from emcl_plugin.arrays import read_rows
-from emcl_plugin.errors import InputFileError, InputValueError
+from emcl_plugin.errors import EmclError, InputFileError, InputValueError
 from emcl_plugin.io.atomic import atomic_writer, check_target
 from emcl_plugin.io.members import utf8_name
+from emcl_plugin.io.strict_json import read_as
 from emcl_plugin.ncl import Reached
 from emcl_plugin.similarity import rows_per_block
 
@@ -121,7 +122,7 @@ class Checkpoint:
         self._job = _fingerprint(job, others)
         size = sum(job.shape) * 4 * job.dtype.itemsize
         check_target(path, size, force=True)
-        self._solves = _read(path, self._job, job.device) if path.exists() else []
+        self._solves = _read(path, self._job, job) if path.exists() else []
         self.resumed = sum(solve.reached.rounds for solve in self._solves)
         self._place, self._begun = -1, (0.0, 0.0)
         self._stale = False
@@ -222,7 +223,7 @@ class _Solve:
     reached: Reached
 
 
-def _read(path: Path, job: str, device: torch.device) -> list[_Solve]:
+def _read(path: Path, name: str, job: Job) -> list[_Solve]:
     """The solves of a checkpoint of this job."""
     try:
         with utf8_name(path) as named, safe_open(named, framework="np") as file:
@@ -235,18 +236,31 @@ def _read(path: Path, job: str, device: torch.device) -> list[_Solve]:
         raise _bad("the file is not a checkpoint", f"{path}: no kind {KIND!r}")
     if notes.pop("sha256", None) != _seal(notes, tensors):
         raise _bad("the checkpoint was changed or damaged", f"{path}: another sha256")
-    if notes["job"] != job:
+    if notes.get("job") != name:
         raise _bad(
             "the checkpoint belongs to another run",
             f"{path}: of other data, other settings or another version than {__version__}",
         )
-    solves = []
-    for place, (temperature, rho, rounds, worst) in enumerate(json.loads(notes["solves"])):
-        f, g, next_g, centre = (
-            torch.from_numpy(tensors[f"{place}.{name}"]).to(device) for name in _TENSORS
-        )
-        solves.append(_Solve(temperature, rho, Reached(f, g, next_g, centre, rounds, worst)))
-    return solves
+    try:
+        return list(_solves(notes["solves"], tensors, job))
+    except (EmclError, KeyError, ValueError, RecursionError) as error:
+        received = " ".join(str(error).split())[:200]
+        raise _bad("the checkpoint is none of this program's", f"{path}: {received}") from None
+
+
+def _solves(text: str, tensors: Mapping[str, np.ndarray[Any, Any]], job: Job) -> Iterator[_Solve]:
+    """The solves that the notes list, if their numbers and tensors can be this job's."""
+    listed = read_as(tuple[tuple[float, float, int, float], ...], json.loads(text), "solves")
+    dtype = np.dtype(str(job.dtype)[6:])
+    for place, (temperature, rho, rounds, worst) in enumerate(listed):
+        given = [tensors[f"{place}.{name}"] for name in _TENSORS]
+        shapes = [(job.shape[0],), *[(job.shape[1],)] * 3]
+        if [x.shape for x in given] != shapes or any(x.dtype != dtype for x in given):
+            raise ValueError(f"tensors of solve {place} are not {shapes} of {dtype}")
+        if rounds < 1 or not all(np.isfinite(x).all() for x in given):
+            raise ValueError(f"solve {place} is none")
+        f, g, next_g, centre = (torch.from_numpy(x).to(job.device) for x in given)
+        yield _Solve(temperature, rho, Reached(f, g, next_g, centre, rounds, worst))
 
 
 def _bad(problem: str, received: str) -> InputFileError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_LONGEST = 1000  # characters
+_LONGEST = 500  # characters
 
 
 def printable(given: object) -> str:
@@ -11,7 +11,7 @@ def printable(given: object) -> str:
     Names of files and ids may hold anything: escape sequences that colour or erase, line breaks
     that would look like another message, marks that turn the direction of writing, bytes that are
     no text. All that is not printable becomes an escape as in Python; the middle of what is longer
-    than 1000 characters is left out.
+    than 500 characters is left out.
 
     Parameters
     ----------

@@ -253,7 +253,7 @@ async def _failure(request: Request, error: Exception) -> JSONResponse:
     parts = ("an error of this program, not of yours", type(error).__name__, "see the server's log")
     if isinstance(error, HTTPException):
         status, headers = error.status_code, error.headers
-        received = f"{request.method} {reprlib.repr(request.scope['path'])}"
+        received = f"{request.method[:20]} {reprlib.repr(request.scope['path'])}"
         parts = (error.detail, received, "POST /search, GET /healthz, GET / or GET /openapi.json")
     elif isinstance(error, _RefusedError | InputValueError):
         status = error.status if isinstance(error, _RefusedError) else 422

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 
@@ -20,8 +19,8 @@ def parse_size(text: str) -> int:
     1610612736
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
-    size = float(match[1]) * _UNITS[match[2].upper()] if match else 0.0
-    if not 1 << 20 <= size < math.inf:
+    size = float(match[1]) * _UNITS[match[2].upper()] if match else 0
+    if not 1 << 20 <= size < 1 << 63:
         raise InputValueError(
             "this is not a memory size of at least 1M", repr(text), "write for example 4G or 800M"
         )

@@ -96,6 +96,7 @@ class Adapter(abc.ABC):
     def read(cls, path: str | Path, *, trust_pickle: bool = False, **settings: Any) -> Adapter:
         """From a file or folder that holds the constructor's arrays by name."""
         from emcl_plugin.io.bundle import read_bundle
+        from emcl_plugin.io.members import parsing
 
         parameters = _parameters(cls)
         strange = settings.keys() - parameters.keys()
@@ -130,7 +131,8 @@ class Adapter(abc.ABC):
                 f"{path}: {', '.join(map(str, found))}; no {', '.join(missing)}",
                 "save it in the same file, under that name",
             )
-        return cls(**given)
+        with parsing(Path(path), cls.NAME):
+            return cls(**given)
 
     def _settle(
         self,
@@ -148,11 +150,12 @@ class Adapter(abc.ABC):
         known = self.features is not None or self.similarity is not None
         n_text, n_video = self.shape if known else (None, None)
         index = None
+        matrix = None if sim is None else stacked(sim, "sim")
         if cut_off_points is not None:
-            index = from_cut_off_points(cut_off_points, n_text)
+            most = None if matrix is None else max(matrix.shape, default=0)
+            index = from_cut_off_points(cut_off_points, n_text, most)
             n_text, n_video = len(index), int(index[-1]) + 1
-        if sim is not None:
-            matrix = stacked(sim, "sim")
+        if matrix is not None:
             if matrix.ndim == 3:
                 matrix, index = unpadded(matrix)
                 n_text, n_video = (int(n) for n in matrix.shape)

@@ -11,7 +11,9 @@ from emcl_plugin.arrays import Array, describe
 from emcl_plugin.errors import InputValueError
 
 
-def from_cut_off_points(points: Any, n_text: int | None = None) -> np.ndarray[Any, Any]:
+def from_cut_off_points(
+    points: Any, n_text: int | None = None, most: int | None = None
+) -> np.ndarray[Any, Any]:
     """The video of every text, from the cumulative ends of the videos' captions.
 
     Parameters
@@ -21,6 +23,8 @@ def from_cut_off_points(points: Any, n_text: int | None = None) -> np.ndarray[An
         j end before row ``points[j]``.
     n_text : int, optional
         To check against.
+    most : int, optional
+        Texts that there can be at most: the longer side of a matrix that may be turned.
 
     Examples
     --------
@@ -29,7 +33,8 @@ def from_cut_off_points(points: Any, n_text: int | None = None) -> np.ndarray[An
     """
     ends = np.asarray(points).astype(np.int64).ravel()
     counts = np.diff(ends, prepend=0)
-    if not len(ends) or (counts < 1).any() or (n_text is not None and ends[-1] != n_text):
+    wrong = not len(ends) or (counts < 1).any() or (n_text is not None and ends[-1] != n_text)
+    if wrong or (most is not None and ends[-1] > most):
         raise InputValueError(
             "these are no cut-off points of the captions",
             f"{ends[:5].tolist()} to {ends[-1:].tolist()}, {n_text} texts",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from emcl_plugin.adapters.base import Adapter, Fields, stacked
+from emcl_plugin.arrays import check_matrix
 from emcl_plugin.errors import InputTypeError, InputValueError
 from emcl_plugin.truth import GroundTruth
 
@@ -229,4 +230,6 @@ class ClipRetrieval(Adapter):
             )
         text = read_vectors(folder / "text_emb", trust_pickle=trust_pickle)
         image = read_vectors(folder / "img_emb", trust_pickle=trust_pickle)
+        for found, name in ((text, "text_emb"), (image, "img_emb")):
+            check_matrix(found.array, name)
         return cls(text_emb=text.array, img_emb=image.array, ids=image.ids, **settings)

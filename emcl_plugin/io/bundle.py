@@ -12,7 +12,7 @@ import numpy as np
 
 from emcl_plugin.errors import InputFileError
 from emcl_plugin.io.formats import READERS, read_vectors
-from emcl_plugin.io.members import check_magic, library, parsing, utf8_name
+from emcl_plugin.io.members import check_magic, check_ratio, library, parsing, utf8_name
 from emcl_plugin.io.pickled import holds_pickle, refuse_pickle, unpickle
 from emcl_plugin.io.remote import fetched, is_address
 from emcl_plugin.io.stdin import STDIN, spooled
@@ -76,11 +76,11 @@ def _read(path: Path, trust_pickle: bool) -> dict[str, Any]:
     if suffix in (".pkl", ".pickle") or (suffix == ".npy" and holds_pickle(path)):
         if not trust_pickle:
             refuse_pickle(path)
-        return _named(_plain(unpickle(path)))
+        return _named(unpickle(path), path)
     if suffix in (".pt", ".pth"):
         from emcl_plugin.io.torch_file import load_tensors
 
-        return _named(_plain(load_tensors(path)))
+        return _named(load_tensors(path), path)
     if suffix == ".npy":
         return {"": read_vectors(path).array}
     if suffix not in KINDS:
@@ -102,6 +102,12 @@ def _of_folder(folder: Path, trust_pickle: bool, home: Path) -> dict[str, Any]:
                 "the folder links to a file outside",
                 f"{path} -> {target}",
                 "copy that file into the folder",
+            )
+        if path.is_symlink() and path.is_dir():
+            raise InputFileError(
+                "the folder links to a folder inside, which may hold itself",
+                f"{path} -> {path.resolve()}",
+                "copy that folder, or remove the link",
             )
         if path.is_dir():
             found[path.name] = _of_folder(path, trust_pickle, home)
@@ -171,25 +177,54 @@ def _both(name: str) -> InputFileError:
     )
 
 
-def _named(content: Any) -> dict[str, Any]:
-    return _nested(content) if isinstance(content, dict) else {"": content}
+def _named(content: Any, path: Path) -> dict[str, Any]:
+    with parsing(path, "pickled"):
+        plain = _Plain(path)(content)
+    return _nested(plain) if isinstance(plain, dict) else {"": plain}
 
 
-def _plain(content: Any) -> Any:
-    """Tensors and unpickled arrays as arrays, in dictionaries and lists, too."""
-    import torch
+class _Plain:
+    """Tensors and unpickled arrays as arrays, in dictionaries and lists, too.
 
-    from emcl_plugin.io.safetensor import as_numpy
+    What comes in several places is made once, and counted as often as it comes: a pickle can name
+    one array a million times.
+    """
 
-    if isinstance(content, torch.Tensor):
-        return as_numpy(content) if content.ndim else content.item()
-    if isinstance(content, np.ndarray):
-        if content.dtype == object:
-            return _plain(content.item() if content.ndim == 0 else content.tolist())
-        return content.view(np.ndarray)
-    if isinstance(content, Mapping):
-        names = (k.decode() if isinstance(k, bytes) else str(k) for k in content)
-        return {name: _plain(value) for name, value in zip(names, content.values(), strict=True)}
-    if isinstance(content, list | tuple):
-        return type(content)(_plain(x) for x in content)
-    return content
+    def __init__(self, path: Path) -> None:
+        self._path, self._most = path, path.stat().st_size
+        self._made: dict[int, tuple[Any, Any, int]] = {}  # by id, with what must keep that id
+
+    def __call__(self, content: Any) -> Any:
+        plain, _ = self._count(content)
+        return plain
+
+    def _count(self, content: Any) -> tuple[Any, int]:
+        """As plain things, and bytes of all arrays in it."""
+        if id(content) not in self._made:
+            made, size = self._make(content)
+            check_ratio(size, self._most, self._path)
+            self._made[id(content)] = content, made, size
+        return self._made[id(content)][1:]
+
+    def _make(self, content: Any) -> tuple[Any, int]:
+        import torch
+
+        from emcl_plugin.io.safetensor import as_numpy
+
+        if isinstance(content, torch.Tensor):
+            size = content.numel() * content.itemsize
+            check_ratio(size, self._most, self._path)
+            return as_numpy(content) if content.ndim else content.item(), size
+        if isinstance(content, np.ndarray):
+            if content.dtype == object:
+                return self._count(content.item() if content.ndim == 0 else content.tolist())
+            return content.view(np.ndarray), content.nbytes
+        if isinstance(content, Mapping):
+            parts = [self._count(value) for value in content.values()]
+            names = (k.decode() if isinstance(k, bytes) else str(k) for k in content)
+            made = {name: part for name, (part, _) in zip(names, parts, strict=True)}
+            return made, sum(size for _, size in parts)
+        if isinstance(content, list | tuple):
+            parts = [self._count(x) for x in content]
+            return type(content)(part for part, _ in parts), sum(size for _, size in parts)
+        return content, 8

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from emcl_plugin.errors import InputFileError
+from emcl_plugin.io.hdf5_heaps import check_heaps
 from emcl_plugin.io.members import (
     Matrix,
     check_magic,
@@ -73,6 +74,7 @@ def _names(data: Any, path: Path) -> Matrix | None:
         return array
     if data.dtype.kind != "O":
         return None
+    check_heaps(data, path)
     found: list[object] = []
     size = 0
     for start in range(0, len(data), 256):
@@ -92,3 +94,5 @@ def _check_inside(data: Any, path: Path) -> None:
             f"{path}: {data.name}",
             "copy it into one file: h5repack, or np.save",
         )
+    if data.chunks is not None and len(data.chunks) != data.ndim:  # HDF5 would take gigabytes
+        raise ValueError(f"{data.name} of {data.shape} is in chunks of {data.chunks}")

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 from emcl_plugin.io.hdf5 import MAGIC, read_hdf5
+from emcl_plugin.io.mat_kinds import check_kinds
 from emcl_plugin.io.members import Matrix, check_claim, first_bytes, parsing, pick
 from emcl_plugin.io.vectors import Vectors
 
@@ -21,6 +22,7 @@ def read_mat(path: Path, key: str | None = None) -> Vectors:
     from scipy.io import loadmat, whosmat
 
     with parsing(path, ".mat"):
+        check_kinds(path)
         shapes = {name: shape for name, shape, kind in whosmat(path) if kind in _NUMBERS}
         name = pick({name: len(shape) for name, shape in shapes.items()}, key, path)
         check_claim(8 * math.prod(shapes[name]), path.stat().st_size, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from emcl_plugin.io.atomic import atomic_writer
 from emcl_plugin.io.members import first_bytes, parsing
 
 MAGIC = b"\x93NUMPY"
+_LONGEST_HEADER = 10_000
+"""Bytes, as NumPy's own limit, which it looks at only once it has read all of it."""
 
 
 def read_npy(path: Path) -> np.ndarray[Any, Any]:
@@ -47,10 +50,24 @@ def read_npy(path: Path) -> np.ndarray[Any, Any]:
 
 def read_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype of an ``.npy`` file, or of one in an archive, read up to its numbers."""
+    try:
+        shape, dtype = _header(file)
+    except MemoryError:  # brackets too deep for Python's parser, or a member packed for gigabytes
+        raise ValueError("its header is no description of an array") from None
+    if min(shape, default=0) < 0 or not dtype.itemsize:  # NumPy would divide by zero
+        raise ValueError(f"an array of shape {shape} and dtype {dtype}")
+    return shape, dtype
+
+
+def _header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     version = np.lib.format.read_magic(file)
     formats = np.lib.format
     read = formats.read_array_header_1_0 if version == (1, 0) else formats.read_array_header_2_0
-    shape, _, dtype = read(file)
+    size = file.read(2 if version == (1, 0) else 4)
+    length = int.from_bytes(size, "little")
+    if length > _LONGEST_HEADER:
+        raise ValueError(f"a header of {length} bytes")
+    shape, _, dtype = read(io.BytesIO(size + file.read(length)))
     return shape, dtype
 
 

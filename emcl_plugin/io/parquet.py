@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +63,29 @@ def read_ids(path: Path) -> Ids | None:
 
 
 def _parquet_ids(path: Path, schema: Any) -> Ids | None:
+    name = _id_column(schema)
+    return None if name is None else _ids(_column(path, name))
+
+
+def _column(path: Path, name: str) -> Any:
     """Read as a dictionary of texts, since one long text may stand for a million."""
     parquet = library("pyarrow.parquet", path)
-    name = _id_column(schema)
-    if name is None:
-        return None
     with utf8_name(path) as named, parquet.ParquetFile(named, read_dictionary=[name]) as file:
         size = sum(piece.total_uncompressed_size for piece in _pieces(file, name))
         check_claim(max(size, 8 * file.metadata.num_rows), path.stat().st_size, path)
-        return _ids(file.read([name]).column(0))
+        return file.read([name]).column(0)
+
+
+def read_columns(path: Path, names: Collection[str]) -> dict[str, list[Any]]:
+    """Those of these columns that a table has, as Python's things."""
+    check_magic(path, b"PAR1", "a Parquet file")
+    parquet = library("pyarrow.parquet", path)
+    with parsing(path, "Parquet"):
+        with utf8_name(path) as named:
+            there = parquet.read_schema(named).names
+        if twice := [name for name in names if there.count(name) > 1]:
+            raise ValueError(f"several columns are called {twice[0]}")
+        return {name: _entries(_column(path, name)) for name in names if name in there}
 
 
 def read_arrow(path: Path, key: str | None = None) -> Vectors:
@@ -123,18 +137,21 @@ def _id_column(schema: Any) -> str | None:
 
 
 def _ids(column: Any) -> Ids | None:
-    """Its entries; those of a dictionary are one object each, however often they come."""
+    return None if column.null_count else as_ids(_entries(column))
+
+
+def _entries(column: Any) -> list[Any]:
+    """Those of a dictionary are one object each, however often they come."""
     from pyarrow import types
 
-    if column.null_count:
-        return None
     if not types.is_dictionary(column.type):
-        return as_ids(column.to_pylist())
-    found: list[object] = []
+        plain: list[Any] = column.to_pylist()
+        return plain
+    found: list[Any] = []
     for part in column.chunks:
         words = part.dictionary.to_pylist()
-        found += [words[i] for i in part.indices.to_pylist()]
-    return as_ids(found)
+        found += [None if i is None else words[i] for i in part.indices.to_pylist()]
+    return found
 
 
 def _labelled(array: Matrix, schema: Any, ids: Ids | None, path: Path) -> Vectors:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 
 from emcl_plugin.errors import InputFileError
-from emcl_plugin.io.members import Matrix, first_bytes, only, parsing, pick
+from emcl_plugin.io.members import Matrix, check_ratio, first_bytes, only, parsing, pick
 from emcl_plugin.io.npy import MAGIC, read_header
 from emcl_plugin.io.pickle_scan import scan
 from emcl_plugin.io.vectors import Vectors, leaves, with_ids
@@ -96,13 +96,22 @@ def read_pickle_array(path: Path, key: str | None = None) -> Vectors:
     content = unpickle(path)
     if isinstance(content, np.ndarray) and content.dtype == object and content.ndim == 0:
         content = content.item()
-    found = leaves(content)
     with parsing(path, "pickle"):
+        found = leaves(content)
+        check_ratio(sum(map(_claim, found.values())), path.stat().st_size, path)
         arrays = {name: x for name, value in found.items() if (x := _matrix(value)) is not None}
         if "" in arrays:
             only(key, path)
         name = pick({name: x.ndim for name, x in arrays.items()}, key, path)
         return with_ids(arrays[name], name, found.get, path)
+
+
+def _claim(value: object) -> int:
+    """Bytes of a list of vectors as an array; a pickle can name one vector many times."""
+    rows = value.tolist() if isinstance(value, np.ndarray) and value.dtype == object else value
+    if not isinstance(rows, list | tuple) or not rows:
+        return 0
+    return 8 * len(rows) * (len(rows[0]) if isinstance(rows[0], list) else np.size(rows[0]))
 
 
 def _matrix(value: object) -> Matrix | None:

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from emcl_plugin.errors import InputFileError
-from emcl_plugin.io.members import check_claim, first_bytes, only, parsing, pick
+from emcl_plugin.io.members import (
+    Matrix,
+    check_claim,
+    check_ratio,
+    first_bytes,
+    only,
+    parsing,
+    pick,
+)
+from emcl_plugin.io.pickle_scan import scan
 from emcl_plugin.io.safetensor import as_numpy
 from emcl_plugin.io.vectors import Vectors, leaves, with_ids
 
@@ -17,22 +26,27 @@ def read_torch(path: Path, key: str | None = None) -> Vectors:
     """A tensor, or one tensor of a dictionary; ``a.b`` names one in a dictionary inside."""
     import torch
 
-    found = leaves(load_tensors(path))
-    tensors = {
-        name: value
-        for name, value in found.items()
-        if isinstance(value, torch.Tensor) and value.layout == torch.strided
-    }
-    if "" in tensors:
-        only(key, path)
+    content = load_tensors(path)
     with parsing(path, "PyTorch"):
+        found = leaves(content)
+        tensors = {
+            name: value
+            for name, value in found.items()
+            if isinstance(value, torch.Tensor) and value.layout == torch.strided
+        }
+        if "" in tensors:
+            only(key, path)
         name = pick({name: tensor.ndim for name, tensor in tensors.items()}, key, path)
+
+        def array(tensor: torch.Tensor) -> Matrix:
+            check_ratio(tensor.numel() * tensor.itemsize, path.stat().st_size, path)
+            return as_numpy(tensor)
 
         def ids(beside: str) -> object:
             value = found.get(beside)
-            return as_numpy(value) if isinstance(value, torch.Tensor) else value
+            return array(value) if isinstance(value, torch.Tensor) else value
 
-        return with_ids(as_numpy(tensors[name]), name, ids, path)
+        return with_ids(array(tensors[name]), name, ids, path)
 
 
 SAFE_TORCH = "2.10"
@@ -52,12 +66,11 @@ def load_tensors(path: Path) -> Any:
             "install torch 2.10 or newer; or save the arrays as .npy or .safetensors",
         )
     with parsing(path, "PyTorch"):
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                for info in archive.infolist():
-                    check_claim(info.file_size, info.compress_size, path)
         try:
+            _check(path)
             return torch.load(path, map_location="cpu", weights_only=True)
+        except MemoryError:
+            raise ValueError("it claims more than the memory holds") from None
         except Exception as error:
             text = str(error)
             if "weights_only" not in text.lower() or "corrupted" in text:
@@ -68,3 +81,30 @@ def load_tensors(path: Path) -> Any:
                 f"{path}: {asked[1][:200]}" if asked else str(path),
                 "save the tensors alone: torch.save({'features': x}, path)",
             ) from None
+
+
+_LEGACY = 5
+"""Pickles one after another in a file of PyTorch before 1.6; numbers follow."""
+
+
+def _check(path: Path) -> None:
+    """Refuse an archive that claims far more than there is, and pickles that bring Python down."""
+    size = path.stat().st_size
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            for _ in range(_LEGACY):
+                scan(file, size, _STORAGES, _BYTES)
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        check_claim(sum(info.file_size for info in members), size, path)
+        for info in members:
+            check_claim(info.file_size, info.compress_size, path)
+            if info.filename.endswith("data.pkl"):
+                with archive.open(info) as file:
+                    scan(file, size, _STORAGES, _BYTES)
+
+
+_STORAGES = ("BINPERSID",)
+_BYTES = ("builtins bytearray", "__builtin__ bytearray")
+"""What PyTorch calls with any number: that many bytes of memory."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from emcl_plugin.errors import InputFileError, InputTypeError, InputValueError
-from emcl_plugin.io.members import check_regular, first_bytes, utf8_name
+from emcl_plugin.io.members import check_regular
 from emcl_plugin.io.npy import read_npy
 from emcl_plugin.truth import GroundTruth
 
@@ -74,7 +75,7 @@ def _read_truth(
     texts = _look_up([row[0] for row in rows], text_ids, shape[0], "text", path)
     videos = _look_up([row[1] for row in rows], video_ids, shape[1], "video", path)
     try:
-        grades = [float(row[2]) for row in rows]
+        grades = [_grade(row[2]) for row in rows]
     except ValueError as error:
         raise InputFileError(
             "a relevance grade is not a number",
@@ -82,6 +83,13 @@ def _read_truth(
             "grades are numbers, 1 is right",
         ) from None
     return GroundTruth.from_pairs(np.stack([texts, videos], axis=1), shape, grades)
+
+
+def _grade(text: str) -> float:
+    grade = float(text)
+    if not math.isfinite(grade):
+        raise ValueError(f"{text!r} is not finite")
+    return grade
 
 
 def same_ids(text_ids: Sequence[str] | None, video_ids: Sequence[str] | None) -> GroundTruth:
@@ -206,20 +214,9 @@ def _jsonl(path: Path) -> list[Row]:
 
 
 def _parquet(path: Path) -> list[Row]:
-    first_bytes(path, 1)
-    try:
-        from pyarrow import parquet
-    except ImportError:
-        raise InputFileError(
-            "reading Parquet needs pyarrow", str(path), 'pip install "emcl-plugin[formats]"'
-        ) from None
-    try:
-        with utf8_name(path) as named:
-            columns = parquet.read_table(named).to_pydict()
-    except Exception as error:
-        raise InputFileError(
-            "the Parquet file cannot be read", f"{path}: {error}", "write it again"
-        ) from None
+    from emcl_plugin.io.parquet import read_columns
+
+    columns = read_columns(path, ("text", "video", "grade"))
     if not {"text", "video"} <= set(columns):
         raise InputFileError(
             "the table has no columns text and video", f"{path}: {', '.join(columns)}", "name them"
@@ -246,7 +243,7 @@ def _qrels(path: Path) -> list[Row]:
 
 
 def _row(text: Any, video: Any, grade: Any, path: Path, number: int) -> Row:
-    if text is None or video is None or isinstance(text, dict | list):
+    if any(x is None or isinstance(x, dict | list) for x in (text, video)):
         raise InputFileError(
             "an entry of the ground truth has no text or no video",
             f"{path}, line {number}",

@@ -108,7 +108,7 @@ def with_ids(
 
 def check_count(ids: Sequence[str], array: Matrix, path: Path) -> None:
     """Refuse ids that are not as many as the rows."""
-    if len(ids) != len(array):
+    if not array.ndim or len(ids) != len(array):
         raise InputFileError(
             "the ids are not as many as the rows",
             f"{path}: {len(ids)} ids for {array.shape}",

@@ -92,6 +92,35 @@ def test_ids_come_with_the_vectors(tmp_path, name, dtype, parts):
     assert (found.array.dtype, found.ids, found.column_ids) == (dtype, tuple(IDS), None)
 
 
+PACKED = {
+    "plain": {},
+    "chunks": {"chunks": (2,), "maxshape": (None,)},
+    "all": {"chunks": (3,), "compression": "gzip", "shuffle": True},
+}
+
+
+@pytest.mark.parametrize("block", [0, 512])
+@pytest.mark.parametrize("version", ["earliest", "latest"])
+@pytest.mark.parametrize("how", PACKED)
+def test_texts_of_several_lengths_in_hdf5(tmp_path, how, version, block):
+    with h5py.File(tmp_path / "a.h5", "w", libver=version, userblock_size=block) as file:
+        file["x"] = X
+        file.create_dataset("ids", data=IDS, **PACKED[how])
+    if not block:  # else it does not begin as HDF5 does
+        assert read_vectors(tmp_path / "a.h5").ids == tuple(IDS)
+    else:
+        (tmp_path / "a.h5").rename(tmp_path / "a.mat")
+        assert_array_equal(read_array(f"{tmp_path}/a.mat:x"), X.T)
+
+
+def test_texts_in_hdf5_that_cannot_be_looked_at(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"] = X
+        file.create_dataset("ids", data=IDS, compression="lzf")
+    refused(tmp_path / "a.h5", "damaged")
+    refused(tmp_path / "a.h5", "packed by lzf")
+
+
 @pytest.mark.parametrize("name", ["a.npy", "a.fvecs", "a.h5"])
 def test_what_lies_in_one_piece_is_mapped_and_never_written_to(tmp_path, name):
     WRITERS[name](tmp_path / name, X.astype("f4"))

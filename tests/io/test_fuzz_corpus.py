@@ -1,0 +1,195 @@
+"""What was a loss once stays none: inputs that fuzzing found, and such as nobody finds by chance.
+
+`tests/campaigns/fuzz.py` finds more. A file in tests/data/fuzz/TARGET is an input of that target.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import resource
+import struct
+import sys
+import time
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from emcl_plugin.adapters import read
+from emcl_plugin.errors import EmclError, InputFileError
+from emcl_plugin.io.formats import read_vectors
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "campaigns"))
+from targets import KEPT, TARGETS
+
+SECONDS, BYTES = 2.0, 30 << 20
+FILES = sorted(path.relative_to(KEPT) for path in KEPT.rglob("*") if path.is_file())
+
+
+@contextmanager
+def quick_and_small():
+    """A small file costs neither seconds nor tens of megabytes."""
+    begin, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield
+    assert time.process_time() - begin < SECONDS
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < BYTES
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported(tmp_path_factory):
+    """Libraries take time and memory of their own."""
+    for target in TARGETS.values():
+        for seed in target.seeds(tmp_path_factory.getbasetemp()):
+            target.accepts(seed, tmp_path_factory.getbasetemp())
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_what_was_a_loss_once(tmp_path, file):
+    with quick_and_small():
+        TARGETS[file.parent.name].accepts((KEPT / file).read_bytes(), tmp_path)
+
+
+def test_the_corpus_is_small():
+    sizes = [(KEPT / file).stat().st_size for file in FILES]
+    assert max(sizes) <= 4096
+    assert sum(sizes) < 200_000
+    assert {file.parent.name for file in FILES} <= TARGETS.keys()
+
+
+def npy(shape, dtype="<f4", version=1):
+    """The head of an array."""
+    head = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    size = struct.pack("<H" if version == 1 else "<I", len(head))
+    return b"\x93NUMPY" + bytes([version, 0]) + size + head
+
+
+def packed(name, start, zeros, *, copies=1, **claims):
+    """An archive of one member, zeros behind ``start``; ``claims`` are what its directory says."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_BZIP2) as archive:
+        with archive.open(name, "w") as member:
+            member.write(start)
+            for _ in range(zeros // len(ZEROS)):
+                member.write(ZEROS)
+        info = archive.filelist[0]
+        for claim, value in claims.items():
+            setattr(info, claim, value)
+        archive.filelist[1:] = [info] * (copies - 1)
+    return file.getvalue()
+
+
+def torch_file(content):
+    """An archive as PyTorch writes it, whose pickle is another one."""
+    made, file = io.BytesIO(), io.BytesIO()
+    torch.save({"x": torch.ones(2, 2)}, made)
+    with zipfile.ZipFile(made) as old, zipfile.ZipFile(file, "w") as new:
+        for info in old.infolist():
+            own = info.filename.endswith("data.pkl")
+            new.writestr(info.filename, content if own else old.read(info))
+    return file.getvalue()
+
+
+def endless():
+    """HDF5 whose heap of texts holds an object of no size, at which HDF5 would stay."""
+    file = io.BytesIO()
+    with h5py.File(file, "w") as made:
+        made["x"], made["ids"] = np.ones((2, 3)), ["a", "b"]
+    content = bytearray(file.getvalue())
+    first = content.index(b"GCOL") + 16
+    content[first : first + 16] = bytes(16)
+    return bytes(content)
+
+
+def expanded():
+    file = io.BytesIO()
+    torch.save(torch.ones(1).expand(10**6, 10**6), file)
+    return file.getvalue()
+
+
+ZEROS = bytes(1_000_000)
+DEEP = b"\x80\x02})" + b"\x85" * 300_000 + b"K\x01s."
+DEEPER = b"\x80\x04})" + b"2\x85" * 300_000 + b"\x94" + b"0" * 300_001 + b"h\0K\x01s."
+TWICE = b"\x80\x02})q\0" + b"h\0\x86q\0" * 60 + b"K\x01s."
+AGAIN = b"\x80\x04](" + b"](" + b"K\1" * 1000 + b"e\x94" + b"h\0" * 200_000 + b"e."
+LIES = {
+    "a header of 60 MB.npz": lambda: packed(
+        "x.npy", b"\x93NUMPY\2\0" + struct.pack("<I", 60_000_000), 60_000_000
+    ),
+    "a packed size that is none.npz": lambda: packed(
+        "x.npy", npy((5000, 3000)), 60_000_000, compress_size=1 << 30
+    ),
+    "a header nested deeply.npy": lambda: npy("(" + "-" * 9000 + "1, 2)"),
+    "negative lengths of no bytes.npy": lambda: npy("(-1,)", "|S0") + bytes(64),
+    "tuples 300000 deep.pkl": lambda: DEEPER,
+    "tuples that double 60 times.pkl": lambda: TWICE,
+    "one row 200000 times.pkl": lambda: AGAIN,
+    "a name of 10000 digits.pkl": lambda: pickle.dumps({10**9999: np.ones((2, 2))}),
+    "any number of bytes.pt": lambda: torch_file(
+        b"\x80\x02cbuiltins\nbytearray\nJ" + struct.pack("<i", 2_000_000_000) + b"\x85R."
+    ),
+    "tuples 300000 deep.pt": lambda: torch_file(DEEP),
+    "tuples that double 60 times.pt": lambda: torch_file(TWICE),
+    "one number as a trillion.pt": expanded,
+    "one member many times.pt": lambda: packed("a/data.pkl", b"", 1_000_000, copies=5000),
+    "a text of 4 GB.pt": lambda: b"X\xff\xff\xff\xff" + bytes(100),
+    "a heap without an end.h5": endless,
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_files_that_lie_or_loop(tmp_path, name):
+    path = tmp_path / f"a{Path(name).suffix}"
+    path.write_bytes(LIES[name]())
+    with pytest.raises(InputFileError), quick_and_small():
+        read_vectors(path, trust_pickle=True)
+
+
+@pytest.mark.parametrize(
+    ("retriever", "content"),
+    [
+        ("clip4clip", {"sim": np.ones((2, 2)), "cut_off_points": np.array([1, 2 * 10**9])}),
+        ("clip4clip", {"sim": np.ones((2, 2)), "cut_off_points": np.array(["a", "b"])}),
+        ("emcl-net", {"sim": [np.ones((2, 2)), np.ones((2, 3))]}),
+        ("mmt", {b"\xff": np.ones((2, 2)), "sims": np.ones((2, 2))}),
+        ("mmt", {"sims": [np.ones((200, 200))] * 10_000}),
+    ],
+)
+def test_what_no_retriever_leaves(tmp_path, retriever, content):
+    path = tmp_path / "run.pkl"
+    path.write_bytes(pickle.dumps(content))
+    with pytest.raises(EmclError):
+        read(retriever, path, trust_pickle=True)
+
+
+def test_a_list_that_holds_itself(tmp_path):
+    content: list[object] = []
+    content.append(content)
+    path = tmp_path / "run.pkl"
+    path.write_bytes(pickle.dumps({"sims": content}))
+    with pytest.raises(EmclError):
+        read("mmt", path, trust_pickle=True)
+
+
+def test_a_folder_that_holds_itself_twice(tmp_path):
+    np.save(tmp_path / "sims.npy", np.ones((2, 2)))
+    for name in ("a", "b"):
+        (tmp_path / name).symlink_to(tmp_path)
+    with pytest.raises(InputFileError, match="links to a folder inside"):
+        read("mmt", tmp_path)
+
+
+def test_what_a_file_says_cannot_write_to_the_terminal(tmp_path):
+    """Nor fill it."""
+    names = ["\x1b[2J\x1b]0;title\x07", "\u202e", "a" * 50_000]
+    np.savez(tmp_path / "a.npz", **{name: np.ones((2, 2)) for name in names})
+    with pytest.raises(InputFileError, match="several arrays") as caught:
+        read_vectors(tmp_path / "a.npz")
+    text = str(caught.value)
+    assert r"\x1b[2J\x1b]0;title\x07, \u202e" in text
+    assert text.replace("\n", "").isprintable()
+    assert len(text) < 1500
