@@ -31,9 +31,21 @@ def parts_of(path: Path, kinds: Collection[str]) -> list[Path] | None:
     if os.path.isdir(path):  # unlike Path.is_dir, a name that is too long is none
         return check_alike(numbered(_in_folder(path), path, kinds), path, kinds)
     if glob.has_magic(str(path)) and not os.path.exists(path):
-        found = [Path(name) for name in glob.glob(str(path), recursive=True)]
-        return check_alike(found, path, kinds)
+        return check_alike([Path(name) for name in _matching(str(path))], path, kinds)
     return None
+
+
+def _matching(pattern: str) -> set[str]:
+    """As ``glob``, but ``**`` follows no links: a folder that links to itself has no end."""
+    head, deep, rest = pattern.partition("**/")
+    if not deep:
+        return set(glob.glob(pattern))
+    found = set()
+    for top in glob.glob(head) if head else ["."]:
+        for folder, below, _ in os.walk(top):
+            below[:] = [name for name in below if not name.startswith(".")]
+            found |= _matching(os.path.join(glob.escape(folder), rest))
+    return found
 
 
 def _in_folder(path: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import mmap
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from emcl_plugin.arrays import _mapped
 from emcl_plugin.errors import InputFileError
 from emcl_plugin.io import spill
 from emcl_plugin.io.formats import read_array, read_vectors
+from emcl_plugin.io.parts import parts_of
 
 LARGE = np.random.default_rng(0).standard_normal((1000, 5))
 
@@ -234,3 +236,17 @@ def test_hdf5_ids_in_other_files_and_of_other_kinds(tmp_path):
         file["x"] = X
         file["ids"] = X[:, 0]
     assert read_vectors(f"{path}:x").ids is None
+
+
+@pytest.mark.parametrize("pattern", ["**/*.npy", "a/**/*.npy", "**/b/**/[0-9].npy", "*/**/[12].npy"])
+def test_all_folders_below_are_those_of_glob_but_links(tmp_path, monkeypatch, pattern):
+    """A folder that links to itself twice would have 2 ^ 40 folders below."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("1", "a/1", "a/b/2", "a/b/c/10", "a/.hidden/1", "d/b/3"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(f"{name}.npy", np.ones((1, 2)))
+    expected = {Path(name) for name in glob.glob(pattern, recursive=True)}
+    assert len(expected) > 1
+    for name in ("x", "y"):
+        (tmp_path / "a" / "b" / name).symlink_to(tmp_path / "a", target_is_directory=True)
+    assert set(parts_of(Path(pattern), [".npy"])) == expected
