@@ -46,9 +46,6 @@ from emcl_plugin.world import ALONE, World
 Progress = Callable[[str, int, int], None]
 
 
-_COLDEST = 1e-37  # of a temperature, whose inverse is to be a float32
-
-
 @dataclass(frozen=True)
 class NCL:
     """Settings of NCL. The defaults are free of scale: they fit any encoder's scores.
@@ -113,10 +110,9 @@ class NCL:
     def __post_init__(self) -> None:
         for name in ("temperature", "logit_scale", "temperature_std"):
             value = getattr(self, name)
-            if value is not None and not (value > _COLDEST and math.isfinite(value)):
+            if value is not None and not (value > 0 and math.isfinite(value)):
                 raise InputValueError(
-                    f"the {name.replace('_', ' ')} must be a positive number, "
-                    f"larger than {_COLDEST:g}",
+                    f"the {name.replace('_', ' ')} must be a positive number",
                     f"{name}={value}",
                     "leave it out for 0.15 standard deviations of the scores",
                 )

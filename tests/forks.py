@@ -100,6 +100,7 @@ def _serve():
     from emcl_plugin.cli import inputs, outputs, show  # noqa: F401
     from emcl_plugin.cli import main as program
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
     ending = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     begin = program.__globals__["files_of_a_run"]
 

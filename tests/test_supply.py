@@ -11,7 +11,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-UNTESTED = {"faiss-gpu", "emcl-plugin"}  # needs a GPU; the extra `all` is the others
+UNTESTED = {"faiss-gpu", "emcl-plugin", "atheris"}
+"""Needs a GPU; the extra `all`, which is the others; fuzzes with the newest only."""
 
 
 def direct() -> list[Requirement]:

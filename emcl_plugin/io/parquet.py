@@ -85,7 +85,10 @@ def read_columns(path: Path, names: Collection[str]) -> dict[str, list[Any]]:
             there = parquet.read_schema(named).names
         if twice := [name for name in names if there.count(name) > 1]:
             raise ValueError(f"several columns are called {twice[0]}")
-        return {name: _entries(_column(path, name)) for name in names if name in there}
+        found = {name: _entries(_column(path, name)) for name in names if name in there}
+        if len({len(entries) for entries in found.values()}) > 1:
+            raise ValueError("its columns are not equally long")
+        return found
 
 
 def read_arrow(path: Path, key: str | None = None) -> Vectors:

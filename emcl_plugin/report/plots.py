@@ -146,7 +146,7 @@ NAMES = (
 def check_plots(folder: Path, formats: Sequence[str] = FORMATS, *, force: bool) -> None:
     """Raise now, before the work, if the figures cannot be written to this folder."""
     check_inside(folder)
-    for name in NAMES:
+    for name in NAMES if folder.exists() else ():
         for form in formats:
             check_target(folder / f"{name}.{form}", 0, force=force)
 

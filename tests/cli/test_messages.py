@@ -77,7 +77,6 @@ USAGE = [
     Row(f"{SIM} --rounds 0", 2, "0 is not in the range x>=1"),
     Row(f"{SIM} --rounds many", 2, "'many' is not a valid integer"),
     Row(f"{SIM} --temperature -1", 2, "is not in the range"),
-    Row(f"{SIM} --temperature 1e-300", 2, "must be a positive number, larger than 1e-37"),
     Row(f"{SIM} --orientation up", 2, "is not one of"),
     Row(f"{SIM} --from", 2, "requires 2 arguments"),
     Row("show", 2, "Missing argument 'DIR'"),

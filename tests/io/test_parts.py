@@ -238,7 +238,9 @@ def test_hdf5_ids_in_other_files_and_of_other_kinds(tmp_path):
     assert read_vectors(f"{path}:x").ids is None
 
 
-@pytest.mark.parametrize("pattern", ["**/*.npy", "a/**/*.npy", "**/b/**/[0-9].npy", "*/**/[12].npy"])
+@pytest.mark.parametrize(
+    "pattern", ["**/*.npy", "a/**/*.npy", "**/b/**/[0-9].npy", "*/**/[12].npy"]
+)
 def test_all_folders_below_are_those_of_glob_but_links(tmp_path, monkeypatch, pattern):
     """A folder that links to itself twice would have 2 ^ 40 folders below."""
     monkeypatch.chdir(tmp_path)
