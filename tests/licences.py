@@ -33,7 +33,7 @@ This package is MIT ([LICENSE](../LICENSE)). None of the packages below is part 
 GROUPS = {
     "Every installation": ["core"],
     "Extras for use: `cpu`, `report`, `formats`, `serve`": ["cpu", "report", "formats", "serve"],
-    "Tests and docs": ["test", "docs"],
+    "Tests, docs and fuzzing": ["test", "docs", "fuzz"],
 }
 
 
