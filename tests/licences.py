@@ -30,6 +30,8 @@ This package is MIT ([LICENSE](../LICENSE)). None of the packages below is part 
 - `faiss-gpu` (extra `gpu`) was not installed where this was made. FAISS is MIT; its GPU builds bring CUDA libraries too.
 - The demo data are from the PyPI package `emoji` (New BSD), its names from Unicode CLDR (Unicode licence).
 """  # noqa: E501
+SAID = {"atheris": "Apache-2.0"}
+"""By its licence file, where the metadata name none."""
 GROUPS = {
     "Every installation": ["core"],
     "Extras for use: `cpu`, `report`, `formats`, `serve`": ["cpu", "report", "formats", "serve"],
@@ -58,7 +60,8 @@ def licence(name: str) -> str:
     ]
     written = (about.get("License") or "").strip()
     short = written if "\n" not in written else ""
-    return about.get("License-Expression") or ", ".join(kinds) or short or "unknown"
+    said = about.get("License-Expression") or ", ".join(kinds) or short
+    return said or SAID.get(name, "unknown")
 
 
 def brought(requirements: list[Requirement]) -> set[str]:
