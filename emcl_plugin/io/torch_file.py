@@ -83,6 +83,8 @@ def load_tensors(path: Path) -> Any:
             ) from None
 
 
+_FOLDER = 0x10
+"""A mark of archives. PyTorch reads nothing of a member that has it, and gives what was in memory."""
 _LEGACY = 5
 """Pickles one after another in a file of PyTorch before 1.6; numbers follow."""
 
@@ -100,6 +102,8 @@ def _check(path: Path) -> None:
         check_claim(sum(info.file_size for info in members), size, path)
         for info in members:
             check_claim(info.file_size, info.compress_size, path)
+            if info.file_size and (info.external_attr & _FOLDER or info.is_dir()):
+                raise ValueError(f"{info.filename} is said to be a folder, and has content")
             if info.filename.endswith("data.pkl"):
                 with archive.open(info) as file:
                     scan(file, size, _STORAGES, _BYTES)
