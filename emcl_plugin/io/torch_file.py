@@ -84,7 +84,7 @@ def load_tensors(path: Path) -> Any:
 
 
 _FOLDER = 0x10
-"""A mark of archives. PyTorch reads nothing of a member that has it, and gives what was in memory."""
+"""A mark of archives: PyTorch reads nothing of such a member, and gives what was in memory."""
 _LEGACY = 5
 """Pickles one after another in a file of PyTorch before 1.6; numbers follow."""
 
