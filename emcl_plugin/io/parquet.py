@@ -44,8 +44,11 @@ def _pieces(file: Any, name: str) -> Iterator[Any]:
     """What the file says about the pieces of a column.
 
     A row of each is read first: there pyarrow raises an error if what is said is damaged, and
-    where it is only looked at it would end the process.
+    where it is only looked at it would end the process. So would fewer rows than none.
     """
+    counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    if min(counts, default=0) < 0 or sum(counts) != file.metadata.num_rows:
+        raise ValueError(f"it says {file.metadata.num_rows} rows, and its groups {sum(counts)}")
     paths = [file.schema.column(i).path for i in range(len(file.schema))]
     for group in range(file.num_row_groups):
         next(file.iter_batches(1, row_groups=[group], columns=[name]), None)
