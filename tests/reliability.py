@@ -118,6 +118,18 @@ def results() -> list[dict[str, Any]]:
     return sorted(found, key=lambda result: (result["campaign"] != "tests", result["campaign"]))
 
 
+def told(name: str, count: float) -> str:
+    """One count in words; a unit stands behind the name's last comma.
+
+    >>> told("refused", 5000), told("slowest, ms", 12.5)
+    ('5,000 refused', 'slowest 12.5 ms')
+    """
+    what, _, unit = name.rpartition(", ")
+    return (
+        f"{what} {count:,} {unit}" if unit in ("ms", "s", "MiB") and what else f"{count:,} {name}"
+    )
+
+
 def counts() -> str:
     """The counts as the page shows them."""
     lines = []
@@ -127,7 +139,7 @@ def counts() -> str:
         lines += ["| what | tried | losses | further counts | seconds |", "|---|---|---|---|---|"]
         for row in result["rows"]:
             more = [
-                f"{name} {count:,}" if "," in name else f"{count:,} {name}"
+                told(name, count)
                 for name, count in row.items()
                 if name not in ("what", "tried", "losses", "seconds") and count
             ]
