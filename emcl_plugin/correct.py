@@ -146,10 +146,11 @@ def correct(
     if proposed is not None:
         size = abs(spread.mean) + spread.std
         least = proposed.roundings * torch.finfo(base.dtype).eps * size
-    best, left = 0.0, spread.std
+    best, stds = 0.0, {0.0: spread.std}
     for strength in sorted(shares, key=lambda s: (-shares[s], abs(s))):
-        left = spread.std if strength == 0 else moments(changed[strength], weights).std
-        if strength == 0 or left > least:
+        if strength != 0:
+            stds[strength] = moments(changed[strength], weights).std
+        if strength == 0 or stds[strength] > least:
             best = strength
             break
     proposals = [0.0] if best == 0 else [0.0, best]
@@ -162,10 +163,7 @@ def correct(
     trials = []
     for strength in proposals:
         source: Similarity = changed.get(strength, base)
-        if strength == 0:
-            std = spread.std
-        else:
-            std = left if strength == best else moments(source, weights).std
+        std = stds[strength] if strength in stds else moments(source, weights).std
         probes = None
         matches = bests[strength]
         if ncl is not None:
