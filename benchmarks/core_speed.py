@@ -40,7 +40,8 @@ from candidates import pairs
 from emcl_plugin import rescore
 from emcl_plugin.emcl import EMCL, fit_subspaces, second_moments
 from emcl_plugin.job import Job
-from emcl_plugin.ncl import NCL, Problem, StoredKernel, fit_biases
+from emcl_plugin.ncl import NCL, Problem, fit_biases
+from emcl_plugin.ncl.stored_kernel import StoredKernel
 from emcl_plugin.similarity import Dense, FeaturePair, Features
 
 Work = Callable[[], object]
@@ -194,17 +195,19 @@ def bandwidth(n: int, repeats: int, device: torch.device) -> dict[str, float]:
 
 
 _CORRECT = import_module("emcl_plugin.correct")
+_STRENGTHS = import_module("emcl_plugin.strengths")
 _STAGES: list[tuple[Any, str, str]] = [
     (FeaturePair, "dense", "products"),
     (FeaturePair, "rows", "products"),
     (_CORRECT, "_best_matches", "best matches of the input"),
     (_CORRECT, "repeat_weights", "near-equal queries"),
-    (_CORRECT, "_of_features", "EMCL's fit"),
-    (_CORRECT, "_try_strengths", "strengths"),
+    (_CORRECT, "propose", "EMCL's fit"),
+    (_CORRECT, "try_strengths", "strengths"),
     (Problem, "__init__", "kernels"),
     (Problem, "solve", "Sinkhorn runs"),
     (Problem, "log_masses", "Sinkhorn runs"),
     (_CORRECT, "moments", "spread of a strength"),
+    (_STRENGTHS, "moments", "spread of a strength"),
     (_CORRECT, "nearest", "matches after NCL"),
     (Job, "__init__", "input"),
     (Job, "collect", "output"),

@@ -23,13 +23,13 @@ import numpy as np
 from hubs_and_popularity import make
 from uneven import ASKED, Data
 
-from emcl_plugin import agreement, prior, repeats, rescore
+from emcl_plugin import guard, prior, repeats, rescore
 from emcl_plugin.metrics import evaluate
 from emcl_plugin.similarity import Dense, FeaturePair, Features
 from emcl_plugin.truth import GroundTruth
 
 CONSTANTS: list[tuple[Any, str, list[Any]]] = [
-    (agreement, "EVIDENCE", [(0.0, 1.0), (1.0, 2.0), (2.0, 3.0), (0.5, 3.5)]),
+    (guard, "EVIDENCE", [(0.0, 1.0), (1.0, 2.0), (2.0, 3.0), (0.5, 3.5)]),
     (prior, "GENTLE_TEMPERATURE_STD", [0.25, 0.4, 0.6]),
     (prior, "GENTLE_RHO", [0.5, 0.65, 0.8]),
     (prior, "HUBS", [(0.0, 0.15), (0.2, 0.4), (0.3, 0.45), (0.4, 0.6)]),

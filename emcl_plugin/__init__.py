@@ -5,17 +5,18 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from emcl_plugin.version import __version__
+
 if TYPE_CHECKING:
     from emcl_plugin.bank import BankReport
     from emcl_plugin.corrector import Corrector
     from emcl_plugin.emcl import EMCL
     from emcl_plugin.errors import EmclError, EmclWarning
-    from emcl_plugin.job import Report
+    from emcl_plugin.front import RerankResult, rerank, rescore
     from emcl_plugin.ncl import NCL
-    from emcl_plugin.reranker import Reranker, RerankResult, rerank, rescore
+    from emcl_plugin.outcome import Report
+    from emcl_plugin.reranker import Reranker
     from emcl_plugin.top import TopResult, rerank_top
-
-__version__ = "0.1.0"
 
 # Loaded on first use, so that `emcl-rerank --help` does not wait for torch.
 _HOMES = {
@@ -25,11 +26,11 @@ _HOMES = {
     "NCL": "ncl",
     "EmclError": "errors",
     "EmclWarning": "errors",
-    "Report": "job",
-    "RerankResult": "reranker",
+    "Report": "outcome",
+    "RerankResult": "front",
     "Reranker": "reranker",
-    "rerank": "reranker",
-    "rescore": "reranker",
+    "rerank": "front",
+    "rescore": "front",
     "TopResult": "top",
     "rerank_top": "top",
 }

@@ -1,41 +1,18 @@
-"""Agreement without labels: mutual nearest neighbours, top-result hubs, and the guard.
+"""Agreement without labels: mutual nearest neighbours and top-result hubs.
 
 A text and a video that are each other's best match agree. Where a few videos (hubs) are the
 best match of many texts, few pairs agree; a correction that helps raises the share.
-
-The guard asks whether it rose by more than chance. A correction gives some texts a mutual
-partner (gained) and takes it from others (lost); where there is nothing to correct, a change is
-about as likely one as the other. So, as in McNemar's test of paired changes (Psychometrika 1947),
-
-    z = (gained - lost) / sqrt(gained + lost)                                              (z)
-
-counts standard errors. Of NCL's biases nothing is applied up to 1 of them, everything from 2
-on, and in between they are scaled down.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
 from emcl_plugin.candidates import Candidates
 from emcl_plugin.similarity import Similarity, ranges_in_cache
-
-EVIDENCE = (1.0, 2.0)
-"""Standard errors up to which nothing is applied, and from which everything is."""
-
-
-def ramp(x: float, ends: tuple[float, float]) -> float:
-    """0 up to the first end, 1 from the second on, straight in between.
-
-    >>> ramp(0.5, EVIDENCE), ramp(1.5, EVIDENCE), ramp(9.0, EVIDENCE)
-    (0.0, 0.5, 1.0)
-    """
-    low, high = ends
-    return min(1.0, max(0.0, (x - low) / (high - low)))
 
 
 @dataclass(frozen=True)
@@ -254,111 +231,3 @@ def mutual_nearest_neighbours(source: Similarity) -> float:
     0.5
     """
     return nearest(source).mutual_share()
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a correction did to the texts' mutual partners, see (z).
-
-    Attributes
-    ----------
-    gained, lost : float
-        Texts that are in a mutual pair only after it, and only before it; near-equal texts
-        count as one.
-
-    Examples
-    --------
-    >>> Evidence(gained=30, lost=6).z, Evidence(gained=30, lost=6).strength
-    (4.0, 1.0)
-    >>> Evidence(gained=1, lost=0).strength
-    0.0
-    """
-
-    gained: float
-    lost: float
-
-    @property
-    def z(self) -> float:
-        """Standard errors by which the mutual pairs became more."""
-        changed = self.gained + self.lost
-        return (self.gained - self.lost) / math.sqrt(changed) if changed > 0 else 0.0
-
-    @property
-    def strength(self) -> float:
-        """How much of the correction that bears out, in [0, 1]."""
-        return ramp(self.z, EVIDENCE)
-
-
-def weigh(before: Nearest, after: Nearest, weights: torch.Tensor | None = None) -> Evidence:
-    """The evidence that ``after`` is better than ``before``.
-
-    ``weights`` (n_text,) says as how many queries each text counts; default 1.
-    """
-    was, now = before.in_pairs()[0], after.in_pairs()[0]
-    counts = torch.ones(len(was), device=was.device) if weights is None else weights
-    return Evidence(float(counts[now & ~was].sum()), float(counts[was & ~now].sum()))
-
-
-@dataclass(frozen=True)
-class GuardDecision:
-    """How much of the correction was let through, and on what evidence.
-
-    Attributes
-    ----------
-    enabled : bool
-        False if the guard was switched off (``guard=False``).
-    strength : float
-        What the biases were multiplied with, in [0, 1].
-    gained, lost, z : float
-        Texts that found and lost a mutual partner by the cautious run (by EMCL, where NCL was
-        off), and the standard errors that amounts to.
-    before, after : float
-        Mutual nearest neighbours of the input and of the corrected scores, in [0, 1].
-    reason : str
-        The decision in words.
-    """
-
-    enabled: bool
-    strength: float
-    gained: float
-    lost: float
-    z: float
-    before: float
-    after: float
-    reason: str
-
-    @property
-    def applied(self) -> bool:
-        """Whether the returned scores are corrected ones; if not they are the input's."""
-        return self.strength > 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {**vars(self), "applied": self.applied}
-
-
-def decide(
-    evidence: Evidence, strength: float, before: float, after: float, *, enabled: bool = True
-) -> GuardDecision:
-    """The guard's decision in words.
-
-    >>> decide(Evidence(gained=3, lost=12), 0, 0.54, 0.54).reason
-    'no hubs to correct: 3 texts find a mutual partner, 12 lose theirs; the input is unchanged'
-    """
-    found = f"{evidence.gained:.0f} texts find a mutual partner, {evidence.lost:.0f} lose theirs"
-    agreement = f"mutual nearest neighbours {100 * before:.1f} % -> {100 * after:.1f} %"
-    if not enabled:
-        reason = f"switched off; {agreement}"
-    elif strength == 1:
-        reason = f"passed: {found}; {agreement}"
-    elif strength > 0:
-        reason = (
-            f"at {100 * strength:.0f} %: {found}, {evidence.z:.1f} standard errors (all from 2 on)"
-        )
-    elif evidence.z > 0:
-        reason = f"too little evidence of hubs: {found}; the input is unchanged"
-    else:
-        reason = f"no hubs to correct: {found}; the input is unchanged"
-    return GuardDecision(
-        enabled, strength, evidence.gained, evidence.lost, evidence.z, before, after, reason
-    )

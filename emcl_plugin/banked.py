@@ -25,9 +25,10 @@ from emcl_plugin.bank import BankReport, fit_corrector, leak
 from emcl_plugin.corrector import Corrector
 from emcl_plugin.emcl import EMCL
 from emcl_plugin.errors import InputValueError, LeakWarning
-from emcl_plugin.job import Job, Report
+from emcl_plugin.job import Job
 from emcl_plugin.metrics import DIRECTIONS
 from emcl_plugin.ncl import NCL, Progress
+from emcl_plugin.outcome import Report
 from emcl_plugin.similarity import Similarity
 from emcl_plugin.tiles import TiledPair
 

@@ -28,7 +28,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from emcl_plugin import __version__
 from emcl_plugin.arrays import read_rows
 from emcl_plugin.errors import EmclError, InputFileError, InputValueError
 from emcl_plugin.io.atomic import atomic_writer, check_target
@@ -36,6 +35,7 @@ from emcl_plugin.io.members import utf8_name
 from emcl_plugin.io.strict_json import read_as
 from emcl_plugin.ncl import Reached
 from emcl_plugin.similarity import rows_per_block
+from emcl_plugin.version import __version__
 
 if TYPE_CHECKING:
     from emcl_plugin.job import Job

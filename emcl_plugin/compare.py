@@ -15,7 +15,8 @@ from emcl_plugin.baselines import METHODS, Direction
 from emcl_plugin.correct import Correction
 from emcl_plugin.errors import InputValueError
 from emcl_plugin.hubness import Hubness, hubness
-from emcl_plugin.job import FeaturesPair, Job
+from emcl_plugin.inputs import FeaturesPair
+from emcl_plugin.job import Job
 from emcl_plugin.metrics import Evaluation, evaluate, place
 from emcl_plugin.ncl import Progress
 from emcl_plugin.plan import kernel_fits

@@ -7,50 +7,22 @@ Nothing here knows of files, NumPy or the command line.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
 
-from emcl_plugin.agreement import (
-    GuardDecision,
-    Nearest,
-    NearestAccumulator,
-    decide,
-    finish,
-    nearest,
-    weigh,
-)
+from emcl_plugin.agreement import Nearest, NearestAccumulator, finish, nearest
 from emcl_plugin.arrays import check_finite
 from emcl_plugin.candidates import Candidates, Coverage, coverage
-from emcl_plugin.emcl import (
-    EMCL,
-    NORM_FLOOR,
-    EMCLReport,
-    Reconstruction,
-    Subspaces,
-    fit_subspaces,
-    second_moments,
-)
-from emcl_plugin.errors import ScaleWarning
-from emcl_plugin.experts import ExpertMaps, Mixture
+from emcl_plugin.emcl import EMCL, EMCLReport, Subspaces
+from emcl_plugin.guard import EVIDENCE, GuardDecision, deal, decide, weigh
 from emcl_plugin.ncl import NCL, Biases, Journal, Progress
 from emcl_plugin.plan import Estimate
 from emcl_plugin.prior import Prior, Probes, earned_biases, probe
-from emcl_plugin.reductions import Moments, MomentsAccumulator, moments, slope
+from emcl_plugin.reductions import Moments, moments
 from emcl_plugin.repeats import weights as repeat_weights
-from emcl_plugin.similarity import (
-    Dense,
-    FeaturePair,
-    Features,
-    LowRank,
-    OutOfMemory,
-    Shard,
-    Similarity,
-    ranges_in_cache,
-)
+from emcl_plugin.similarity import Dense, FeaturePair, Features, Shard, Similarity
+from emcl_plugin.strengths import propose, try_strengths
 
 
 @dataclass(frozen=True)
@@ -131,41 +103,22 @@ def correct(
         vectors = base if features is None else features[0]
         weights = repeat_weights(vectors, before.video_of_text, memory=memory)
 
-    proposed = None
-    if emcl is not None and isinstance(sim, Mixture):
-        proposed = _of_experts(sim, emcl, weights)
-    elif emcl is not None and pair is not None:
-        proposed = _of_features(base, pair, sim is None, emcl, weights)
-    changed = {} if proposed is None else proposed.candidates
-    fixed = None if proposed is None else proposed.fixed
-
-    spread, bests = _try_strengths(base, changed, before, weights)
-    shares = {s: found.mutual_share() for s, found in bests.items()}
-    # a strength that takes away all that tells the scores apart leaves everything mutual
-    least = 0.0
-    if proposed is not None:
-        size = abs(spread.mean) + spread.std
-        least = proposed.roundings * torch.finfo(base.dtype).eps * size
-    best, stds = 0.0, {0.0: spread.std}
-    for strength in sorted(shares, key=lambda s: (-shares[s], abs(s))):
-        if strength != 0:
-            stds[strength] = moments(changed[strength], weights).std
-        if strength == 0 or stds[strength] > least:
-            best = strength
-            break
-    proposals = [0.0] if best == 0 else [0.0, best]
-    if changed and fixed is not None:
-        proposals = [fixed]
-    possible = min(base.shape) >= 2 and spread.std > 0
+    proposal = None if emcl is None else propose(base, sim, pair, emcl, weights)
+    tried = try_strengths(base, proposal, before, weights)
+    strengths = [0.0] if tried.best == 0 else [0.0, tried.best]
+    if proposal is not None and proposal.changed and proposal.fixed is not None:
+        strengths = [proposal.fixed]
+    possible = min(base.shape) >= 2 and tried.spread.std > 0
     if ncl is None or prior == "off" or (guard and not possible):
         ncl = None  # without the guard NCL says what is amiss
 
+    parts = deal(before, weights)
     trials = []
-    for strength in proposals:
-        source: Similarity = changed.get(strength, base)
-        std = stds[strength] if strength in stds else moments(source, weights).std
+    for strength in strengths:
+        source = corrected = tried.changed.get(strength, base)
+        std = tried.stds[strength] if strength in tried.stds else moments(source, weights).std
         probes = None
-        matches = bests[strength]
+        matches = tried.matches[strength]
         if ncl is not None:
             probes = probe(
                 source,
@@ -177,16 +130,23 @@ def correct(
                 progress=progress,
                 journal=journal,
             )
-            matches = nearest(probes.gentle.apply(source))
-        trials.append(_Trial(strength, source, std, probes, matches))
-    trial = max(trials, key=lambda t: t.matches.mutual_share())  # the first of equals: less is done
+            corrected = probes.gentle.apply(source)
+            matches = nearest(corrected)
+        partners = parts.partners(corrected, matches)
+        trials.append(_Trial(strength, source, std, probes, matches, partners))
+    trial = trials[0]
+    if len(trials) == 2 and _adds(trials[0], trials[1], weights, parts.count):
+        trial = trials[1]
 
     source, matches, assumed = trial.source, trial.matches, None
     biases = None if trial.probes is None else trial.probes.gentle
     share = before.mutual_share()
-    gain = evidence = weigh(before, matches, weights)
+    partners = parts.partners(base, before)
+    gain = evidence = weigh(partners, trial.partners, weights, parts.count)
     if trial.probes is not None:
-        evidence = weigh(before, nearest(trial.probes.cautious.apply(source)), weights)
+        cautious = trial.probes.cautious.apply(source)
+        found = parts.partners(cautious, nearest(cautious))
+        evidence = weigh(partners, found, weights, parts.count)
         amount = evidence.strength
     else:  # EMCL alone: it changes few matches, and every better one is welcome
         amount = float(matches.mutual_share() > share)
@@ -213,14 +173,14 @@ def correct(
         matches = nearest(source)
     decision = decide(evidence, amount, share, matches.mutual_share(), enabled=guard)
     if nothing:
-        decision = replace(decision, reason=_why_nothing(base, spread))
+        decision = replace(decision, reason=_why_nothing(base, tried.spread))
 
     return Correction(
         base=base,
         source=source if decision.applied else base,
-        score_std=spread.std,
-        emcl=_emcl_report(proposed, trial.strength, best, shares),
-        subspaces=None if proposed is None else proposed.subspaces,
+        score_std=tried.spread.std,
+        emcl=None if proposal is None else proposal.report(tried, trial.strength),
+        subspaces=None if proposal is None else proposal.subspaces,
         probes=trial.probes,
         biases=biases,
         prior=assumed,
@@ -234,15 +194,13 @@ def correct(
 
 def _stored(base: Similarity, memory: int) -> Similarity:
     """The scores in memory, of this process's texts; not where a GPU does not hold them."""
-    rows, world, dtype, device = base.block_rows, base.world, base.dtype, base.device
-    with suppress(OutOfMemory):
-        scores = base.dense()
-        if world.size == 1:
-            return Dense(scores, dtype=dtype, device=device, memory=memory)
-        return Shard(scores, base.shape, world, dtype=dtype, device=device, memory=memory, of=base)
-    base.block_rows = rows  # blocks are only small because of what was to be stored
-    torch.cuda.empty_cache()
-    return base
+    world, dtype, device = base.world, base.dtype, base.device
+    scores = base.storing(base.dense)
+    if scores is None:
+        return base
+    if world.size == 1:
+        return Dense(scores, dtype=dtype, device=device, memory=memory)
+    return Shard(scores, base.shape, world, dtype=dtype, device=device, memory=memory, of=base)
 
 
 def _coverage(trial: _Trial, biases: Biases | None) -> Coverage:
@@ -254,78 +212,28 @@ def _coverage(trial: _Trial, biases: Biases | None) -> Coverage:
 
 @dataclass(frozen=True)
 class _Trial:
-    """The scores of one proposed strength, with NCL its gentle runs, and best matches."""
+    """The scores of one proposed strength, with NCL its gentle runs; what they make of the texts.
+
+    ``partners`` says which texts have a mutual partner within their part, (n_text,) bool.
+    """
 
     strength: float
     source: Similarity
     std: float
     probes: Probes | None
     matches: Nearest
+    partners: torch.Tensor
 
 
-class _Changed(Mapping[float, Similarity]):
-    """The scores after each strength, made when they are asked for and not kept."""
+def _adds(without: _Trial, with_emcl: _Trial, weights: torch.Tensor | None, parts: int) -> bool:
+    """Whether EMCL finds mutual partners that its absence does not.
 
-    def __init__(self, strengths: Sequence[float], make: Callable[[float], Similarity]) -> None:
-        self.strengths, self.make = strengths, make
-
-    def __getitem__(self, strength: float) -> Similarity:
-        if strength not in self.strengths:
-            raise KeyError(strength)
-        return self.make(strength)
-
-    def __iter__(self) -> Iterator[float]:
-        return iter(self.strengths)
-
-    def __len__(self) -> int:
-        return len(self.strengths)
-
-
-@dataclass(frozen=True)
-class _Proposed:
-    """What EMCL makes of the scores, by strength; the strength that is given; why there is none.
-
-    Its scores may be off by so many ``roundings`` of those that came in.
+    Alone any rise will do. NCL has found most of them already, and the largest of many shares
+    is above the first by chance alone, so on top of it the rise must be more than that.
     """
-
-    candidates: Mapping[float, Similarity]
-    effective_rank: float
-    fixed: float | None
-    subspaces: Subspaces | None = None
-    left_out: str = ""
-    roundings: float = 16.0
-
-
-def _of_features(
-    base: Similarity, pair: FeaturePair, own: bool, emcl: EMCL, weights: torch.Tensor | None
-) -> _Proposed:
-    """One map: the features' own scores are made anew, others get a residual in their scale."""
-    second = second_moments(pair.text, pair.video, batch=emcl.batch, weights=(weights,))
-    subspaces = fit_subspaces(second, emcl)
-    fixed = subspaces.strength(emcl)
-    scale = 1.0 if own else slope(base, pair)
-    if scale <= 0:
-        left_out = "left out: the scores do not rise with the features' inner product"
-        warnings.warn(
-            f"EMCL is {left_out}; do the features belong to these scores?",
-            ScaleWarning,
-            stacklevel=4,
-        )
-        return _Proposed({}, subspaces.effective_rank, fixed, subspaces, left_out)
-    renormalize = own and pair.text.metric == "cosine" and emcl.renormalize
-    made = Reconstruction(pair.text, pair.video, subspaces, renormalize=renormalize, scale=scale)
-    strengths = emcl.strengths if fixed is None else (fixed,)
-    changed = _Changed([s for s in strengths if s != 0], lambda s: made.scores(base, s))
-    roundings = 1 / NORM_FLOOR if renormalize else _Proposed.roundings
-    return _Proposed(changed, subspaces.effective_rank, fixed, subspaces, roundings=roundings)
-
-
-def _of_experts(mixture: Mixture, emcl: EMCL, weights: torch.Tensor | None) -> _Proposed:
-    """One map per expert."""
-    maps = ExpertMaps(mixture, emcl, weights)
-    strengths = emcl.strengths if maps.fixed is None else (maps.fixed,)
-    changed = _Changed([s for s in strengths if s != 0], maps.scores)
-    return _Proposed(changed, maps.effective_rank, maps.fixed)
+    if with_emcl.probes is None:
+        return with_emcl.matches.mutual_share() > without.matches.mutual_share()
+    return weigh(without.partners, with_emcl.partners, weights, parts).z > EVIDENCE[1]
 
 
 def _best_matches(base: Similarity, progress: Progress | None) -> Nearest:
@@ -344,51 +252,6 @@ def _best_matches(base: Similarity, progress: Progress | None) -> Nearest:
 
     base.world.together(look)
     return finish(accumulator, base)
-
-
-def _try_strengths(
-    base: Similarity,
-    candidates: Mapping[float, Similarity],
-    before: Nearest,
-    weights: torch.Tensor | None,
-) -> tuple[Moments, dict[float, Nearest]]:
-    """One pass over the scores: their spread, and the best matches of every candidate."""
-    if isinstance(base, Candidates):
-        bests = {s: nearest(candidate) for s, candidate in candidates.items()}
-        return moments(base, weights), {0.0: before, **bests}
-    spread = MomentsAccumulator(base.world)
-    accumulators = {s: NearestAccumulator(base) for s in candidates}
-    for start, stop, block in base.blocks():
-        spread.add(block, None if weights is None else weights[start:stop])
-        for strength, candidate in candidates.items():
-            if not isinstance(candidate, LowRank):
-                accumulators[strength].add(start, stop, candidate.rows(start, stop))
-                continue
-            for first, last in ranges_in_cache(start, stop, base.shape[1], base.dtype, base.device):
-                changed = candidate.change(block[first - start : last - start], first, last)
-                accumulators[strength].add(first, last, changed)
-    bests = {s: accumulator.result() for s, accumulator in accumulators.items()}
-    return spread.result(), {0.0: before, **bests}
-
-
-def _emcl_report(
-    proposed: _Proposed | None, strength: float, best: float, shares: dict[float, float]
-) -> EMCLReport | None:
-    if proposed is None:
-        return None
-    fixed, reason = proposed.fixed, proposed.left_out
-    if fixed is not None:
-        reason = reason or "given"
-    elif strength != 0:
-        reason = "the most mutual nearest neighbours"
-    elif best != 0:
-        reason = f"{best:g} is best alone, but adds nothing to the normalisation"
-    elif not reason and max(shares.values()) > shares[0.0]:
-        reason = "what raises the mutual nearest neighbours leaves no scores to tell apart"
-    else:
-        reason = reason or "no strength raises the mutual nearest neighbours"
-    tried = tuple(sorted(shares.items())) if fixed is None else ()
-    return EMCLReport(strength, proposed.effective_rank, tried, reason)
 
 
 def _why_nothing(base: Similarity, spread: Moments) -> str:

@@ -68,6 +68,15 @@ class Corrector:
         What the gallery's items are called; empty where not known.
     facts : dict
         The report of the fit, for people.
+
+    Examples
+    --------
+    >>> from emcl_plugin import Reranker
+    >>> from emcl_plugin.demo import load_demo
+    >>> demo = load_demo()
+    >>> corrector = Reranker().fit(demo.text_bank, demo.video).corrector_
+    >>> len(corrector), corrector.dimension, corrector.drift() < 0.25
+    (945, 128, True)
     """
 
     metric: str
@@ -282,7 +291,7 @@ class Corrector:
         return replace(self, bias=share * self.bias, strength=share * self.strength)
 
     def _full_bias(self, items: torch.Tensor) -> torch.Tensor:
-        """tau g of gallery items from the bank's potentials: (g) of :mod:`emcl_plugin.ncl`."""
+        """tau g of gallery items from the bank's potentials, see (g) of Sinkhorn's rounds."""
         counted = self.potential + self.temperature * self.weight.log()
         source = Biased(self._source(self.bank, items), counted, counted.new_zeros(len(items)))
         lse = logsumexp(source, self.temperature)[1]

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from emcl_plugin.errors import InputFileError
+from emcl_plugin.front import rescore
 from emcl_plugin.io.atomic import atomic_writer
-from emcl_plugin.job import Report
 from emcl_plugin.metrics import DIRECTIONS, MEASURES, Placement, evaluate
-from emcl_plugin.reranker import rescore
+from emcl_plugin.outcome import Report
 from emcl_plugin.similarity import Dense, FeaturePair, Features
 
 

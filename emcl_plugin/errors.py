@@ -87,7 +87,14 @@ _OUT_OF_MEMORY = ("out of memory", "allocate memory", "failed to map segment")  
 
 
 class EmclWarning(UserWarning):
-    """Base of every warning of this package."""
+    """Base of every warning of this package.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", EmclWarning)  # none of them goes by unseen
+    """
 
 
 class ConvergenceWarning(EmclWarning):

@@ -36,7 +36,7 @@ class Hubness:
     anti_hub_share : float
         Share of items that come up for no query.
     normalization_error : float
-        Mean over items of |sum over queries of P(item | query) / expected - 1|, with P the
+        Mean over items of ``|sum over queries of P(item | query) / expected - 1|``, with P the
         softmax of the scores at 0.15 standard deviations and every item expected equally
         often. This is our definition of the NCL paper's notion: "how far are the retrieval
         probabilities from being normalised?"

@@ -1,4 +1,4 @@
-"""One correction from checked inputs to row blocks, and the report on it.
+"""One correction, from checked inputs to row blocks and the report on it.
 
 `rescore` collects the blocks into an array, the command line writes them to a file; both run
 the same job.
@@ -7,134 +7,30 @@ the same job.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 
-from emcl_plugin.agreement import GuardDecision, Hubs
-from emcl_plugin.arrays import (
-    Array,
-    Kind,
-    check_matrix,
-    compute_dtype,
-    describe,
-)
-from emcl_plugin.candidates import Candidates, Coverage
+from emcl_plugin.arrays import Array, Kind, check_matrix, compute_dtype
+from emcl_plugin.candidates import Candidates
+from emcl_plugin.copies import repeated
 from emcl_plugin.correct import Correction, correct
-from emcl_plugin.emcl import EMCL, EMCLReport
-from emcl_plugin.errors import (
-    InputTypeError,
-    InputValueError,
-    MemoryBudgetError,
-    RepeatedItemsWarning,
-)
+from emcl_plugin.emcl import EMCL
+from emcl_plugin.errors import InputValueError, MemoryBudgetError, RepeatedItemsWarning
 from emcl_plugin.experts import Experts
-from emcl_plugin.ncl import NCL, Biases, Journal, Progress
+from emcl_plugin.inputs import FeaturesPair, check_inputs, pick_device, settings_of
+from emcl_plugin.ncl import NCL, Journal, Progress
+from emcl_plugin.outcome import Report
 from emcl_plugin.plan import Estimate, available, estimate
-from emcl_plugin.prior import Prior, Probes, check_mode
+from emcl_plugin.prior import check_mode
 from emcl_plugin.search import search
 from emcl_plugin.similarity import Dense, FeaturePair, Features, Scorer, Shard, Similarity
 from emcl_plugin.sizes import format_size
 from emcl_plugin.world import ALONE, World
-
-if TYPE_CHECKING:
-    from emcl_plugin.bank import BankReport
-
-FeaturesPair: TypeAlias = "tuple[Array, Array]"
-
-CITATIONS = (
-    "EMCL: Jin et al., Expectation-Maximization Contrastive Learning for Compact "
-    "Video-and-Language Representations, NeurIPS 2022, arXiv 2211.11427",
-    "NCL: Park et al., Normalized Contrastive Learning for Text-Video Retrieval, "
-    "EMNLP 2022, arXiv 2212.11790",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """Everything about a correction but the scores.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        (texts, videos).
-    protocol : str
-        "transductive": the biases were computed from the very texts that are scored, all at
-        once. Say so where you publish the numbers. "bank": from other queries.
-    score_std : float
-        Standard deviation of the input scores.
-    emcl : EMCLReport or None
-        Strength, effective rank, candidates tried and why. None where EMCL was off or there
-        were no features.
-    biases : Biases or None
-        Text and video biases, temperature, rounds, error, converged. None where NCL was off.
-        These were added to the scores, scaled by ``guard.strength``; where that is 0 they are
-        those of the gentle run, and nothing was added.
-    probes : Probes or None
-        The gentle and the cautious run's biases, from which prior and guard were found. The
-        videos with the lowest ``probes.cautious.video`` are hubs, however often they are asked
-        for. None where NCL was off.
-    prior : Prior or None
-        What was assumed about how often each video is asked for. None where NCL was not
-        applied.
-    guard : GuardDecision
-        Whether the correction was let through. If not, the scores are the input's.
-    hubs_before, hubs_after : Hubs
-        How the texts' best videos spread over the gallery.
-    repeated_texts, repeated_videos : int
-        Items that are exact copies of an earlier one of their side (0 where only a similarity
-        was given).
-    banks : mapping of str to BankReport
-        By direction, what its bank taught; empty where the protocol is transductive.
-    coverage : Coverage or None
-        What was left out, where only candidates were looked at.
-    citations : tuple of str
-        What to cite.
-    """
-
-    shape: tuple[int, int]
-    protocol: str
-    score_std: float
-    emcl: EMCLReport | None
-    biases: Biases | None
-    probes: Probes | None
-    prior: Prior | None
-    guard: GuardDecision
-    hubs_before: Hubs
-    hubs_after: Hubs
-    repeated_texts: int
-    repeated_videos: int
-    banks: Mapping[str, BankReport] = field(default_factory=dict)
-    coverage: Coverage | None = None
-    citations: tuple[str, ...] = CITATIONS
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the biases themselves, for JSON."""
-        biases = self.biases
-        return {
-            "texts": self.shape[0],
-            "videos": self.shape[1],
-            "protocol": self.protocol,
-            "score_std": self.score_std,
-            "emcl": None if self.emcl is None else self.emcl.to_dict(),
-            "ncl": None
-            if biases is None
-            else {
-                name: getattr(biases, name)
-                for name in ("temperature", "rounds", "error", "converged", "solver")
-            },
-            "prior": None if self.prior is None else self.prior.to_dict(),
-            "guard": self.guard.to_dict(),
-            "banks": {direction: found.to_dict() for direction, found in self.banks.items()},
-            "hubs": {"before": dict(vars(self.hubs_before)), "after": dict(vars(self.hubs_after))},
-            "repeated": {"texts": self.repeated_texts, "videos": self.repeated_videos},
-            "candidates": None if self.coverage is None else self.coverage.to_dict(),
-            "citations": list(self.citations),
-        }
 
 
 class Job:
@@ -163,8 +59,8 @@ class Job:
         world: World = ALONE,
     ) -> None:
         self.world = world
-        self.emcl = _settings(emcl, EMCL, "emcl")
-        self.ncl = _settings(ncl, NCL, "ncl")
+        self.emcl = settings_of(emcl, EMCL, "emcl")
+        self.ncl = settings_of(ncl, NCL, "ncl")
         self.prior = check_mode(prior)
         self.guard = guard
         if metric not in ("cosine", "dot"):
@@ -414,98 +310,3 @@ class Job:
         """The re-scored rows of this process's texts, in the dtype and kind that came in."""
         for _, _, block in source.blocks():
             yield self.kind.narrow(block)
-
-
-def repeated(features: Features) -> int:
-    """How many vectors are exact copies of an earlier one.
-
-    >>> repeated(Features(np.float32([[1, 0], [0, 1], [2, 0]])))  # the third is the first's cosine
-    1
-    """
-    words = features.shape[1] * features.dtype.itemsize // 4
-    factors = np.random.default_rng(0).integers(0, 1 << 63, words, np.uint64) * 2 + 1
-    keys = []  # of every vector a sum of its words, each times its own factor, modulo 2^64
-    for _, _, block in features.blocks():
-        bits = np.ascontiguousarray(block.cpu().numpy()).view(np.uint32)
-        keys.append(bits.astype(np.uint64) @ factors)
-    own = torch.from_numpy(np.concatenate(keys).view(np.int64))
-    every = features.world.rows(own, features.shape[0]).numpy()
-    return features.shape[0] - len(np.unique(every))
-
-
-def _settings(given: Any, kind: Any, name: str) -> Any:
-    """The settings object that "auto", None, a preset's name or an object stands for."""
-    if given is None or isinstance(given, kind):
-        return given
-    if given == "auto":
-        return kind()
-    if kind is EMCL and isinstance(given, str):
-        return EMCL.preset(given)
-    raise InputTypeError(
-        f"{name} must be 'auto', None or {kind.__name__}(...)",
-        repr(given),
-        f"from emcl_plugin import {kind.__name__}",
-    )
-
-
-def check_inputs(sim: Array | Scorer | None, feats: FeaturesPair | None) -> list[Array]:
-    """The arrays that came in, features first, after checks of kind and shape."""
-    if sim is None and feats is None:
-        raise InputValueError(
-            "there is nothing to re-score", "neither sim nor feats", "pass at least one of the two"
-        )
-    arrays: list[Array] = []
-    if feats is not None:
-        if not isinstance(feats, tuple | list) or len(feats) != 2:
-            raise InputTypeError(
-                "feats must be a pair (text, video)", describe(feats), "pass feats=(text, video)"
-            )
-        text, video = check_matrix(feats[0], "text"), check_matrix(feats[1], "video")
-        if text.shape[1] != video.shape[1]:
-            raise InputValueError(
-                "text and video features have different dimensions",
-                f"text {tuple(text.shape)}, video {tuple(video.shape)}",
-                "pass the embeddings that the retriever compares, one row per item",
-            )
-        arrays += [text, video]
-    if sim is not None:
-        scorer = not isinstance(sim, np.ndarray | torch.Tensor) and hasattr(sim, "open")
-        if not scorer:
-            check_matrix(sim, "sim")
-        if feats is not None and isinstance(sim, Experts):
-            raise InputValueError(
-                "experts bring their own features",
-                f"{len(sim.text)} experts, and feats",
-                "leave feats out: EMCL finds one map per expert",
-            )
-        if arrays:
-            expected = (arrays[0].shape[0], arrays[1].shape[0])
-            if tuple(sim.shape) != expected:
-                swapped = tuple(sim.shape) == expected[::-1]
-                raise InputValueError(
-                    "the similarity is video x text" if swapped else "shapes do not agree",
-                    f"sim {tuple(sim.shape)}, text {tuple(arrays[0].shape)}, "
-                    f"video {tuple(arrays[1].shape)}",
-                    "pass sim.T, or swap text and video"
-                    if swapped
-                    else "sim must have one row per text and one column per video",
-                )
-        arrays += [sim] if isinstance(sim, np.ndarray | torch.Tensor) else sim.arrays
-    return arrays
-
-
-def pick_device(given: str | torch.device | None, kind: Kind) -> torch.device:
-    """Where to compute: as told, where the tensors are, or CUDA if there is one."""
-    if given is None and not kind.numpy:
-        return kind.device
-    if given is None or str(given) == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(given)
-        torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].partition(". ")[0]
-        raise InputValueError(
-            "this device cannot be used", f"{given!s}: {reason}", "use auto or cpu"
-        ) from error
-    return device

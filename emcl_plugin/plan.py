@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 
-from emcl_plugin.sizes import format_size
+from emcl_plugin.sizes import format_size, physical_memory
 
 
 def available(device: torch.device) -> int:
@@ -20,14 +19,11 @@ def available(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free)
-    free = 4 << 30
     try:
         meminfo = Path("/proc/meminfo").read_text()
         free = int(re.findall(r"MemAvailable:\s+(\d+) kB", meminfo)[0]) * 1024
     except (OSError, IndexError):
-        names = os.sysconf_names if hasattr(os, "sysconf_names") else {}
-        if "SC_PHYS_PAGES" in names:
-            free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        free = physical_memory() // 2
     try:
         group = Path("/sys/fs/cgroup")
         limit = int((group / "memory.max").read_text())

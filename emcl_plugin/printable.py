@@ -1,8 +1,9 @@
-"""Names and texts from elsewhere, as a terminal can show them."""
+"""Names and texts from elsewhere, as a terminal or a page can show them."""
 
 from __future__ import annotations
 
-_LONGEST = 500  # characters
+_LONGEST = 500  # characters on a terminal
+_CAPTION = 240  # characters on a page
 
 
 def printable(given: object) -> str:
@@ -31,3 +32,16 @@ def printable(given: object) -> str:
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     half = _LONGEST // 2
     return text if len(text) <= _LONGEST else f"{text[:half]} ... {text[-half:]}"
+
+
+def clean(text: str, longest: int | None = _CAPTION) -> str:
+    r"""One line without control characters, cut where it is longer than ``longest``.
+
+    >>> clean("two\nlines"), clean("too long for this", 9)
+    ('two lines', 'too long…')
+    """
+    text = "".join(c if c.isprintable() or c in "\u200d\u200c" else " " for c in text)
+    text = " ".join(text.split())
+    if longest is None or len(text) <= longest:
+        return text
+    return text[: longest - 1].rstrip() + "…"

@@ -42,8 +42,9 @@ from typing import Any
 
 import torch
 
-from emcl_plugin.agreement import Evidence, Nearest, ramp
+from emcl_plugin.agreement import Nearest
 from emcl_plugin.errors import InputValueError
+from emcl_plugin.guard import Evidence, ramp
 from emcl_plugin.ncl import NCL, Biases, Journal, Problem, Progress
 from emcl_plugin.similarity import Similarity
 

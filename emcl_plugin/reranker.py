@@ -1,4 +1,4 @@
-"""The front door: `rerank`, `rescore` and `Reranker`."""
+"""`Reranker`: corrects queries that are not known yet; an estimator like scikit-learn's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,181 +15,12 @@ import torch
 
 from emcl_plugin.arrays import Array, Kind
 from emcl_plugin.bank import BankReport, fit_corrector, leak
-from emcl_plugin.checkpoint import journal
 from emcl_plugin.corrector import DRIFT
 from emcl_plugin.emcl import EMCL
 from emcl_plugin.errors import DriftWarning, InputValueError, LeakWarning, NotFittedError
-from emcl_plugin.job import FeaturesPair, Job, Report
+from emcl_plugin.front import rescore
 from emcl_plugin.ncl import NCL, Progress
-from emcl_plugin.shards import shared
-from emcl_plugin.similarity import Scorer
-from emcl_plugin.world import ALONE
-
-
-@dataclass(frozen=True, kw_only=True)
-class RerankResult(Report):
-    """Re-scored similarity and how it came about.
-
-    Attributes
-    ----------
-    scores : (n_text, n_video) array or tensor
-        S + tau (f_i + g_j) after EMCL, of the library, dtype and device that came in. Larger is
-        better; rank rows for text -> video and columns for video -> text.
-    """
-
-    scores: Array
-
-
-def rerank(
-    sim: Array | Scorer | None = None,
-    feats: FeaturesPair | None = None,
-    *,
-    emcl: EMCL | str | None = "auto",
-    ncl: NCL | str | None = "auto",
-    prior: str = "auto",
-    guard: bool = True,
-    metric: str = "cosine",
-    device: str | torch.device | None = None,
-    memory: int | None = None,
-    progress: Progress | None = None,
-    process_group: Any = None,
-    resume: str | Path | None = None,
-) -> Array:
-    """Re-score a text-video similarity without training; the scores of :func:`rescore`.
-
-    Parameters
-    ----------
-    sim : (n_text, n_video) array or tensor, optional
-        Similarity, larger is better, at any scale. Where it is no inner product of two vectors
-        it can be computed from its parts, in blocks: :class:`emcl_plugin.experts.Experts` (MMT)
-        and :class:`emcl_plugin.tokens.Tokens` (DRL) stand in its place.
-    feats : (text, video), optional
-        Embeddings of shape (n_text, dimension) and (n_video, dimension); they need not be
-        normalised. At least one of ``sim`` and ``feats``: alone, their cosine is corrected;
-        with ``sim`` they are used to correct that similarity.
-    emcl : "auto", None, preset name or EMCL, default "auto"
-        "auto" chooses the strength by mutual nearest neighbours. None leaves EMCL out.
-    ncl : "auto", None or NCL, default "auto"
-        "auto" is a temperature of 0.15 standard deviations. None leaves NCL out.
-    prior : {"auto", "even", "gentle", "off"}, default "auto"
-        What to assume about how often each video is asked for. NCL as published assumes that
-        all are asked for equally often ("even"), which benchmarks are and the world is not.
-        "auto" finds out from the scores, "gentle" corrects for hubs and little else, "off"
-        leaves NCL out. See :mod:`emcl_plugin.prior`.
-    guard : bool, default True
-        Apply no more than the mutual nearest neighbours bear out, and nothing where there are
-        no hubs to correct. It wants evidence: of a handful of texts nothing can be told.
-    metric : {"cosine", "dot"}, default "cosine"
-        Similarity of features.
-    device : str or torch.device, optional
-        Where to compute. Default: where the tensors are; for NumPy input CUDA if there is one.
-    memory : int, optional
-        Bytes to keep within; beyond it scores are recomputed instead of stored. Default: half
-        of what is free.
-    progress : callable, optional
-        Called with (stage, done, total).
-    process_group : torch.distributed.ProcessGroup, optional
-        Of processes that share the work, already initialised
-        (``torch.distributed.group.WORLD``). Each passes its own texts, their rows of ``sim``
-        or their embeddings, and all videos, and gets the rows of its own texts. Default: this
-        process alone, whatever is initialised.
-    resume : path, optional
-        A file in which the run keeps where it stands, after every round and at most every 10
-        seconds. If it is there, the run goes on from it; when the scores are there, it is
-        removed. See :mod:`emcl_plugin.checkpoint`.
-
-    Returns
-    -------
-    (n_text, n_video) array or tensor
-        Of the library, dtype and device that came in.
-
-    Raises
-    ------
-    InputValueError, InputTypeError
-        What is wrong, what came in and what to do. Both are subclasses of EmclError, the first
-        also of ValueError, the second of TypeError.
-    MemoryBudgetError
-        If a dense result does not fit into the memory.
-
-    Notes
-    -----
-    The protocol is transductive: all texts are used at once to compute the biases.
-    Sources: arXiv 2211.11427 (EMCL), arXiv 2212.11790 (NCL).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> sim = np.array([[0.9, 0.5, 0.1], [0.8, 0.7, 0.1], [0.8, 0.2, 0.6]], np.float32)
-    >>> sim.argmax(1)  # video 0 is everybody's best
-    array([0, 0, 0])
-    >>> rerank(sim, prior="even", guard=False).argmax(1)  # three texts are no evidence
-    array([0, 1, 2])
-    """
-    return rescore(
-        sim,
-        feats,
-        emcl=emcl,
-        ncl=ncl,
-        prior=prior,
-        guard=guard,
-        metric=metric,
-        device=device,
-        memory=memory,
-        progress=progress,
-        process_group=process_group,
-        resume=resume,
-    ).scores
-
-
-def rescore(
-    sim: Array | Scorer | None = None,
-    feats: FeaturesPair | None = None,
-    *,
-    emcl: EMCL | str | None = "auto",
-    ncl: NCL | str | None = "auto",
-    prior: str = "auto",
-    guard: bool = True,
-    metric: str = "cosine",
-    device: str | torch.device | None = None,
-    memory: int | None = None,
-    progress: Progress | None = None,
-    process_group: Any = None,
-    resume: str | Path | None = None,
-) -> RerankResult:
-    """As :func:`rerank`, and tell everything: biases, temperature, strength, guard, hubs.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> sim = np.array([[0.9, 0.5, 0.1], [0.8, 0.7, 0.1], [0.8, 0.2, 0.6]], np.float32)
-    >>> result = rescore(sim)
-    >>> result.protocol, result.hubs_before.largest, result.guard.applied  # so few show nothing
-    ('transductive', 3, False)
-    """
-    world = ALONE
-    if process_group is not None:
-        world, feats = shared(process_group, sim, feats)
-
-    def prepare() -> Job:
-        job = Job(
-            sim,
-            feats,
-            emcl=emcl,
-            ncl=ncl,
-            prior=prior,
-            guard=guard,
-            metric=metric,
-            device=device,
-            memory=memory,
-            world=world,
-        )
-        job.require_dense()
-        return job
-
-    job = world.together(prepare)
-    with journal(job, resume) as kept:
-        report, blocks = job.run(progress, kept)
-        return RerankResult(scores=job.collect(blocks), **vars(report))
+from emcl_plugin.outcome import Report
 
 
 class Reranker:
@@ -396,7 +227,7 @@ class Reranker:
         """The Reranker that was saved in a folder; nothing in it is executed."""
         from emcl_plugin.state import load
 
-        return load(Path(folder), device=device, kind=cls)
+        return load(Path(folder), cls, device=device)
 
     def export_vectors(self) -> Array:
         """[M v, tau g], (n_gallery, D + 1): put these into any inner-product index."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -97,7 +99,8 @@ def _nearest(
     for start, stop, block in queries.blocks():
         if look is not None:
             check_lengths(block, queries.name, start, torch.float32)  # FAISS computes in it
-            near, ids = look.search(np.ascontiguousarray(block.float().cpu().numpy()), k)
+            with _told(index):
+                near, ids = look.search(np.ascontiguousarray(block.float().cpu().numpy()), k)
             scores[start:stop] = torch.from_numpy(near)
             found[start:stop] = torch.from_numpy(ids)
         else:
@@ -131,7 +134,21 @@ def _faiss(items: Features, index: str) -> Any:
     if not made.is_trained:
         many = torch.randperm(items.shape[0], generator=torch.Generator().manual_seed(0))
         sample = items.take(many[: 1 << 18].sort().values.to(items.device))
-        made.train(np.ascontiguousarray(sample.float().cpu().numpy()))
+        with _told(index):
+            made.train(np.ascontiguousarray(sample.float().cpu().numpy()))
     for _, _, block in items.blocks():
         made.add(np.ascontiguousarray(block.float().cpu().numpy()))
     return made
+
+
+@contextmanager
+def _told(index: str) -> Iterator[None]:
+    """FAISS's own errors, of which the last sentence says what is wrong with the index."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise InputValueError(
+            "FAISS cannot search like this",
+            f"{index}: {str(error).rpartition('Error: ')[2][:200]}",
+            "take fewer clusters, look at more of them, or leave the index out",
+        ) from None

@@ -9,7 +9,7 @@ import torch
 
 from emcl_plugin.arrays import Array, describe
 from emcl_plugin.errors import InputTypeError, InputValueError
-from emcl_plugin.job import FeaturesPair, check_inputs
+from emcl_plugin.inputs import FeaturesPair, check_inputs
 from emcl_plugin.similarity import Scorer
 from emcl_plugin.world import World
 

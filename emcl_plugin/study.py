@@ -16,9 +16,10 @@ from emcl_plugin.baselines.vectors import Changed
 from emcl_plugin.compare import ABLATION, INPUT, OURS, Row, ablation_row
 from emcl_plugin.correct import Correction
 from emcl_plugin.hubness import Hubness, ModalityGap, hubness, modality_gap
-from emcl_plugin.job import Job, Report
+from emcl_plugin.job import Job
 from emcl_plugin.metrics import DIRECTIONS, MEASURES, evaluate
 from emcl_plugin.ncl import Progress
+from emcl_plugin.outcome import Report
 from emcl_plugin.similarity import Features, Scorer, Similarity
 from emcl_plugin.truth import GroundTruth
 
@@ -38,14 +39,6 @@ class Names:
     text: Sequence[str] = field(default_factory=tuple)
     video: Sequence[str] = field(default_factory=tuple)
     video_links: Sequence[str] = field(default_factory=tuple)
-
-    def of_text(self, index: int) -> str:
-        """The caption, or "text 7"."""
-        return self.text[index] if self.text else f"text {index}"
-
-    def of_video(self, index: int) -> str:
-        """The title, or "video 7"."""
-        return self.video[index] if self.video else f"video {index}"
 
 
 @dataclass(frozen=True)

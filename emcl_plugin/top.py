@@ -14,8 +14,10 @@ from emcl_plugin.candidates import Candidates
 from emcl_plugin.checkpoint import journal
 from emcl_plugin.emcl import EMCL
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.job import FeaturesPair, Job, Report
+from emcl_plugin.inputs import FeaturesPair
+from emcl_plugin.job import Job
 from emcl_plugin.ncl import NCL, Progress
+from emcl_plugin.outcome import Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,13 @@ class TopResult(Report):
         Re-scored, best first.
     videos : (n_text, k) array or tensor of int
         Which they are; -1, with a score of -infinity, where an approximate index found fewer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> found = rerank_top((np.eye(3, 4), np.eye(3, 4)), k=1)
+    >>> found.videos[:, 0], found.scores.shape
+    (array([0, 1, 2]), (3, 1))
     """
 
     scores: Array

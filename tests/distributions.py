@@ -14,8 +14,12 @@ from packaging.metadata import Metadata, parse_email
 
 DATA = {"py.typed", "data/demo.npz", "data/service.html", "report/page.html.j2"}
 SOURCES = {
+    ".github/workflows/ci.yml",
+    ".pre-commit-config.yaml",
+    "ARCHITECTURE.md",
     "CHANGELOG.md",
     "LICENSE",
+    "Makefile",
     "README.md",
     "constraints-min.txt",
     "constraints.txt",

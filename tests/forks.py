@@ -1,5 +1,6 @@
-"""The program, started at once: forked from a process that has loaded torch and used it for
-nothing, so that thousands of runs can be tried.
+"""The program, started at once, so that thousands of runs can be tried.
+
+It is forked from a process that has loaded torch and used it for nothing.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ PAGE = ROOT / "docs" / "licences.md"
 COPYLEFT = re.compile(r"GPL|MPL|EPL|CDDL|EUPL|Mozilla|General Public|Eclipse", re.IGNORECASE)
 NOTES = {
     "certifi": "a list of certificates, used as it is: the MPL asks for nothing then",
+    "docutils": "for the site: no part of it is handed on; the GPL is that of an editor's mode",
     "hypothesis": "for the tests: no part of it is handed on",
     "pathspec": "for the type check: no part of it is handed on",
     "tqdm": "used as it is: the MPL asks for nothing then",
@@ -35,7 +36,7 @@ SAID = {"atheris": "Apache-2.0"}
 GROUPS = {
     "Every installation": ["core"],
     "Extras for use: `cpu`, `report`, `formats`, `serve`": ["cpu", "report", "formats", "serve"],
-    "Tests, docs and fuzzing": ["test", "docs", "fuzz"],
+    "Tests, docs and fuzzing": ["test", "docs", "dev", "fuzz"],
 }
 
 

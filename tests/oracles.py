@@ -197,9 +197,11 @@ def plain_prior(S, w=None, *, gentle, evidence, hubs, evenness):
     std = np.sqrt(np.average(((S - mean) ** 2).mean(1), weights=w))
     gentle_tau, tau = gentle[0] * std, 0.15 * std
 
+    part, count = plain_parts(S, w)
+
     def changed(f, g):
-        was, now = (plain_mutual(X)[0] for X in (S, S + gentle_tau * (f[:, None] + g)))
-        return w[now & ~was].sum(), w[was & ~now].sum()
+        was, now = (plain_partners(X, part) for X in (S, S + gentle_tau * (f[:, None] + g)))
+        return w[now & ~was].sum() / count, w[was & ~now].sum() / count
 
     settings = {"rho": gentle[1], "w": w}
     f, g = plain_ncl(S, gentle_tau, **settings)
@@ -329,6 +331,24 @@ def plain_mutual(S):
             if S[i, j] == S[i].max() and S[i, j] == S[:, j].max():
                 texts[i] = videos[j] = True
     return texts, videos
+
+
+def plain_parts(S, w):
+    """The part of every text and how many there are: dealt by the best scores, copies together."""
+    count = max(1, round(round(w.sum(), 6) / S.shape[1]))
+    part, place = np.empty(len(S), dtype=int), 0.0
+    for i in sorted(range(len(S)), key=lambda i: S[i].max()):
+        part[i] = int(place + w[i] / 2) % count
+        place += w[i]
+    return part, count
+
+
+def plain_partners(S, part):
+    """Which texts are in a mutual pair within their part."""
+    out = np.zeros(len(S), dtype=bool)
+    for k in set(part):
+        out[part == k] = plain_mutual(S[part == k])[0]
+    return out
 
 
 def plain_mutual_share(S):

@@ -21,6 +21,8 @@ CASES = {
     "double tensors": lambda t, v: (None, tuple(torch.from_numpy(x).double() for x in (t, v))),
     "half": lambda t, v: (None, (t.astype(np.float16), v.astype(np.float16))),
     "blocks": lambda t, v: (None, (t, v)),
+    "many texts": lambda t, v: (None, (t, v[:70])),
+    "many texts, copies": lambda t, v: (None, (t, np.concatenate([v[:60], v[:30]]))),
 }  # fmt: skip
 
 

@@ -1,8 +1,6 @@
-"""Mutual nearest neighbours against a look at every pair, hubs, and the guard's decision."""
+"""Mutual nearest neighbours against a look at every pair, and hubs."""
 
 from __future__ import annotations
-
-import json
 
 import numpy as np
 import pytest
@@ -12,13 +10,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from oracles import hubby_scores, plain_mutual, plain_mutual_share
 
-from emcl_plugin.agreement import (
-    Evidence,
-    decide,
-    mutual_nearest_neighbours,
-    nearest,
-    weigh,
-)
+from emcl_plugin.agreement import mutual_nearest_neighbours, nearest
 from emcl_plugin.similarity import Dense, FeaturePair, Features
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))
@@ -63,7 +55,7 @@ def test_equal_bests_are_all_best(shape, seed, memory):
 @pytest.mark.parametrize("n_text", [15, 16, 17, 100])
 def test_rows_are_gone_through_in_parts(monkeypatch, n_text, few):
     """16 at a time: best matches are those of all, with a few equal bests and with many."""
-    monkeypatch.setattr("emcl_plugin.similarity._CACHE_BYTES", 1)
+    monkeypatch.setattr("emcl_plugin.similarity.block_sizes._CACHE_BYTES", 1)
     x = np.random.default_rng(n_text).permutation(n_text * 30).reshape(n_text, 30) / 4096
     if few:
         x[-1], x[:, 7] = x[0], x[:, 3]
@@ -161,150 +153,6 @@ def test_a_planted_hub_is_named():
     hubs = nearest(Dense(x)).hubs()
     assert (hubs.largest, hubs.largest_index) == (20, 3)
     assert_allclose(hubs.never, 0.9, rtol=1e-12)
-
-
-# --- evidence ----------------------------------------------------------------------------
-
-counts = st.floats(0, 500)
-
-
-@pytest.mark.parametrize(
-    ("gained", "lost", "z", "strength"),
-    [
-        (0, 0, 0, 0),
-        (1, 0, 1, 0),
-        (4, 0, 2, 1),
-        (9 / 4, 0, 1.5, 0.5),
-        (30, 6, 4, 1),
-        (6, 30, -4, 0),
-        (50, 50, 0, 0),
-    ],
-)
-def test_evidence_in_standard_errors(gained, lost, z, strength):
-    """(gained - lost) / sqrt(gained + lost); nothing up to 1, all from 2 on."""
-    evidence = Evidence(gained, lost)
-    assert_allclose([evidence.z, evidence.strength], [z, strength], rtol=1e-12)
-
-
-@given(counts, counts)
-def test_evidence_has_two_sides(gained, lost):
-    """What speaks for a change speaks against undoing it; four times as much counts twice."""
-    z = Evidence(gained, lost).z
-    assert_allclose(Evidence(lost, gained).z, -z, rtol=1e-12)
-    assert_allclose(Evidence(4 * gained, 4 * lost).z, 2 * z, rtol=1e-12)
-    assert min(Evidence(gained, lost).strength, Evidence(lost, gained).strength) == 0
-
-
-@given(counts, counts, st.floats(0, 20))
-def test_more_gained_is_more_and_more_lost_is_less_evidence(gained, lost, more):
-    strength = Evidence(gained, lost).strength
-    assert 0 <= strength <= 1
-    assert Evidence(gained + more, lost).strength >= strength - 1e-12
-    assert Evidence(gained, lost + more).strength <= strength + 1e-12
-
-
-def test_the_strength_has_no_jump():
-    """A thousandth of a text moves it by less than a hundredth, wherever it is."""
-    grid = np.arange(0.5, 30, 1e-3)
-    for lost in (0.0, 0.7, 5.0):
-        strengths = np.array([Evidence(gained, lost).strength for gained in grid])
-        assert np.abs(np.diff(strengths)).max() < 0.01
-        assert (strengths.min(), strengths.max()) == (0, 1)
-
-
-def changed(before, after, weights):
-    """Gained and lost by a look at every pair."""
-    was, now = plain_mutual(before)[0], plain_mutual(after)[0]
-    return [sum(weights[now & ~was]), sum(weights[was & ~now])]
-
-
-@given(shapes, seeds, st.booleans(), st.booleans(), memories)
-def test_evidence_is_that_of_a_look_at_every_pair(shape, seed, tied, weighted, memory):
-    """With and without ties and weights, in any block size."""
-    rng = np.random.default_rng(seed)
-    pair = [tied_scores(shape, seed + k) if tied else rng.random(shape) for k in range(2)]
-    before, after = (nearest(Dense(x, dtype=torch.float64, memory=memory)) for x in pair)
-    for found, x in zip((before, after), pair, strict=True):
-        assert_array_equal(found.in_pairs()[0], plain_mutual(x)[0])
-        assert_array_equal(found.in_pairs()[1], plain_mutual(x)[1])
-    weights = rng.random(shape[0]) if weighted else np.ones(shape[0])
-    evidence = weigh(before, after, torch.tensor(weights) if weighted else None)
-    assert_allclose([evidence.gained, evidence.lost], changed(*pair, weights), rtol=1e-12)
-    other = weigh(after, before, torch.tensor(weights))
-    assert_allclose([other.lost, other.gained], [evidence.gained, evidence.lost], rtol=1e-12)
-    assert weigh(before, before) == Evidence(0, 0)
-
-
-@given(shapes, seeds, st.booleans())
-def test_evidence_does_not_depend_on_the_order(shape, seed, tied):
-    """Of texts and of videos."""
-    rng = np.random.default_rng(seed)
-    pair = [tied_scores(shape, seed + k) if tied else rng.random(shape) for k in range(2)]
-    weights = rng.random(shape[0])
-    rows, columns = rng.permutation(shape[0]), rng.permutation(shape[1])
-    found = weigh(*(nearest(Dense(x)) for x in pair), torch.tensor(weights))
-    pair = [x[rows][:, columns] for x in pair]
-    moved = weigh(*(nearest(Dense(x)) for x in pair), torch.tensor(weights[rows]))
-    assert_allclose([moved.gained, moved.lost], [found.gained, found.lost], rtol=1e-12)
-
-
-@given(shapes, seeds)
-def test_copies_of_texts_are_no_more_evidence(shape, seed):
-    """Text i comes k times, each with a weight of 1 / k."""
-    rng = np.random.default_rng(seed)
-    pair = rng.random((2, *shape))
-    times = rng.integers(1, 5, shape[0])
-    weights = torch.tensor(np.repeat(1 / times, times))
-    alone = weigh(*(nearest(Dense(x)) for x in pair))
-    copied = weigh(*(nearest(Dense(np.repeat(x, times, axis=0))) for x in pair), weights)
-    assert_allclose([copied.gained, copied.lost], [alone.gained, alone.lost], rtol=1e-12)
-
-
-# --- the decision ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("gained", "lost", "words"),
-    [
-        (30, 6, "passed: 30 texts find a mutual partner, 6 lose theirs"),
-        (9 / 4, 0, "at 50 %"),
-        (1, 0, "too little evidence"),
-        (1, 1, "no hubs to correct"),
-        (3, 12, "no hubs to correct: 3 texts find a mutual partner, 12 lose theirs"),
-    ],
-)
-def test_the_guard_says_what_it_lets_through_and_why(gained, lost, words):
-    """All, a part, or nothing; in JSON with everything it was decided on."""
-    evidence = Evidence(gained, lost)
-    decision = decide(evidence, evidence.strength, 0.5, 0.6)
-    assert words in decision.reason
-    assert decision.applied == (evidence.strength > 0)
-    assert ("the input is unchanged" in decision.reason) == (not decision.applied)
-    facts = json.loads(json.dumps(decision.to_dict()))
-    assert facts == {
-        "enabled": True,
-        "applied": decision.applied,
-        "strength": evidence.strength,
-        "gained": gained,
-        "lost": lost,
-        "z": evidence.z,
-        "before": 0.5,
-        "after": 0.6,
-        "reason": decision.reason,
-    }
-
-
-def test_a_guard_that_is_off_lets_everything_through():
-    """And says that it was off, whatever the evidence."""
-    decision = decide(Evidence(3, 12), 1.0, 0.5, 0.4, enabled=False)
-    assert (decision.enabled, decision.applied, decision.strength) == (False, True, 1.0)
-    assert "switched off" in decision.reason
-    assert "50.0 % -> 40.0 %" in decision.reason
-
-
-def test_the_share_of_mutual_pairs_alone_decides_nothing():
-    """It may rise where no more texts than by chance have found a partner."""
-    assert not decide(Evidence(1, 0), 0.0, 0.2, 0.9).applied
 
 
 @pytest.mark.parametrize("seed", range(8))

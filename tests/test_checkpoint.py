@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from emcl_plugin import EMCL, NCL, checkpoint, rerank, rerank_top, rescore
@@ -17,7 +18,7 @@ from emcl_plugin.checkpoint import Checkpoint
 from emcl_plugin.demo import load_demo
 from emcl_plugin.errors import ConvergenceWarning, EmclError, InputFileError, InputValueError
 from emcl_plugin.job import Job
-from emcl_plugin.ncl import StoredKernel
+from emcl_plugin.ncl.stored_kernel import StoredKernel
 from emcl_plugin.tokens import Tokens
 
 DEMO = load_demo()
@@ -186,6 +187,32 @@ def test_scorers_are_known_by_all_their_parts(tmp_path):
         rerank(Tokens(TOKENS.text, TOKENS.video, TOKENS.text_mask, TOKENS.video_mask, other),
                resume=file)  # fmt: skip
     assert_array_equal(rerank(TOKENS, resume=file), rerank(TOKENS))
+
+
+@pytest.mark.parametrize(
+    ("solves", "changed", "words"),
+    [
+        ("[", {}, "Expecting value"),
+        ("[[1.0, 1.0, 3]]", {}, "another length"),
+        ("[[1.0, 1.0, 3, 0.1], [1.0, 1.0, 3, 0.1]]", {}, "1.f"),
+        ("[[1.0, 1.0, 0, 0.1]]", {}, "solve 0 is none"),
+        ("[[1.0, 1.0, 3, 0.1]]", {"0.f": np.full(N, np.nan, np.float32)}, "solve 0 is none"),
+        ("[[1.0, 1.0, 3, 0.1]]", {"0.f": np.zeros(N - 1, np.float32)}, "are not"),
+        ("[[1.0, 1.0, 3, 0.1]]", {"0.g": np.zeros(N)}, "are not"),
+    ],
+)
+def test_a_file_made_to_look_like_this_runs_is_refused(stopped, solves, changed, words):
+    """Of this run, and sealed, with what no run of the program leaves."""
+    with safe_open(stopped, framework="np") as file:
+        notes = {**file.metadata(), "solves": solves}
+        names = file.keys()
+        tensors = {name: file.get_tensor(name) for name in names if name.startswith("0.")}
+    del notes["sha256"]
+    tensors |= changed
+    save_file(tensors, stopped, {**notes, "sha256": checkpoint._seal(notes, tensors)})
+    with pytest.raises(InputFileError, match="none of this program's") as caught:
+        features(resume=stopped)
+    assert words in caught.value.received
 
 
 def cut(file):

@@ -189,6 +189,7 @@ def test_unknown_measures_are_refused(name):
         (lambda: GroundTruth.from_index(["a"], 4), InputTypeError, "whole numbers"),
         (lambda: GroundTruth.from_pairs([[0, 1, 2]], (2, 3)), InputValueError, "pairs"),
         (lambda: GroundTruth.from_pairs([[0, 1], [0, 1]], (2, 3)), InputValueError, "twice"),
+        (lambda: GroundTruth.from_pairs([[0, 1]], (2, 3), [np.nan]), InputValueError, "finite"),
         (lambda: GroundTruth.diagonal((3, 3)).keep_queries([1]), InputValueError, "mask"),
         (lambda: place(dense(np.eye(3)), GroundTruth.diagonal((4, 4))), InputValueError, "sizes"),
         (lambda: evaluate(dense(np.eye(3)), None, "last"), InputValueError, "best, mean, worst"),

@@ -14,7 +14,9 @@ from oracles import hubby_scores
 from emcl_plugin import NCL, rerank, rescore
 from emcl_plugin.agreement import nearest
 from emcl_plugin.demo import load_demo
-from emcl_plugin.ncl import BlockKernel, StoredKernel, fit_biases
+from emcl_plugin.ncl import fit_biases
+from emcl_plugin.ncl.block_kernel import BlockKernel
+from emcl_plugin.ncl.stored_kernel import StoredKernel
 from emcl_plugin.reductions import moments
 from emcl_plugin.similarity import Dense, FeaturePair, OutOfMemory
 

@@ -270,6 +270,7 @@ NAN = np.where(np.arange(30).reshape(5, 6) == 20, np.nan, 1.0)
     [
         ({}, InputValueError, "nothing to re-score"),
         ({"sim": [[1.0, 2.0]]}, InputTypeError, "not an array"),
+        ({"sim": (T, V)}, InputTypeError, "embeddings come second"),
         ({"sim": np.ones(5)}, InputValueError, "two dimensions"),
         ({"sim": np.ones((2, 3, 4))}, InputValueError, "pool frame or token"),
         ({"sim": np.ones((0, 4))}, InputValueError, "empty"),

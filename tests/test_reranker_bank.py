@@ -229,6 +229,16 @@ def test_search_is_the_order_of_transform(k):
     assert reranker.search(queries)[1].shape == (80, 10)
 
 
+def test_search_by_an_index_finds_the_same():
+    pytest.importorskip("faiss")
+    reranker, queries = shared("f4"), data("f4").queries
+    values, indices = reranker.search(queries, 5)
+    found = reranker.search(queries, 5, index=reranker.to_faiss())
+    assert_array_equal(found[1], indices)
+    assert_allclose(found[0], values, atol=1e-5)
+    assert found[0].dtype == values.dtype
+
+
 @pytest.mark.parametrize("k", [0, 81])
 def test_k_is_at_least_one_and_at_most_the_gallery(k):
     with pytest.raises(InputValueError, match="k must be at least 1"):

@@ -94,6 +94,17 @@ def test_examples_in_the_docstrings(model):
         assert not found.failed
 
 
+@pytest.mark.usefixtures("model")
+def test_the_page_shows_the_figures_that_were_kept(tmp_path):
+    import scale_report
+
+    shown, page = BENCHMARKS.parent / "docs" / "scale.md", tmp_path / "scale.md"
+    page.write_text(shown.read_text())
+    kept = json.loads((BENCHMARKS / "results" / "scale.json").read_text())
+    scale_report.rewrite(page, scale_report.report(kept))
+    assert page.read_text() == shown.read_text()
+
+
 def test_it_runs(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- scale.py: begin -->\nold\n<!-- scale.py: end -->\nafter\n")

@@ -35,7 +35,7 @@ KNOWN = {
     ("serving.py", "importlib.import_module"),  # a store's library
     ("io/pickled.py", "pickle"),  # an Unpickler that finds the names of its own table only
     ("service.py", "socket"),  # of `serve`, which listens
-    ("service.py", "http"),  # the names of statuses
+    ("connection.py", "http"),  # the names of statuses
 }
 
 

@@ -63,6 +63,12 @@ def test_no_change_is_no_gain():
     assert (found.gain, found.p_value, found.changed, found.too_small) == (0, 1, 0, False)
 
 
+def test_the_same_gain_for_all_is_sure():
+    found = compare(np.zeros(9), np.full(9, 2.0))
+    assert (found.low, found.gain, found.high, found.changed) == (2, 2, 2, 9)
+    assert_allclose(found.p_value, 2 / 2**9)
+
+
 def test_the_same_numbers_come_out_each_time():
     rng = np.random.default_rng(4)
     pair = rng.random(50), rng.random(50)

@@ -112,6 +112,16 @@ def test_a_checkpoint_belongs_to_the_rows_of_all_processes(among):
         np.testing.assert_array_equal(own["resumed"], own["matrix"])
 
 
+def test_alone_every_exchange_gives_back_what_it_was_given():
+    x = torch.tensor([[1.0, -2.0], [0.5, 3.0]])
+    for exchange in (ALONE.sum, ALONE.max, ALONE.min, ALONE.any, ALONE.logsumexp, ALONE.told):
+        assert exchange(x) is x
+    assert ALONE.rows(x, 2) is x
+    assert ALONE.gather([1.5, 2.0]) == [[1.5, 2.0]]
+    assert ALONE.together(lambda: x) is x
+    assert list(ALONE.in_order("abc")) == list("abc")
+
+
 @pytest.mark.filterwarnings("ignore:.*exact copies")
 def test_without_the_group_a_process_is_alone(among, sides):
     arrays, _, starts = among

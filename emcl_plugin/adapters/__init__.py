@@ -72,6 +72,11 @@ def read(name: str, path: str | Path, *, trust_pickle: bool = False, **settings:
         Also read pickles: arrays, containers, texts and numbers in them, and nothing else.
     **settings
         Of the adapter, such as ``orientation``.
+
+    Returns
+    -------
+    Adapter
+        Of the class that :data:`ADAPTERS` has under this name.
     """
     if name not in ADAPTERS:
         raise InputValueError(

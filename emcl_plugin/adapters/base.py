@@ -16,11 +16,11 @@ from emcl_plugin.adapters.scale import unscaled
 from emcl_plugin.arrays import Array, describe
 from emcl_plugin.errors import InputTypeError, InputValueError
 from emcl_plugin.experts import Experts
-from emcl_plugin.job import FeaturesPair
+from emcl_plugin.front import RerankResult, rescore
+from emcl_plugin.inputs import FeaturesPair
 from emcl_plugin.metrics import evaluate
 from emcl_plugin.orientation import oriented
 from emcl_plugin.report.tables import metrics_table
-from emcl_plugin.reranker import RerankResult, rescore
 from emcl_plugin.similarity import Dense, Scorer
 from emcl_plugin.truth import GroundTruth
 

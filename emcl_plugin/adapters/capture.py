@@ -29,8 +29,8 @@ from emcl_plugin.adapters.drl import DRL
 from emcl_plugin.adapters.matrices import EMCLNet
 from emcl_plugin.adapters.mmt import MMT
 from emcl_plugin.errors import InputValueError
+from emcl_plugin.front import RerankResult
 from emcl_plugin.io.atomic import atomic_writer, check_target
-from emcl_plugin.reranker import RerankResult
 
 Calls: TypeAlias = list[tuple[Any, ...]]
 
@@ -40,7 +40,12 @@ MIXED = ("vid_embds", "text_embds", "vid_weights", "text_weights")
 
 
 class Captured:
-    """What a block of evaluation left behind.
+    """What a block of evaluation left behind; made by :func:`capture`.
+
+    Parameters
+    ----------
+    settings : dict
+        For :func:`emcl_plugin.rescore`, by name.
 
     Attributes
     ----------

@@ -32,7 +32,13 @@ ROUNDING = 0.05
 
 
 class Collected(Adapter):
-    """What a :class:`Collector` has: features in the order of their ids, and the ground truth."""
+    """What a :class:`Collector` has: features in the order of their ids, and the ground truth.
+
+    Parameters
+    ----------
+    texts, videos : dict
+        By id, or by row where there are none: the vector and, of a text, the id of its video.
+    """
 
     NAME: ClassVar[str] = "collected"
     FIELDS: ClassVar[Mapping[str, tuple[str, ...]]] = {}

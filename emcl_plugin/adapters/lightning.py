@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from emcl_plugin.adapters.collect import Collected, Collector
 from emcl_plugin.arrays import compute_dtype
 from emcl_plugin.errors import EmclError
+from emcl_plugin.front import RerankResult
 from emcl_plugin.metrics import evaluate
-from emcl_plugin.reranker import RerankResult
 from emcl_plugin.similarity import Dense
 
 KEYS = ("text", "video", "ids", "text_ids", "video_ids")

@@ -11,7 +11,8 @@ import torch
 
 from emcl_plugin.arrays import Array
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.job import FeaturesPair, Job
+from emcl_plugin.inputs import FeaturesPair
+from emcl_plugin.job import Job
 from emcl_plugin.reductions import moments, slope
 
 SAME = 1e-3

@@ -11,7 +11,8 @@ from emcl_plugin.arrays import Array, check_finite
 from emcl_plugin.baselines.problem import FEATURES, Direction, Method
 from emcl_plugin.baselines.registry import METHODS
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.job import FeaturesPair, Job
+from emcl_plugin.inputs import FeaturesPair
+from emcl_plugin.job import Job
 from emcl_plugin.similarity import FeaturePair
 
 

@@ -20,7 +20,7 @@ from emcl_plugin.similarity import Similarity
 
 PAPER = (
     "Pan, Wang, Wu, Zhang, Bu: Hubness Reduction with Dual Bank Sinkhorn Normalization for "
-    "Cross-Modal Retrieval, ACM Multimedia 2025, arXiv 2507.00364"
+    "Cross-Modal Retrieval, ACM Multimedia 2025, arXiv 2508.02538"
 )
 
 
@@ -51,7 +51,7 @@ def sinkhorn_normalization(
     References
     ----------
     Pan et al., Hubness Reduction with Dual Bank Sinkhorn Normalization for Cross-Modal Retrieval,
-    ACM Multimedia 2025, arXiv 2507.00364.
+    ACM Multimedia 2025, arXiv 2508.02538.
 
     Examples
     --------
@@ -89,7 +89,7 @@ def dual_bank_sinkhorn(
     References
     ----------
     Pan et al., Hubness Reduction with Dual Bank Sinkhorn Normalization for Cross-Modal Retrieval,
-    ACM Multimedia 2025, arXiv 2507.00364.
+    ACM Multimedia 2025, arXiv 2508.02538.
     """
     both = Joined(direction.query_probe(), direction.bank_probe(), axis=1)
     bias = _column_bias(both, temperature, rounds, direction.memory)

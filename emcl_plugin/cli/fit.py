@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from emcl_plugin.cli.inputs import read_banks, read_size, read_source, sides
-from emcl_plugin.cli.options import bank_options, device_options, method_options, saved_options
-from emcl_plugin.cli.rerank import bank_ncl, settings
+from emcl_plugin.cli.method import bank_ncl, method_options, settings
+from emcl_plugin.cli.options import bank_options, device_options, saved_options
 from emcl_plugin.printable import printable
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
-from emcl_plugin import __version__
 from emcl_plugin.cli import processes, streams
 from emcl_plugin.cli.apply import apply_command
 from emcl_plugin.cli.compare import compare_command
@@ -22,13 +22,13 @@ from emcl_plugin.cli.demo import demo
 from emcl_plugin.cli.eval import evaluate_command
 from emcl_plugin.cli.export import export_command
 from emcl_plugin.cli.fit import fit_command
+from emcl_plugin.cli.method import method_options
 from emcl_plugin.cli.options import (
     bank_options,
     candidate_options,
     device_options,
     input_options,
     measure_options,
-    method_options,
     output_options,
     report_options,
     truth_options,
@@ -40,6 +40,7 @@ from emcl_plugin.cli.tune import tune_command
 from emcl_plugin.errors import EmclError, ran_out_of_memory
 from emcl_plugin.io.seen import Files, files_of_a_run
 from emcl_plugin.printable import printable
+from emcl_plugin.version import __version__
 
 EPILOG = """\b
 Examples:
@@ -58,7 +59,22 @@ Exit status: 0 done, 1 failed, 2 wrong usage.
 """
 
 
+class _Commands(click.Group):
+    """Sub-commands; a file's name in the place of one is told where it belongs."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands and Path(args[0]).suffix:
+            raise click.UsageError(
+                f"{args[0]} stands alone: name files by options, as in --text t.npy --video v.npy",
+                ctx,
+            )
+        return super().resolve_command(ctx, args)
+
+
 @click.group(
+    cls=_Commands,
     invoke_without_command=True,
     context_settings={
         "help_option_names": ["-h", "--help"],
@@ -141,9 +157,6 @@ def main() -> NoReturn:
         words = f"interrupted; written before: {there}" if there else None
         several = processes.count() > 1
         _fail(words or processes.INTERRUPTED[several], told=not processes.is_first())
-    except BrokenPipeError:
-        streams.drop_output()
-        _end(1)
     except EmclError as error:
         _fail(str(error), files, told=error.told)
     except Exception as error:

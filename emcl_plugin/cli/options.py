@@ -27,7 +27,6 @@ NAMES = (
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-EMCL_NAMES = ("auto", "off", "clip2video", "emcl-net", "mmt", "mmt-lsmdc")
 
 _PATH = click.Path(path_type=Path)
 
@@ -66,7 +65,9 @@ trust_option = click.option(
 )
 
 
-def _apply(options: list[Callable[[F], F]]) -> Callable[[F], F]:
+def all_of(options: list[Callable[[F], F]]) -> Callable[[F], F]:
+    """Several options as one decorator; the help lists them in this order."""
+
     def decorate(function: F) -> F:
         for option in reversed(options):
             function = option(function)
@@ -75,7 +76,7 @@ def _apply(options: list[Callable[[F], F]]) -> Callable[[F], F]:
     return decorate
 
 
-input_options = _apply(
+input_options = all_of(
     [
         click.option(
             "--text",
@@ -119,7 +120,7 @@ input_options = _apply(
     ]
 )
 
-bank_options = _apply(
+bank_options = all_of(
     [
         click.option(
             "--text-bank",
@@ -140,7 +141,7 @@ bank_options = _apply(
 
 def saved_options(*, required: bool) -> Callable[[F], F]:
     """A gallery, and the folder of its corrector."""
-    return _apply(
+    return all_of(
         [
             click.option(
                 "--video",
@@ -181,7 +182,7 @@ def saved_options(*, required: bool) -> Callable[[F], F]:
     )
 
 
-truth_options = _apply(
+truth_options = all_of(
     [
         click.option(
             "--gt",
@@ -210,7 +211,7 @@ truth_options = _apply(
     ]
 )
 
-measure_options = _apply(
+measure_options = all_of(
     [
         click.option(
             "--measures",
@@ -228,7 +229,7 @@ measure_options = _apply(
     ]
 )
 
-report_options = _apply(
+report_options = all_of(
     [
         click.option(
             "--report",
@@ -257,7 +258,7 @@ report_options = _apply(
     ]
 )
 
-device_options = _apply(
+device_options = all_of(
     [
         click.option(
             "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1."
@@ -270,7 +271,7 @@ device_options = _apply(
     ]
 )
 
-candidate_options = _apply(
+candidate_options = all_of(
     [
         click.option(
             "--candidates",
@@ -288,88 +289,8 @@ candidate_options = _apply(
     ]
 )
 
-method_options = _apply(
-    [
-        click.option(
-            "--emcl",
-            type=click.Choice(EMCL_NAMES),
-            default="auto",
-            show_default=True,
-            help="EMCL: strength chosen without labels, none, or a published setting.",
-        ),
-        click.option(
-            "--emcl-strength",
-            type=float,
-            metavar="S",
-            help="Fix EMCL's strength: -1 removes the leading shared direction, above 0 "
-            "strengthens it. E.g. -0.5. Default: chosen.",
-        ),
-        click.option(
-            "--subspaces",
-            type=click.IntRange(min=1),
-            metavar="K",
-            help="Number of EM bases, e.g. 16. Default: 32, or the published setting's.",
-        ),
-        click.option(
-            "--seed",
-            type=click.IntRange(min=0),
-            metavar="N",
-            help="Start EM from Gaussian bases of this seed. Default: eigenvectors, no seed.",
-        ),
-        click.option(
-            "--ncl",
-            type=click.Choice(["auto", "off"]),
-            default="auto",
-            show_default=True,
-            help="NCL normalisation, or none.",
-        ),
-        click.option(
-            "--prior",
-            type=click.Choice(["auto", "even", "gentle", "off"]),
-            default="auto",
-            show_default=True,
-            help="How often each video is asked for. auto: found from the scores. even: equally "
-            "often, as benchmarks are and NCL was published. gentle: unknown, only hubs are "
-            "corrected. off: no NCL.",
-        ),
-        click.option(
-            "--temperature",
-            type=click.FloatRange(min=0, min_open=True),
-            metavar="TAU",
-            help="NCL temperature in the units of the scores, e.g. 0.01. Default: 0.15 of "
-            "their standard deviation.",
-        ),
-        click.option(
-            "--rounds",
-            type=click.IntRange(min=1),
-            default=200,
-            show_default=True,
-            help="Most Sinkhorn rounds; it stops when converged.",
-        ),
-        click.option(
-            "--storage",
-            type=click.Choice(["scores", "bfloat16"]),
-            default="scores",
-            show_default=True,
-            help="Numbers of Sinkhorn's kernel: as the scores, or bfloat16 in half of the memory.",
-        ),
-        click.option(
-            "--products",
-            type=click.Choice(["scores", "bfloat16"]),
-            default="scores",
-            show_default=True,
-            help="Numbers in which recomputed scores are multiplied for Sinkhorn's sums.",
-        ),
-        click.option(
-            "--guard/--no-guard",
-            default=True,
-            show_default=True,
-            help="Correct no more than the agreement of texts and videos bears out.",
-        ),
-    ]
-)
 
-output_options = _apply(
+output_options = all_of(
     [
         click.option(
             "--output",

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,17 +23,15 @@ from emcl_plugin.cli.inputs import (
     read_names,
     read_size,
 )
+from emcl_plugin.cli.method import bank_ncl, settings
 from emcl_plugin.cli.outputs import Outputs, Writer, name_outputs, prepare_outputs
-from emcl_plugin.errors import InputValueError
 from emcl_plugin.printable import printable
 
 if TYPE_CHECKING:
     from emcl_plugin.checkpoint import Checkpoint, SharedCheckpoint
     from emcl_plugin.correct import Correction
-    from emcl_plugin.emcl import EMCL
     from emcl_plugin.job import Job
     from emcl_plugin.metrics import Placement
-    from emcl_plugin.ncl import NCL
     from emcl_plugin.similarity import Similarity
     from emcl_plugin.study import Names
     from emcl_plugin.truth import GroundTruth
@@ -169,7 +166,8 @@ def run_rerank(
         if gt is not None or given.truth is not None:
             truth = read_ground_truth(job.shape, gt, text_ids, video_ids, query_mask, given)
         if report is not None or plots is not None:
-            from emcl_plugin.report.plots import check_plots, require
+            from emcl_plugin.report.figure import require
+            from emcl_plugin.report.plots import check_plots
 
             require()
         if plots is not None:
@@ -244,6 +242,8 @@ def run_rerank(
                 for row in measured.rows
             ]
             click.echo(f"\n{metrics_table(table, names)}\n\n{gains(measured)}", err=True)
+        if gt is not None and query_mask is None and truth is not None:
+            click.echo(unmeasured(truth, gt), nl=False, err=True)
     if as_json and world.rank == 0:
         out = {**facts.to_dict(), **outputs.to_dict(), "seconds": round(seconds, 3)}
         out["notes"] = list(given.notes)
@@ -315,6 +315,15 @@ def before_and_after(
     return rows[::2] + rows[1::2]
 
 
+def unmeasured(truth: GroundTruth, path: Path) -> str:
+    """How many texts the ground truth says nothing of, in words."""
+    count, texts = truth.shape[0] - len(set(truth.query.tolist())), truth.shape[0]
+    if not count:
+        return ""
+    named = printable(path)
+    return f"\n  not measured: {count:,} of the {texts:,} texts, which have no video in {named}\n"
+
+
 def missed(source: Similarity, truth: GroundTruth) -> str:
     """How many right pairs are no candidates, in words."""
     from emcl_plugin.candidates import Candidates
@@ -376,72 +385,3 @@ def _settings_shown(context: click.Context) -> dict[str, object]:
         for name, value in context.params.items()
         if value is not None and value is not False
     }
-
-
-def settings(
-    context: click.Context,
-    *,
-    features: bool,
-    emcl: str,
-    emcl_strength: float | None,
-    subspaces: int | None,
-    seed: int | None,
-    ncl: str,
-    prior: str,
-    temperature: float | None,
-    rounds: int,
-    storage: str,
-    products: str,
-    guard: bool,
-) -> tuple[EMCL | None, NCL | None]:
-    """EMCL's and NCL's settings from the options; contradictions are wrong usage."""
-    from emcl_plugin.emcl import EMCL
-    from emcl_plugin.ncl import NCL
-
-    del guard
-    given = {
-        "--emcl-strength": emcl_strength,
-        "--subspaces": subspaces,
-        "--seed": seed,
-    }
-    names = [name for name, value in given.items() if value is not None]
-    if names and (emcl == "off" or not features):
-        why = "--emcl off" if emcl == "off" else "no embeddings (--text, --video)"
-        raise click.UsageError(f"{', '.join(names)} cannot work with {why}", context)
-    off = "--ncl off" if ncl == "off" else "--prior off" if prior == "off" else ""
-    if temperature is not None and off:
-        raise click.UsageError(f"--temperature cannot work with {off}", context)
-    if ncl == "off" and prior in ("even", "gentle"):
-        raise click.UsageError(f"--prior {prior} cannot work with --ncl off", context)
-    try:
-        method = None
-        if emcl != "off":
-            method = EMCL() if emcl == "auto" else EMCL.preset(emcl)
-            if subspaces is not None:
-                method = replace(method, subspaces=subspaces)
-            if emcl_strength is not None:
-                method = replace(method, strength=emcl_strength, beta=None)
-            if seed is not None:
-                start = "gaussian" if emcl == "auto" else method.start
-                method = replace(method, start=start, seed=seed)
-        normalisation = None
-        if ncl != "off":
-            normalisation = NCL(
-                temperature=temperature, rounds=rounds, storage=storage, products=products
-            )
-    except InputValueError as error:
-        raise click.UsageError(str(error), context) from None
-    return method, normalisation
-
-
-def bank_ncl(ncl: NCL, prior: str) -> NCL:
-    """Bank mode's NCL with what the options say of it."""
-    from emcl_plugin.bank import default_ncl
-
-    return replace(
-        default_ncl(prior),
-        temperature=ncl.temperature,
-        rounds=ncl.rounds,
-        storage=ncl.storage,
-        products=ncl.products,
-    )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from emcl_plugin.agreement import Hubs
     from emcl_plugin.bank import BankReport
     from emcl_plugin.banked import Banked
-    from emcl_plugin.job import Report
+    from emcl_plugin.outcome import Report
     from emcl_plugin.study import Study
 
 Block = TypeVar("Block", bound=Sized)

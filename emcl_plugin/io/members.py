@@ -35,10 +35,11 @@ def pick(dimensions: Mapping[str, int], key: str | None, path: Path) -> str:
             return names[0]
     if not dimensions:
         raise InputFileError("the file holds no array", str(path), "save one in it")
+    choices = [f"{path.name}:{name}" for name in (tables or list(dimensions))[:2]]
     raise InputFileError(
         "the file holds several arrays",
         f"{path}: {_listed(dimensions)}",
-        f"name one: {path.name}:{(tables or list(dimensions))[0]}",
+        f"name one: {' or '.join(choices)}",
     )
 
 
@@ -85,6 +86,21 @@ def check_memory(size: int, path: Path) -> None:
             f"{path}: {format_size(size)}",
             "save it as .npy, which is read piece by piece",
         )
+
+
+LARGE = 1 << 24
+"""Bytes of a file that may well need more memory than there is; a smaller one only claims to."""
+
+
+@contextmanager
+def no_false_claims(path: Path) -> Iterator[None]:
+    """A lack of memory while a small file is read, as what is wrong with the file."""
+    try:
+        yield
+    except MemoryError:
+        if path.stat().st_size >= LARGE:
+            raise
+        raise ValueError("it claims more than the memory holds") from None
 
 
 def is_special(path: Path) -> bool:

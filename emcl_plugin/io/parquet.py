@@ -86,8 +86,8 @@ def read_columns(path: Path, names: Collection[str]) -> dict[str, list[Any]]:
     with parsing(path, "Parquet"):
         with utf8_name(path) as named:
             there = parquet.read_schema(named).names
-        if twice := [name for name in names if there.count(name) > 1]:
-            raise ValueError(f"several columns are called {twice[0]}")
+        for name in names:
+            _check_once(name, there)
         found = {name: _entries(_column(path, name)) for name in names if name in there}
         if len({len(entries) for entries in found.values()}) > 1:
             raise ValueError("its columns are not equally long")
@@ -121,7 +121,14 @@ def read_arrow(path: Path, key: str | None = None) -> Vectors:
 
 
 def _vector_column(schema: Any, key: str | None, path: Path) -> str:
-    return pick({field.name: 2 for field in schema if _is_list(field.type)}, key, path)
+    name = pick({field.name: 2 for field in schema if _is_list(field.type)}, key, path)
+    _check_once(name, schema.names)
+    return name
+
+
+def _check_once(name: str, there: list[str]) -> None:
+    if there.count(name) > 1:
+        raise ValueError(f"several columns are called {name}")
 
 
 def _id_column(schema: Any) -> str | None:

@@ -19,7 +19,15 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 
 from emcl_plugin.errors import InputFileError
-from emcl_plugin.io.members import Matrix, check_ratio, first_bytes, only, parsing, pick
+from emcl_plugin.io.members import (
+    Matrix,
+    check_ratio,
+    first_bytes,
+    no_false_claims,
+    only,
+    parsing,
+    pick,
+)
 from emcl_plugin.io.npy import MAGIC, read_header
 from emcl_plugin.io.pickle_scan import scan
 from emcl_plugin.io.vectors import Vectors, leaves, with_ids
@@ -76,16 +84,13 @@ def unpickle(path: Path) -> Any:
     {'x': PickledArray([1., 1.]), 'ids': ['a', 'b']}
     """
     start = first_bytes(path, len(MAGIC))
-    with parsing(path, "pickle"), path.open("rb") as file:
+    with parsing(path, "pickle"), no_false_claims(path), path.open("rb") as file:
         if start == MAGIC and not read_header(file)[1].hasobject:
             raise ValueError("it is an array of numbers, no pickle")
         begin, size = file.tell(), path.stat().st_size
-        try:
-            scan(file, size)
-            file.seek(begin)
-            return _Unpickler(file, path).load()
-        except MemoryError:
-            raise ValueError("it claims more than the memory holds") from None
+        scan(file, size)
+        file.seek(begin)
+        return _Unpickler(file, path).load()
 
 
 def read_pickle_array(path: Path, key: str | None = None) -> Vectors:

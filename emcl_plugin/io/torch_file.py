@@ -13,6 +13,7 @@ from emcl_plugin.io.members import (
     check_claim,
     check_ratio,
     first_bytes,
+    no_false_claims,
     only,
     parsing,
     pick,
@@ -65,12 +66,10 @@ def load_tensors(path: Path) -> Any:
             f"{path}, with torch {torch.__version__}",
             "install torch 2.10 or newer; or save the arrays as .npy or .safetensors",
         )
-    with parsing(path, "PyTorch"):
+    with parsing(path, "PyTorch"), no_false_claims(path):
         try:
             _check(path)
             return torch.load(path, map_location="cpu", weights_only=True)
-        except MemoryError:
-            raise ValueError("it claims more than the memory holds") from None
         except Exception as error:
             text = str(error)
             if "weights_only" not in text.lower() or "corrupted" in text:

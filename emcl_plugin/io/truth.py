@@ -70,7 +70,9 @@ def _read_truth(
         rows = _qrels(path)
     else:
         raise InputFileError(
-            "this ground-truth format is not known", str(path), f"give one of {FORMATS}"
+            "this ground-truth format is not known",
+            str(path),
+            f"give diagonal, ids, or one of {FORMATS}",
         )
     texts = _look_up([row[0] for row in rows], text_ids, shape[0], "text", path)
     videos = _look_up([row[1] for row in rows], video_ids, shape[1], "video", path)
@@ -181,7 +183,7 @@ def _csv(path: Path, delimiter: str) -> list[Row]:
     except csv.Error as error:
         raise InputFileError(
             "the table cannot be read",
-            f"{path}, line {reader.line_num}: {error}",
+            f"{path}, line {reader.reader.line_num}: {error}",
             "write it as RFC 4180 says, and ids rather than whole texts",
         ) from None
     counts = [fields.count(name) for name in ("text", "video", "grade")]
@@ -236,7 +238,8 @@ def _qrels(path: Path) -> list[Row]:
             raise InputFileError(
                 "this is not TREC qrels",
                 f"{path}, line {number}: {line[:60]!r}",
-                "four columns: query, iteration, document, relevance",
+                "four columns: query, iteration, document, relevance; "
+                "one video's index per text goes into an .npy",
             )
         rows.append((parts[0], parts[2], parts[3]))
     return rows

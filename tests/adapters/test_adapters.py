@@ -98,8 +98,10 @@ def test_clip2videos_texts_are_pairs_of_global_and_hidden():
     items = Items()
     text, rows = clip4clip(items)
     batches = [(part, torch.zeros(len(part), 6, 12)) for part in torch.split(text, 4)]
-    run = CLIP2Video(text=batches, video=items.video, video_mask=items.video_mask)
-    assert_allclose(run.scores(), np.concatenate(rows) / 100, **WITHIN)
+    whole = text, torch.zeros(len(text), 6, 12)
+    for given in (batches, whole):
+        run = CLIP2Video(text=given, video=items.video, video_mask=items.video_mask)
+        assert_allclose(run.scores(), np.concatenate(rows) / 100, **WITHIN)
 
 
 def test_a_videos_rank_is_that_of_its_best_caption():
@@ -160,7 +162,9 @@ def test_the_interaction_that_is_assumed_is_said():
 def test_mmts_experts_make_its_scores(missing):
     given, sims = mmt(missing=missing)
     kept = given["query_masks"].ravel() != 0
-    for run in (MMT(**given), MMT(sims=sims, query_masks=given["query_masks"])):
+    mask = given["query_masks"]
+    made = MMT(**given), *(MMT(sims=x, query_masks=mask) for x in (sims, torch.tensor(sims)))
+    for run in made:
         assert_allclose(run.scores(), sims[kept], **WITHIN)
         assert pairs(run) == np.repeat(np.arange(14), 5)[kept].tolist()
         assert any("dropped" in note for note in run.notes) == bool(missing)
@@ -189,11 +193,29 @@ def test_a_part_of_the_experts_is_refused():
         MMT(**given)
 
 
+@pytest.mark.parametrize("names", [["rgb", "audio"], ["rgb", "audio", "ocr"], ["rgb"] * 3])
+def test_other_experts_than_there_are_are_refused(names):
+    given, _ = mmt()
+    with pytest.raises(EmclError, match="does not name the experts"):
+        MMT(**given, experts=names)
+
+
 @pytest.mark.parametrize("kind", [MMT, CollaborativeExperts])
-def test_a_mask_that_does_not_fit_is_refused(kind):
-    _, sims = mmt()
-    with pytest.raises(EmclError, match="does not fit"):
-        kind(sims=sims, query_masks=np.ones((14, 4)))
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (np.ones((14, 4)), "does not fit"),
+        (np.ones((7, 10)), "does not fit"),
+        (np.ones(70), "no mask|does not fit"),
+        (np.zeros((14, 5)), "no mask of captions"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_refused(kind, mask, words):
+    given, sims = mmt()
+    with pytest.raises(EmclError, match=words):
+        kind(sims=sims, query_masks=mask)
+    with pytest.raises(EmclError, match=words):
+        kind(**{**given, "query_masks": mask})
 
 
 # --- orientation ------------------------------------------------------------------------------
@@ -300,6 +322,7 @@ def test_sentence_transformers_relevant_documents():
             ),
             "video_mask does not fit",
         ),
+        (lambda: CLIP4Clip(text=np.ones((3, 4)), video=np.ones(3)), "video must hold frames"),
         (lambda: EMCLNet(sim=np.full((2, 2, 2), -np.inf)), "padding of the matrix"),
         (lambda: EMCLNet(sim=np.ones((2, 2, 3))), "no padded matrix"),
         (lambda: DRL(text=np.ones((3, 2, 4)), video=np.ones((3, 2, 4)), interaction="x"), "known"),
@@ -311,6 +334,10 @@ def test_sentence_transformers_relevant_documents():
         ),
         (lambda: MMT(), "neither scores nor experts"),
         (lambda: MMT(sims=np.ones((5, 3))), "not as many for every video"),
+        (
+            lambda: MMT(**{**mmt()[0], "text_weights": np.ones(70)}),
+            "text_weights must have two or three dimensions",
+        ),
         (lambda: read("vhs", "x"), "no adapter has this name"),
         (
             lambda: SentenceTransformers(queries=unit(0), corpus=unit(0), query_ids=["a"] * 6),

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from producers import Items, batched, clip4clip, drl, mmt, padded, weight_networks
 
 from emcl_plugin import rescore
-from emcl_plugin.adapters import capture
+from emcl_plugin.adapters import capture, read
 from emcl_plugin.errors import EmclError
 
 EVALUATION = """
@@ -176,7 +176,18 @@ def test_drls_tokens_and_weights(module, interaction):
     assert run.result.emcl is not None
 
 
-def test_mmts_experts_and_mask(module):
+def test_clip4clip_without_vectors_leaves_its_matrix(module):
+    """The header "tightTransf" looks at a text and a video together."""
+    items = Items(videos=20)
+    home, model = module(EVALUATION), CLIP4ClipModel(items)
+    model.sim_header = "tightTransf"
+    with capture("clip4clip") as run:
+        home.eval_epoch(model, clip4clip_parts(items))
+    assert run.adapter.features is None
+    assert_allclose(run.adapter.scores(), np.concatenate(model.rows) / 50, rtol=0, atol=1e-5)
+
+
+def test_mmts_experts_and_mask(module, tmp_path):
     given, sims = mmt()
     home = module(TRAINING, sharded_cross_view_inner_product=lambda **_: torch.tensor(sims))
     before, method = dict(vars(home)), vars(home.Trainer)["_get_embeddings"]
@@ -190,6 +201,18 @@ def test_mmts_experts_and_mask(module):
     kept = given["query_masks"].numpy().ravel() != 0
     assert len(run.results) == 2
     assert_allclose(run.adapter.scores(), sims[kept], rtol=0, atol=1e-5)
+    run.save(tmp_path / "run.npz")
+    assert_array_equal(read("mmt", tmp_path / "run.npz").scores(), run.adapter.scores())
+
+
+def test_mmts_experts_without_a_trainer_who_has_the_mask(module):
+    given, sims = mmt(missing=())
+    del given["query_masks"]
+    home = module("", sharded_cross_view_inner_product=lambda **_: torch.tensor(sims))
+    with capture("mmt", module=home) as run:
+        home.sharded_cross_view_inner_product(**given)
+    assert_allclose(run.adapter.scores(), sims, rtol=0, atol=1e-5)
+    assert "5 captions per video are assumed" in run.adapter.notes[0]
 
 
 def test_everything_is_put_back_after_an_exception(module):

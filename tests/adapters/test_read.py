@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from producers import Items, clip4clip, drl, mmt, padded, weight_networks
 
 from emcl_plugin.adapters import ADAPTERS, read
+from emcl_plugin.adapters.base import _parameters
 from emcl_plugin.adapters.capture import Captured
 from emcl_plugin.cli.options import NAMES
 from emcl_plugin.errors import EmclError
@@ -207,6 +208,7 @@ def test_what_was_captured_is_saved_and_read_again(tmp_path):
     [
         ("clip4clip", {"x": np.ones(2)}, "nothing of clip4clip is in it"),
         ("drl", {"text.a": np.ones(2), "text": np.ones(2)}, "an array and for what holds others"),
+        ("drl", {"text": np.ones(2), "text.a": np.ones(2)}, "an array and for what holds others"),
     ],
 )
 def test_what_is_not_there_is_said(name, arrays, words, tmp_path):
@@ -230,6 +232,43 @@ def test_wrong_files_are_refused(tmp_path):
     (folder / "sim.npy").symlink_to(outside)
     with pytest.raises(EmclError, match="links to a file outside"):
         read("clip4clip", folder)
+
+
+SIM = np.random.default_rng(0).random((4, 4))
+SIDES = (SIM + np.eye(4), SIM.T + 1)
+LEFT = {
+    "mmt": {"sims": SIM},
+    "collaborative-experts": {"sims": SIM},
+    "clip4clip": dict(zip(("text", "video"), SIDES, strict=True)),
+    "clip2video": dict(zip(("text", "video"), SIDES, strict=True)),
+    "x-clip": {"sim": SIM},
+    "drl": {"sim": SIM},
+    "emcl-net": {"sim": SIM},
+    "dbsn": {"sims": SIM, "orientation": "text-video"},
+    "open_clip": dict(zip(("texts_emb", "images_emb"), SIDES, strict=True)),
+    "huggingface": dict(zip(("text_embeds", "image_embeds"), SIDES, strict=True)),
+    "sentence-transformers": dict(zip(("queries", "corpus"), SIDES, strict=True)),
+    "clip-retrieval": dict(zip(("text_emb", "img_emb"), SIDES, strict=True)),
+}
+"""What makes each adapter: four texts and their four videos, in order."""
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_every_name_that_a_field_has_is_read(name, tmp_path):
+    kind, given = ADAPTERS[name], LEFT[name]
+    assert kind.FIELDS.keys() <= _parameters(kind).keys()
+    expected = kind(**given)
+    assert expected.ground_truth.item.tolist() == [0, 1, 2, 3]
+    assert "protocol" in expected.summary(expected.rescore())
+    if vars(kind).get("read"):
+        return  # its own way, with its own tests
+    how = {field: x for field, x in given.items() if field not in kind.FIELDS}
+    arrays = {field: x for field, x in given.items() if field in kind.FIELDS}
+    for field, value in arrays.items():
+        for called in filter(None, (field, *kind.FIELDS[field])):
+            rest = {other: x for other, x in arrays.items() if other != field}
+            found = read(name, write(tmp_path, ".npz", {called: value, **rest}), **how)
+            assert_array_equal(found.scores(), expected.scores())
 
 
 def test_the_command_line_knows_every_adapter():

@@ -260,7 +260,7 @@ def test_changes_no_input(name, banks):
             assert_array_equal(given[key], x)
 
 
-@pytest.mark.parametrize("name", ["csls", "is", "dsl", "nnn", "sn"])
+@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if not m.needs])
 def test_changes_no_similarity(name):
     """A matrix of scores is only read."""
     scores = torch.from_numpy(scores_of(data()))
@@ -407,19 +407,20 @@ def test_every_method_says_what_a_user_has_to_know(name):
 
 
 @BANKS
-def test_applicable_are_those_whose_needs_are_there(banks):
-    """With features all but those whose bank is missing; with scores only those without needs."""
-    problem = direction(data(banks))
-    expected = set(METHODS)
-    if "query" not in banks:
-        expected -= {"dis", "dual-is", "dual-dis", "dbsn"}
-    if "gallery" not in banks:
-        expected -= {"dual-is", "dual-dis", "dbsn"}
-    assert {method.name for method in applicable(problem)} == expected
-    bare = Direction(Dense(problem.scores.dense(), dtype=F64))
-    assert [method.name for method in applicable(bare)] == ["csls", "is", "dsl", "nnn", "sn"]
-    assert METHODS["pca"].missing(bare) == ("features",)
-    assert METHODS["dbsn"].missing(bare) == ("query bank", "gallery bank")
+def test_applicable_are_those_that_run(banks):
+    """With features and banks, and with scores only; every other one says what it needs."""
+    whole = direction(data(banks))
+    for problem in (whole, Direction(Dense(whole.scores.dense(), dtype=F64))):
+        there = applicable(problem)
+        assert there == [method for method in METHODS.values() if not method.missing(problem)]
+        for method in METHODS.values():
+            if method in there:
+                assert method.correct(problem).dense().shape == (QUERIES, GALLERY)
+            else:
+                with pytest.raises(InputValueError, match=r"this method needs (.* bank|features)"):
+                    method.correct(problem)
+    assert METHODS["pca"].missing(problem) == ("features",)
+    assert METHODS["dbsn"].missing(problem) == ("query bank", "gallery bank")
 
 
 @pytest.mark.parametrize(

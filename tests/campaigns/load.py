@@ -43,8 +43,9 @@ import click
 import numpy as np
 
 from emcl_plugin import Reranker
+from emcl_plugin.connection import CONNECTIONS, PATIENCE
 from emcl_plugin.demo import load_demo
-from emcl_plugin.service import AT_ONCE, CONNECTIONS, GRACE, PATIENCE
+from emcl_plugin.service import AT_ONCE, GRACE
 
 GROWTH = 32 << 20
 """Bytes that the server may hold more after all of it than after a warm-up."""

@@ -465,7 +465,7 @@ def _check_state(data: bytes, folder: Path) -> None:
 
     import torch
 
-    from emcl_plugin import state
+    from emcl_plugin import Reranker, state
 
     which, data = data[0] if data else 0, data[1:]
     home = folder / "saved"
@@ -475,7 +475,7 @@ def _check_state(data: bytes, folder: Path) -> None:
     if which // 3 % 2:
         with suppress(Exception):
             _seal_again(home)
-    found = state.load(home)
+    found = state.load(home, Reranker)
     queries = torch.ones(2, found.corrector_.dimension, dtype=torch.float64)
     scores = found.transform(queries)
     assert scores.shape == (2, len(found.corrector_))
@@ -487,6 +487,7 @@ def _seal_again(home: Path) -> None:
     from safetensors.torch import load_file
 
     from emcl_plugin import state
+    from emcl_plugin.facts import seal
 
     facts = json.loads((home / state.FACTS).read_bytes())
     tensors = load_file(home / state.TENSORS)
@@ -495,7 +496,7 @@ def _seal_again(home: Path) -> None:
         facts["tensors"] = {name: digest.hexdigest() for name, digest in digests.items()}
     names = json.loads((home / state.NAMES).read_bytes()) if facts.get("named") else []
     facts["gallery_order"] = state._order(digests["gallery"], names)
-    facts["sha256"] = state._seal(facts)
+    facts["sha256"] = seal(facts)
     (home / state.FACTS).write_text(json.dumps(facts))
 
 
@@ -582,10 +583,10 @@ def _checkpoint_seeds(folder: Path) -> Iterator[bytes]:
 
 @cache
 def _app() -> tuple[Any, Any]:
-    from emcl_plugin import state
+    from emcl_plugin import Reranker, state
     from emcl_plugin.service import create_app
 
-    reranker = state.load(SAVED)
+    reranker = state.load(SAVED, Reranker)
     return create_app(reranker, max_k=5, max_body=4000), reranker
 
 

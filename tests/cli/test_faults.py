@@ -1,5 +1,7 @@
-"""Faults, injected for real: signals, full and read-only disks, little memory, files that change,
-streams that are gone, odd locales. What is promised: a whole result or none, and one message.
+"""Faults, injected for real: what is promised is a whole result or none, and one message.
+
+Signals, full and read-only disks, little memory, files that change, streams that are gone, odd
+locales.
 
 The random kills of a thousand jobs are in campaigns/kills.py.
 """
@@ -436,6 +438,27 @@ def test_a_file_that_its_library_maps_and_somebody_cuts_short(forks, home):
     assert new(home) == ["t.safetensors"]
 
 
+BROKEN = """
+from emcl_plugin.job import Job
+def correct(*_, **__):
+    raise ZeroDivisionError("\\x1b[2Jby zero")
+Job.correct = correct
+"""
+
+
+def test_an_error_of_the_program_is_told_as_one(forks, home):
+    """And where it comes from is shown only to those who ask."""
+    run = forks.run(*SIDES, "-o", "out.npy", cwd=home, before=BROKEN)
+    first, received, advice = run.err.splitlines()
+    assert (run.status, first) == (1, "Error: an error of this program, not of yours")
+    assert received == r"  received: ZeroDivisionError: \x1b[2Jby zero"
+    assert "EMCL_RERANK_DEBUG=1" in advice
+    asked = "import os; os.environ['EMCL_RERANK_DEBUG'] = '1'"
+    run = forks.run(*SIDES, "-o", "out.npy", cwd=home, before=BROKEN + asked)
+    assert run.err.startswith("Traceback")
+    assert new(home) == []
+
+
 # --- streams, environment, locales ----------------------------------------------------------------
 
 STATES = {
@@ -501,6 +524,23 @@ def test_a_terminal_that_knows_no_signs_gets_no_bar(monkeypatch, form, shown):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", form)
     assert Progress(enabled=True).enabled is shown
+
+
+def test_a_bar_is_drawn_after_a_second_and_wiped_off(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    with Progress(enabled=True) as bar:
+        bar.update("search text", 1, 3)
+        assert capsys.readouterr().err == ""
+        monkeypatch.setattr("time.monotonic", lambda: float("inf"))
+        bar.update("search text", 1, 3)
+        assert f"search text [{10 * '#'}{20 * '-'}] 33 %" in capsys.readouterr().err
+        bar.update("sinkhorn", 7, 100)
+        assert "round 7" in capsys.readouterr().err
+        assert list(bar.rows("write", iter(["ab", "c"]), 3)) == ["ab", "c"]
+        assert capsys.readouterr().err.endswith(f"[{30 * '#'}] 100 %\r\033[K")
+        bar.update("sinkhorn", 8, 100)
+    assert capsys.readouterr().err.endswith("\r\033[K")
 
 
 def test_a_terminal_one_column_wide(forks, home):

@@ -72,6 +72,7 @@ USAGE = [
     Row("--tetx t.npy", 2, "No such option '--tetx'. (Did you mean one of: '--quiet', '--text'"),
     Row("--outptu o.npy", 2, "Did you mean one of: '--output'"),
     Row("sho fitted", 2, "No such command 'sho'. Did you mean 'show'?"),
+    Row("t.npy v.npy", 2, "t.npy stands alone: name files by options"),
     Row("apply --txet q.npy fitted", 2, "Did you mean"),
     Row(f"{SIM} --prior evn", 2, "'evn' is not one of 'auto', 'even', 'gentle', 'off'"),
     Row(f"{SIM} --rounds 0", 2, "0 is not in the range x>=1"),
@@ -202,6 +203,7 @@ FILES = [
     Row(f"{MAIN_GT} no.csv", 1, "the file cannot be read"),
     Row(f"{MAIN_GT} no.parquet", 1, "does not exist"),
     Row(f"{MAIN_GT} words.xyz", 1, "this ground-truth format is not known"),
+    Row(f"{MAIN_GT} diag", 1, "give diagonal, ids, or one of .npy"),
     Row(f"{MAIN_GT} flat.npy", 1, "flat.npy: 3 entries for 12 texts"),
     Row(f"{MAIN_GT} far.npy", 1, "far.npy: pair 0: video 99 of 12"),
     Row(f"{MAIN_GT} nan.npy", 1, "nan.npy: dtype float64"),
@@ -244,6 +246,7 @@ FILES = [
     Row(f"{MAIN_GT} diagonal --text-names few.txt", 1, "2 lines for 12 items"),
     Row(f"{BOTH} --resume words.npy", 1, "not a checkpoint"),
     Row(f"{BOTH} --candidates 3 --run r.csv --index magic", 1, "FAISS knows no such index"),
+    Row(f"{BOTH} --candidates 3 --run r.csv --index IVF99,Flat", 1, "FAISS cannot search like"),
     # the machine
     Row(f"{BOTH} --device tpu", 1, "use auto or cpu"),
     Row(f"{BOTH} --device meta", 1, "this device cannot be used"),
@@ -466,7 +469,7 @@ def refusals():
     """(file, first line, last line, source) of every statement that refuses something."""
     for path in sorted([*(HOME / "cli").glob("*.py"), *(HOME / "io").glob("*.py")]):
         if path.name in ("strict_json.py", "pickled.py"):
-            continue  # every key and every instruction: tests/test_state.py, tests/io/test_pickled
+            continue  # every key and every instruction: tests/test_facts.py, tests/io/test_pickled
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             call = node.exc if isinstance(node, ast.Raise) else getattr(node, "value", None)
             if not isinstance(node, ast.Raise | ast.Expr) or not isinstance(call, ast.Call):

@@ -8,10 +8,13 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from emcl_plugin.cli.main import command
 from emcl_plugin.demo import load_demo
+from emcl_plugin.plan import available
+from emcl_plugin.sizes import physical_memory
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "schema.json"
 BOTH = ["--text", "t.npy", "--video", "v.npy", "--plan"]
@@ -70,3 +73,30 @@ def test_more_takes_longer(invoke):
     np.save("t.npy", np.tile(load_demo().text, (20, 1)))
     many = json.loads(invoke(*BOTH, "--json"))
     assert many["seconds"] > 3 * few["seconds"]
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:   1000 kB\n"}, 1_024_000),
+        ({"sys/fs/cgroup/memory.max": "max\n"}, 1_024_000),
+        ({"sys/fs/cgroup/memory.max": "500000\n"}, 300_000),
+        ({"sys/fs/cgroup/memory.max": "100000\n"}, 0),
+        ({"sys/fs/cgroup/memory.max": "9000000000\n"}, 1_024_000),
+    ],
+    ids=["no container", "no limit", "limit", "limit passed", "limit of more than there is"],
+)
+def test_free_memory_is_that_of_the_machine_and_of_the_container(
+    monkeypatch, tmp_path, files, free
+):
+    kept = {"proc/meminfo": "MemAvailable: 1000 kB", "sys/fs/cgroup/memory.current": "200000\n"}
+    for name, text in {**kept, **files}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr("emcl_plugin.plan.Path", lambda name: tmp_path / name.lstrip("/"))
+    assert available(torch.device("cpu")) == free
+
+
+def test_free_memory_where_the_system_does_not_tell_is_half_of_all(monkeypatch, tmp_path):
+    monkeypatch.setattr("emcl_plugin.plan.Path", lambda name: tmp_path / name.lstrip("/"))
+    assert available(torch.device("cpu")) == physical_memory() // 2

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 from emcl_plugin import rerank
 from emcl_plugin.cli.main import command, main
-from emcl_plugin.cli.options import EMCL_NAMES
+from emcl_plugin.cli.method import EMCL_NAMES
 from emcl_plugin.demo import load_demo
 from emcl_plugin.emcl import PRESETS
 
@@ -106,7 +106,7 @@ def test_a_missing_name_is_said_with_those_that_are_there(folder):
     np.savez(folder / "x.npz", t=np.ones((2, 3)), v=np.ones((2, 3)))
     result = run("--text", "x.npz", "--video", "x.npz:v", cwd=folder, check=1)
     assert "the file holds several arrays" in result.stderr
-    assert "name one: x.npz:t" in result.stderr
+    assert "name one: x.npz:t or x.npz:v" in result.stderr
     assert files(folder) == ["t.npy", "v.npy", "x.npz"]
 
 
@@ -257,6 +257,13 @@ def test_with_ground_truth_it_measures_and_explains(folder):
     assert data.text_names[0] in page or any(name in page for name in data.text_names)
     assert "<script" not in page
     assert {path.suffix for path in (folder / "figures").iterdir()} == {".png", ".svg", ".pdf"}
+
+
+def test_texts_without_a_row_in_the_ground_truth_are_counted(folder):
+    rows = [f"{row},{row}" for row in range(1, 945)]
+    (folder / "gt.csv").write_text("\n".join(["text,video", *rows]), "utf-8")
+    result = run("--text", "t.npy", "--video", "v.npy", "--gt", "gt.csv", cwd=folder, check=0)
+    assert "not measured: 1 of the 945 texts, which have no video in gt.csv" in result.stderr
 
 
 @pytest.mark.parametrize(

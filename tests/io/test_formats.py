@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -34,6 +35,11 @@ from emcl_plugin.io.parts import natural
 
 def test_every_format_is_tried():
     assert {Path(name).suffix for name in WRITERS} == READERS.keys() - {".pkl", ".pickle"}
+
+
+def test_every_format_is_on_its_page():
+    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text("utf-8")
+    assert set(re.findall(r"`(\.\w+)`", page.partition("\n```")[0])) == READERS.keys()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -113,12 +119,42 @@ def test_texts_of_several_lengths_in_hdf5(tmp_path, how, version, block):
         assert_array_equal(read_array(f"{tmp_path}/a.mat:x"), X.T)
 
 
-def test_texts_in_hdf5_that_cannot_be_looked_at(tmp_path):
+def test_shuffled_texts_in_hdf5(tmp_path):
+    """HDF5 does so where a program that does not leave it to h5py asks for it."""
+    how = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    how.set_chunk((2,))
+    how.set_filter(h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FLAG_OPTIONAL, (16,))
+    kind = h5py.h5t.py_create(h5py.string_dtype(), logical=True)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["x"] = X
+        made = h5py.h5d.create(file.id, b"ids", kind, h5py.h5s.create_simple((7,)), how)
+        h5py.Dataset(made)[:] = IDS
+    assert read_vectors(tmp_path / "a.h5").ids == tuple(IDS)
+
+
+def test_texts_in_hdf5_that_cannot_be_looked_at(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["x"] = X
         file.create_dataset("ids", data=IDS, compression="lzf")
-    refused(tmp_path / "a.h5", "damaged")
-    refused(tmp_path / "a.h5", "packed by lzf")
+    refused(path, "damaged")
+    refused(path, "packed by lzf")
+    with h5py.File(path, "w") as file:
+        file["x"] = X
+        file.create_dataset("ids", 7, h5py.string_dtype())
+    refused(path, "not where they can be looked at")
+    small = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    small.set_sizes(4, 4)
+    with h5py.File(h5py.h5f.create(bytes(path), h5py.h5f.ACC_TRUNC, small)) as file:
+        file["x"], file["ids"] = X, IDS
+    refused(path, "not of 8 bytes")
+
+
+@pytest.mark.parametrize("shape", [(0, 5), ()])
+def test_hdf5_without_rows(tmp_path, shape):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"] = np.ones(shape)
+    assert read_array(f"{tmp_path}/a.h5:x").shape == shape
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.fvecs", "a.h5"])
@@ -207,6 +243,12 @@ def test_what_is_not_there_or_empty_or_of_another_kind(tmp_path, suffix):
         refused(path, "run any code|damaged|no JSON|not an?")
 
 
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_name_that_is_not_in_it(tmp_path, name):
+    WRITERS[name](tmp_path / name, X.astype("f4"))
+    refused(f"{tmp_path / name}:nowhere", "nowhere")
+
+
 def test_other_kinds_are_named(tmp_path):
     (tmp_path / "a.bin").write_bytes(b"12345678")
     refused(tmp_path / "a.bin", "not known")
@@ -262,6 +304,43 @@ def test_damage_for_long(tmp_path):
             read_damaged(tmp_path, name, random)
         except Exception as error:
             raise AssertionError(f"{name}, random state {state}") from error
+
+
+def pack_npz(path):
+    """An array of seven rows whose head speaks of six."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", header((6, 5)) + X.astype("f4").tobytes())
+
+
+def save_texts(path):
+    with h5py.File(path, "w") as file:
+        file["x"] = IDS
+
+
+def save_npy(path):
+    with path.open("wb") as file:
+        np.save(file, X)
+
+
+def save_twice(path):
+    parquet.write_table(pa.table([column(X), column(X)], ["vector", "vector"]), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "words"),
+    [
+        ("a.fvecs", lambda path: path.write_bytes(struct.pack("<iff", 3, 1, 2)), "no vectors"),
+        ("a.fvecs", lambda path: path.write_bytes(struct.pack("<iff", 0, 1, 2)), "no vectors"),
+        ("a.npz", pack_npz, r"x: \(6, 5\) of float32 in 268 bytes"),
+        ("a.h5:x", save_texts, "is of object"),
+        ("a.mat", lambda path: savemat(path, {"x": X + 1j}), "complex"),
+        ("a.parquet", save_twice, "several columns are called vector"),
+        ("a.pkl", save_npy, "array of numbers, no pickle"),
+    ],
+)
+def test_numbers_that_are_others_than_the_file_says(tmp_path, name, write, words):
+    write(tmp_path / name.partition(":")[0])
+    refused(tmp_path / name, words, trust_pickle=True)
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.9])

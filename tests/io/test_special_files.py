@@ -13,6 +13,7 @@ import torch
 
 from emcl_plugin import Reranker
 from emcl_plugin.errors import InputFileError, StateError
+from emcl_plugin.io import members
 from emcl_plugin.io.bundle import read_bundle
 from emcl_plugin.io.formats import READERS, read_vectors
 from emcl_plugin.io.members import utf8_name
@@ -135,3 +136,19 @@ def test_a_name_that_is_no_utf8_is_opened_by_number(tmp_path):
         assert str(named).isascii()
     with utf8_name(tmp_path / "é.txt") as named:
         assert named == tmp_path / "é.txt"
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pkl"])
+def test_a_lack_of_memory_is_the_fault_of_a_small_file_only(tmp_path, monkeypatch, suffix):
+    def lacking(*_, **__):
+        raise MemoryError
+
+    path = tmp_path / f"x{suffix}"
+    torch.save(torch.ones(2), path)
+    monkeypatch.setattr("torch.load", lacking)
+    monkeypatch.setattr("emcl_plugin.io.pickled.scan", lacking)
+    with pytest.raises(InputFileError, match="claims more than the memory holds"):
+        read_bundle(path, trust_pickle=True)
+    monkeypatch.setattr(members, "LARGE", path.stat().st_size)
+    with pytest.raises(MemoryError):
+        read_bundle(path, trust_pickle=True)

@@ -51,7 +51,7 @@ def test_index_array_and_graded_qrels(tmp_path):
     np.save(tmp_path / "gt.npy", np.array([1, 0, 1]))
     truth = read_truth(tmp_path / "gt.npy", (3, 2))
     assert truth.item.tolist() == [1, 0, 1]
-    (tmp_path / "gt.qrels").write_text("q1 0 d2 2\nq1 0 d1 0\nq2 0 d1 1\n")
+    (tmp_path / "gt.qrels").write_text("q1 0 d2 2\nq1 0 d1 0\n\nq2 0 d1 1\n")
     truth = read_truth(tmp_path / "gt.qrels", (2, 2), ["q1", "q2"], ["d1", "d2"])
     assert (truth.query.tolist(), truth.item.tolist()) == ([0, 1], [1, 0])
     assert truth.grade.tolist() == [2, 1]
@@ -64,7 +64,10 @@ def test_index_array_and_graded_qrels(tmp_path):
         ("gt.csv", "query,item\n1,2\n", "no columns text and video"),
         ("gt.csv", "", "no columns"),
         ("gt.csv", "text,video\n1\n", "no text or no video"),
+        ("gt.csv", f"text,video\n{'x' * 200_000},1\n", "line 2: field larger"),
         ("gt.csv", "text,video,grade\n1,1,good\n", "not a number"),
+        ("gt.csv", "text,video,grade\n1,1,nan\n", "not a number"),
+        ("gt.csv", "text,video,grade\n1,1,inf\n", "not a number"),
         ("gt.csv", "text,video\nx,1\n", "--text-ids"),
         ("gt.csv", "text,video\n-1,1\n", "--text-ids"),
         ("gt.csv", "text,video\n0,9\n", "video 9 of 3"),
@@ -83,6 +86,18 @@ def test_bad_files_are_refused(tmp_path, name, content, words):
     with pytest.raises(EmclError, match=words) as caught:
         read_truth(path, (3, 3))
     assert name in str(caught.value) or "video 9" in str(caught.value)
+
+
+def test_tables_of_other_items_are_refused(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    np.save(tmp_path / "gt.npy", np.array([1, 0, 1, 1]))
+    with pytest.raises(EmclError, match="4 entries for 3 texts"):
+        read_truth(tmp_path / "gt.npy", (3, 2))
+    parquet.write_table(pa.table({"text": [0], "item": [0]}), tmp_path / "gt.parquet")
+    with pytest.raises(EmclError, match="no columns text and video"):
+        read_truth(tmp_path / "gt.parquet", (1, 1))
 
 
 def test_unknown_and_repeated_ids_are_named(tmp_path):

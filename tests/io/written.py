@@ -68,6 +68,7 @@ WRITERS = {
     "a.h5": save_h5,
     "chunks.hdf5": lambda path, x: save_h5(path, x, chunks=(1, 5), compression="gzip"),
     "a.mat": lambda path, x: savemat(path, {"features": x}, do_compression=True),
+    "old.mat": lambda path, x: savemat(path, {"features": x}, format="4"),
     "new.mat": save_mat73,
     "a.fvecs": save_fvecs,
     "a.csv": lambda path, x: path.write_text("\n".join(",".join(map(repr, r.tolist())) for r in x)),
@@ -76,7 +77,7 @@ WRITERS = {
     ),
     "a.jsonl": lambda path, x: path.write_text("\n".join(json.dumps(r.tolist()) for r in x)),
 }
-HALF = {"a.mat"}  # MATLAB has no half precision
+HALF = {"a.mat", "old.mat"}  # MATLAB has no half precision
 TEXT = {"a.csv", "a.tsv", "a.jsonl"}
 ONE = {"a.fvecs", *TEXT}  # float32 only
 

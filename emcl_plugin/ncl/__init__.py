@@ -1,0 +1,10 @@
+"""NCL: one bias per text and per video by Sinkhorn-Knopp, so that no item is a hub.
+
+The equations and the rounds are in :mod:`emcl_plugin.ncl.sinkhorn`; the kernels read the scores.
+"""
+
+from emcl_plugin.ncl.biases import Biases, Problem, fit_biases
+from emcl_plugin.ncl.settings import NCL
+from emcl_plugin.ncl.sinkhorn import Journal, Progress, Reached
+
+__all__ = ["NCL", "Biases", "Journal", "Problem", "Progress", "Reached", "fit_biases"]

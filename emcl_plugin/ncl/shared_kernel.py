@@ -1,0 +1,33 @@
+"""Sinkhorn's sums of several processes, each over its own texts, put together."""
+
+from __future__ import annotations
+
+import torch
+
+from emcl_plugin.ncl.sinkhorn import Kernel
+from emcl_plugin.world import World
+
+
+class SharedKernel:
+    """Sweeps of several processes, each over its own texts, put together."""
+
+    def __init__(self, own: Kernel, world: World, n_text: int) -> None:
+        self.own, self.world, self.n_text = own, world, n_text
+        self.centre = own.centre
+
+    def absorb(self, g: torch.Tensor) -> None:
+        self.own.absorb(g)
+        self.centre = self.own.centre
+
+    def sweep(self, g: torch.Tensor, rho: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        f, columns = self.own.sweep(g, rho)
+        count, (first, last) = self.world.size, self.world.part(self.n_text)
+        every = torch.zeros(self.n_text + count * len(g) + 1).to(f)  # f, columns of each, moved
+        every[first:last] = f
+        every[self.n_text : -1].view(count, -1)[self.world.rank] = columns
+        every[-1] = float(self.own.centre is not self.centre)
+        every = self.world.sum(every)  # one exchange: what counts is how many there are
+        if every[-1] > 0:  # around the same potentials in every process
+            self.absorb(g)
+        columns = torch.logsumexp(every[self.n_text : -1].view(count, -1), 0)
+        return every[: self.n_text], columns

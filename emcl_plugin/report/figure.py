@@ -1,0 +1,169 @@
+"""One figure: what it says in words, as a table and as a drawing, and the look that all share.
+
+Drawn with matplotlib's objects, never pyplot, so no global figure is left behind.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from emcl_plugin.errors import EmclError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Each colour stands for one thing; on the page they become CSS variables of these names.
+PALETTE = {
+    "ink": "#24292f",
+    "grid": "#d8dee4",
+    "before": "#b8520a",
+    "after": "#1b5fb8",
+    "text": "#7d3fa6",
+    "video": "#16765a",
+}
+NO_METADATA: dict[str, dict[str, Any]] = {  # the same study gives the same file
+    "png": {"Software": None},
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None},
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One figure.
+
+    Attributes
+    ----------
+    name : str
+        File name without suffix; also the prefix of the ids in the SVG.
+    topic : str
+        "hubness", "recall", "ranks" or "gap".
+    title, caption : str
+        What it shows, and how to read it.
+    label : str
+        The finding in words, for those who do not see it.
+    header : list of str
+    rows : list of list of str
+        The same as a table.
+    draw : callable
+        Draws into axes.
+    """
+
+    name: str
+    topic: str
+    title: str
+    caption: str
+    label: str
+    header: list[str]
+    rows: list[list[str]]
+    draw: Callable[[Axes], None]
+
+    def figure(self, *, title: bool = True) -> Figure:
+        """A new figure."""
+        with drawing():
+            from matplotlib.figure import Figure
+
+            figure = Figure(figsize=(4.6, 3.2), layout="constrained", facecolor="none")
+            axes = figure.add_subplot(facecolor="none")
+            axes.grid(color=PALETTE["grid"], linewidth=0.6)
+            axes.set_axisbelow(True)
+            axes.tick_params(which="both", length=0, colors=PALETTE["ink"])
+            for side, spine in axes.spines.items():
+                spine.set_visible(side in ("left", "bottom"))
+                spine.set_color(PALETTE["ink"])
+                spine.set_linewidth(0.8)
+            self.draw(axes)
+            for part in (axes.xaxis.label, axes.yaxis.label):
+                part.set_color(PALETTE["ink"])
+            if title:
+                axes.set_title(self.title, loc="left", fontsize=10, color=PALETTE["ink"])
+            return figure
+
+    def svg(self) -> str:
+        """For an HTML page: colours as CSS variables, ids of its own, text as text."""
+        out = io.StringIO()
+        with drawing(**{"svg.fonttype": "none", "svg.hashsalt": self.name}):
+            self.figure(title=False).savefig(out, format="svg", metadata=NO_METADATA["svg"])
+        return _inline(out.getvalue(), self.name, self.label)
+
+
+def require() -> None:
+    """Raise now, before the work, where a package that the report needs is not installed."""
+    for package in ("jinja2", "matplotlib"):
+        if importlib.util.find_spec(package) is None:
+            raise missing(package)
+
+
+def missing(package: str) -> EmclError:
+    """What to say where an optional package is not installed."""
+    return EmclError(
+        "the report needs a package that is not installed",
+        package,
+        'pip install "emcl-plugin[report]"',
+    )
+
+
+@contextmanager
+def drawing(**settings: Any) -> Iterator[None]:
+    """Our settings in place of the user's own, for as long as a figure is made."""
+    try:
+        from matplotlib import rc_context, rcParamsDefault
+    except ImportError as error:
+        raise missing("matplotlib") from error
+    plain = ("font.family", "text.usetex", "axes.titlesize")
+    defaults: Any = rcParamsDefault  # Any: the stubs know its keys as literals only
+    used: Any = {key: defaults[key] for key in plain}
+    used.update({"font.size": 9.5, "pdf.fonttype": 42, "legend.frameon": False, **settings})
+    with rc_context(used):
+        yield
+
+
+def _inline(svg: str, name: str, label: str) -> str:
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would reach the whole page
+    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = svg.replace('xlink:href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
+    svg = re.sub(r"font-family:[^;\"]*;?", "", svg)
+    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
+    for use, colour in PALETTE.items():
+        svg = svg.replace(colour, f"var(--{use})")
+    box = re.search(r'viewBox="[^"]*"', svg)
+    assert box is not None
+    words = label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    head = f'<svg role="img" aria-label="{words}" {box[0]}>'
+    return re.sub(r"<svg[^>]*>", lambda _: head, svg, count=1)
+
+
+def both(axes: Axes, x: Any, before: Any, after: Any) -> None:
+    """Two curves that can be told apart where they coincide, and without colour."""
+    axes.plot(x, after, color=PALETTE["after"], linewidth=1.8, label="after")
+    axes.plot(x, before, color=PALETTE["before"], linewidth=1.6, linestyle=(0, (4, 2)),
+              label="before")  # fmt: skip
+    legend(axes)
+
+
+def legend(axes: Axes) -> None:
+    """A legend in which "before" stands first, however the curves were drawn."""
+    handles, labels = axes.get_legend_handles_labels()
+    order = np.argsort([label == "after" for label in labels], kind="stable")
+    pairs = [handles[i] for i in order], [labels[i] for i in order]
+    axes.legend(*pairs, labelcolor=PALETTE["ink"])
+
+
+def plain_ticks(axis: Any) -> None:
+    """1, 10, 100 instead of powers."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,82 @@
+"""The figure of the modality gap: texts and videos along their two principal axes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from emcl_plugin.report.figure import PALETTE, Plot
+from emcl_plugin.similarity import Features
+from emcl_plugin.truth import Floats, Ints
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_POINTS = 800  # items of each side in the view of the features
+
+
+def gap(text: Features, video: Features) -> Plot:
+    """Both sides in the plane in which they vary most together; the means are marked."""
+    axes_found, share, mean = _principal_axes(text, video)
+    sides = [_sample(side) for side in (text, video)]
+    points = [((side.double().cpu() - mean) @ axes_found).numpy() for side in sides]
+    centres = [x.mean(0) for x in points]
+
+    def draw(axes: Axes) -> None:
+        looks = (("text", "o", "texts"), ("video", "^", "videos"))
+        for cloud, (colour, marker, _) in zip(points, looks, strict=True):
+            axes.plot(*cloud.T, marker=marker, linestyle="", markersize=2.6, markeredgewidth=0,
+                      alpha=0.45, color=PALETTE[colour])  # fmt: skip
+        for centre, (colour, marker, name) in zip(centres, looks, strict=True):
+            axes.plot(*centre, marker=marker, linestyle="", markersize=9, color=PALETTE[colour],
+                      markeredgecolor=PALETTE["ink"], label=name)  # fmt: skip
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.set_xlabel(f"first principal axis ({100 * share[0]:.0f} % of the variance)")
+        axes.set_ylabel(f"second ({100 * share[1]:.0f} %)")
+        axes.legend(labelcolor=PALETTE["ink"])
+
+    apart = float(np.linalg.norm(centres[0] - centres[1]))
+    shown = ", ".join(f"{len(x)} {name}" for x, name in zip(points, ("texts", "videos"),
+                                                            strict=True))  # fmt: skip
+    return Plot(
+        name="modality-gap",
+        topic="gap",
+        title="The features along their two principal axes",
+        caption="The features as they came, along the two directions in which both sides together "
+        "vary most, the large marks being the means: two separate clouds are a modality gap; a gap "
+        f"along other directions is not seen here ({shown} shown; means {apart:.3f} apart).",
+        label=f"Texts and videos along two principal axes; their means are {apart:.3f} apart.",
+        header=["", "mean, axis 1", "mean, axis 2", "std, axis 1", "std, axis 2"],
+        rows=[
+            [name, *(f"{x:.3f}" for x in (*cloud.mean(0), *cloud.std(0)))]
+            for name, cloud in zip(("texts", "videos"), points, strict=True)
+        ],
+        draw=draw,
+    )
+
+
+def _principal_axes(text: Features, video: Features) -> tuple[torch.Tensor, Floats, torch.Tensor]:
+    """Two axes (dimension, 2), their shares of the variance, the mean; both sides count alike."""
+    dimension = text.shape[1]
+    mean = torch.zeros(dimension, dtype=torch.float64)
+    second = torch.zeros(dimension, dimension, dtype=torch.float64)
+    for side in (text, video):
+        for _, _, block in side.blocks():
+            mean += block.sum(0, dtype=torch.float64).cpu() / (2 * side.shape[0])
+            second += (block.T @ block).double().cpu() / (2 * side.shape[0])
+    values, vectors = torch.linalg.eigh(second - torch.outer(mean, mean))
+    values = values.clamp(min=0)
+    vectors = vectors[:, [-1, -2 if dimension > 1 else -1]]
+    largest = vectors.abs().argmax(0)
+    vectors = vectors * vectors[largest, [0, 1]].sign()  # an eigenvector's sign is arbitrary
+    share = values[[-1, -2 if dimension > 1 else -1]] / values.sum().clamp(min=1e-300)
+    return vectors, share.numpy(), mean
+
+
+def _sample(side: Features) -> torch.Tensor:
+    """Up to so many items, evenly spread."""
+    count = min(_POINTS, side.shape[0])
+    chosen: Ints = np.linspace(0, side.shape[0] - 1, count).round().astype(np.int64)
+    return side.take(torch.from_numpy(chosen).to(side.device))

@@ -1,0 +1,46 @@
+"""The data of the tests of bank mode, and how the commands are given them."""
+
+from __future__ import annotations
+
+import functools
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from emcl_plugin import Reranker
+from emcl_plugin.demo import load_demo
+from emcl_plugin.metrics import DIRECTIONS
+
+FORWARD, BACKWARD = DIRECTIONS
+N = 200
+SIDES = ("text", "video", "text_bank", "video_bank")
+NAMES = tuple(load_demo().video_names[:N])
+BOTH = ("--text", "t.npy", "--video", "v.npy")
+TEXT_BANK, VIDEO_BANK = ("--text-bank", "tb.npy"), ("--video-bank", "vb.npy")
+FIT = ("fit", *TEXT_BANK, "--video", "v.npy", "--save", "new")
+TUNE = ("tune", *TEXT_BANK, *VIDEO_BANK)
+
+
+@functools.lru_cache
+def data(dtype="f2"):
+    """The demo's first rows."""
+    demo = load_demo()
+    return SimpleNamespace(**{name: getattr(demo, name)[:N].astype(dtype) for name in SIDES})
+
+
+@functools.lru_cache
+def reranker(*, dual=False, names=NAMES, settings=()):
+    x = data()
+    extra = {"gallery_bank": x.video_bank} if dual else {}
+    return Reranker(**dict(settings)).fit(x.text_bank, x.video, names=names, **extra)
+
+
+def everything(folder):
+    """Every file, hidden ones too, and what is in it."""
+    return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def facts_of(result):
+    """The JSON that is all of standard output."""
+    return json.loads(result.out, parse_constant=pytest.fail)

@@ -1,0 +1,44 @@
+"""Data and settings of the tests of the prior."""
+
+from __future__ import annotations
+
+import torch
+from oracles import queries
+
+from emcl_plugin import NCL, rescore
+from emcl_plugin.agreement import nearest
+from emcl_plugin.prior import probe
+from emcl_plugin.similarity import Dense
+
+F64 = torch.float64
+LARGE = 1 << 30
+EXACT = NCL(tolerance=1e-9, rounds=50_000)
+SOLVED = NCL(tolerance=1e-6, rounds=50_000)
+HARD = {"n_video": 60, "popular": 6, "times": 3, "asked": 0.7, "noise": 2.0}
+
+
+def small(seed, how="direction", **changes):
+    """80 videos, of them 8 hubs and 8 popular ones, and half of the others asked for."""
+    settings = {"n_video": 80, "hubs": 8, "popular": 8, "times": 5, "asked": 0.5, **changes}
+    return queries(seed, how, **settings)
+
+
+def context(scores, w=None, config=EXACT):
+    """The two runs, and what is asked of `earned_biases`: source, settings, rest."""
+    source = Dense(scores, dtype=F64)
+    weights = None if w is None else torch.tensor(w)
+    rest = {"std": float(scores.std()), "weights": weights, "memory": LARGE}
+    probes = probe(source, config, nearest(source), **rest)
+    return probes, source, rest
+
+
+def r1(scores, q):
+    return 100 * (scores.argmax(1) == q.owner).mean()
+
+
+def gains(q):
+    """Points of R@1 of the default and of plain NCL over the scores, and the default's result."""
+    found = rescore(q.scores)
+    even = rescore(q.scores, prior="even", guard=False)
+    before = r1(q.scores, q)
+    return r1(found.scores, q) - before, r1(even.scores, q) - before, found
