@@ -90,24 +90,30 @@ def recall_at_1(text: np.ndarray, video: np.ndarray) -> tuple[float, float]:
     return 100 * np.mean(sim.argmax(1) == truth), 100 * np.mean(sim.argmax(0) == truth)
 
 
-def main() -> None:
-    """Write the file and say what is in it."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("output", nargs="?", type=Path, default=OUTPUT)
-    output = parser.parse_args().output
+def make() -> dict[str, np.ndarray]:
+    """The arrays of the file by their names; row i of ``text`` belongs to row i of ``video``."""
     english, spanish = np.array(name_pairs()).T
     bank, test = np.array_split(np.random.default_rng(SEED).permutation(len(english)), 2)
     text, video = cca(embed(english, bank), embed(spanish, bank), bank)
     text, video = text.astype(np.float16), video.astype(np.float16)
     arrays = {"text": text[test], "video": video[test]}
     arrays |= {"text_bank": text[bank], "video_bank": video[bank]}
-    arrays |= {"text_names": english[test], "video_names": spanish[test]}
+    return arrays | {"text_names": english[test], "video_names": spanish[test]}
+
+
+def main() -> None:
+    """Write the file and say what is in it."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("output", nargs="?", type=Path, default=OUTPUT)
+    output = parser.parse_args().output
+    arrays = make()
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("wb") as file:  # an open file, since savez appends .npz to other names
         np.savez_compressed(file, **arrays)
     size = output.stat().st_size
-    print(f"{len(test)} test pairs, {len(bank)} bank pairs, {size:,} bytes: {output}")
-    forward, backward = recall_at_1(text[test], video[test])
+    pairs, bank = len(arrays["text"]), len(arrays["text_bank"])
+    print(f"{pairs} test pairs, {bank} bank pairs, {size:,} bytes: {output}")
+    forward, backward = recall_at_1(arrays["text"], arrays["video"])
     print(f"Cosine R@1: text->video {forward:.1f}, video->text {backward:.1f}")
     if size > MAX_BYTES:
         raise SystemExit(f"{output} is larger than {MAX_BYTES:,} bytes")

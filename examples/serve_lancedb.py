@@ -1,7 +1,9 @@
 """Serve corrected text-to-video search from LanceDB, on the demo data that ship with the package.
 
-pip install emcl-plugin lancedb
-python examples/serve_lancedb.py
+LanceDB ranks by the Euclidean distance unless told otherwise; these vectors need "dot".
+
+    pip install emcl-plugin lancedb
+    python examples/serve_lancedb.py
 """
 
 from __future__ import annotations
