@@ -345,8 +345,13 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
     def _odd(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """asyncio's own log, but for lack of files: it tells that thousands of times a second."""
+        """asyncio's own log, but for lack of files: it tells that thousands of times a second.
+
+        A second later it tries again, by then perhaps at a socket that `shutdown` has closed.
+        """
         error = context.get("exception")
+        if self.should_exit and self.lacked_files and "_start_serving" in context["message"]:
+            return
         if not isinstance(error, OSError) or error.errno not in _SCARCE:
             loop.default_exception_handler(context)
         elif not self.lacked_files:

@@ -196,6 +196,19 @@ def test_without_files_for_connections_it_says_so_once_and_goes_on():
     assert errors == "Note: connections had to wait: Too many open files\n"
 
 
+def test_connections_that_wait_for_files_when_it_ends_are_no_error():
+    """asyncio tries again a second later, at a socket that has been closed meanwhile."""
+    with served(3, "few") as server, socket.create_connection(server.address) as searcher:
+        searcher.sendall(SEARCH)
+        assert server.process.stderr.readline() == "searching\n"
+        clients = [socket.create_connection(server.address) for _ in range(100)]
+        assert server.process.stderr.readline().startswith("Note: connections had to wait")
+        assert server.end(signal.SIGTERM) == ""
+        assert searcher.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
+        for client in clients:
+            client.close()
+
+
 def test_a_second_signal_ends_it_at_once():
     with served(30) as server, socket.create_connection(server.address) as client:
         client.sendall(SEARCH)
