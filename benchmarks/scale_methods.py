@@ -125,13 +125,13 @@ def block_budget(size: int) -> int:
 # --- Sinkhorn alone: 20 rounds on the same scores, temperature and marginals --------------------
 
 
-def ours(problem: Problem, watch: Watch, solver: str) -> Run:
+def ours(problem: Problem, watch: Watch, solver: str, products: str = "scores") -> Run:
     from emcl_plugin.ncl import NCL, fit_biases
     from emcl_plugin.similarity import Dense, FeaturePair, Features, Similarity
 
     del watch
     tau = problem.tau
-    config = NCL(temperature=tau, rounds=ROUNDS, tolerance=0.0, solver=solver)
+    config = NCL(temperature=tau, rounds=ROUNDS, tolerance=0.0, solver=solver, products=products)
     source: Similarity
     if solver == "stored":
         source = Dense(problem.scores, device=problem.scores.device)
@@ -286,6 +286,13 @@ METHODS = {
     ),
     "sinkhorn-blocks": Method(
         "solver", "our Sinkhorn, blocks recomputed", partial(ours, solver="blocks"), "text"
+    ),
+    "sinkhorn-fused": Method(
+        "solver", "our Sinkhorn, fused", partial(ours, solver="fused"), "text", ("triton",), True
+    ),
+    "sinkhorn-fused-bf16": Method(
+        "solver", "our Sinkhorn, fused, bfloat16",
+        partial(ours, solver="fused", products="bfloat16"), "text", ("triton",), True,
     ),
     "pot-torch": Method(
         "solver", "POT sinkhorn, torch", partial(pot, log=False, numpy=False), "video"

@@ -142,6 +142,7 @@ class Job:
             self.memory,
             kernel=kernel,
             candidates=self.candidates,
+            fused=self.ncl is not None and self.ncl.solver == "fused",
         )
 
     @cached_property

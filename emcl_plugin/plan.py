@@ -126,11 +126,12 @@ def estimate(
     *,
     kernel: torch.dtype | None,
     candidates: int | None = None,
+    fused: bool = False,
 ) -> Estimate:
     """Decide what is stored: the kernel first, then computed scores, within half the budget.
 
     ``dimension`` is 0 where scores are given, ``kernel`` the dtype of a stored kernel; None where
-    there will not be one.
+    there will not be one. ``fused``: the rounds want vectors, not scores.
     """
     if candidates is not None:
         pairs = min(shape[0] * min(candidates, shape[1]) + shape[1] * min(candidates, shape[0]),
@@ -141,7 +142,7 @@ def estimate(
     if kernel is not None and store_kernel:
         held = entries * kernel.itemsize
     matrix = entries * dtype.itemsize
-    store_scores = dimension > 0 and matrix <= memory // 2 - held
+    store_scores = dimension > 0 and matrix <= memory // 2 - held and not fused
     return Estimate(shape, dimension, store_scores, store_kernel, held + matrix * store_scores)
 
 

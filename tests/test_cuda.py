@@ -11,6 +11,7 @@ from emcl_plugin.demo import load_demo
 from emcl_plugin.experts import Experts
 from emcl_plugin.job import Job
 from emcl_plugin.metrics import evaluate
+from emcl_plugin.ncl import NCL
 from emcl_plugin.similarity import Dense
 from emcl_plugin.tokens import Tokens
 
@@ -35,6 +36,17 @@ def test_arrays_are_computed_there_and_come_back():
     assert isinstance(found.scores, np.ndarray)
     assert found.biases.text.device.type == "cuda"
     np.testing.assert_allclose(found.scores, rerank(None, sides, device="cpu"), atol=1e-4)
+
+
+@pytest.mark.parametrize(("products", "tolerance"), [("scores", 1e-4), ("bfloat16", 0.012)])
+def test_the_fused_kernel_does_what_blocks_do(products, tolerance):
+    sides = tuple(torch.from_numpy(x.astype("f4")).cuda() for x in (DEMO.text, DEMO.video))
+    found, wanted = (
+        rescore(None, sides, ncl=NCL(solver=solver, products=products))
+        for solver in ("fused", "blocks")
+    )
+    assert found.biases.solver == "fused"
+    assert (found.scores - wanted.scores).abs().max() < tolerance
 
 
 def test_metrics_are_those_of_the_cpu():

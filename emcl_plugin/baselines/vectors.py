@@ -31,9 +31,9 @@ class Changed(Features):
         self.name, self.metric = base.name, "dot"
         self.dtype, self.device = base.dtype, base.device
         self.shape, self.block_rows, self.world = base.shape, base.block_rows, base.world
-        self._kept = None
+        self.kept = None
         if base.resident:
-            self._kept = torch.cat([block for _, _, block in self.blocks()])
+            self.kept = torch.cat([block for _, _, block in self.blocks()])
 
     def _read(self, start: int, stop: int) -> torch.Tensor:
         return self.change(self.base.rows(start, stop), start)

@@ -37,7 +37,7 @@ class Biases:
     converged : bool
         Whether ``error`` is within the tolerance.
     solver : str
-        "stored", "blocks" or "pot".
+        "stored", "blocks", "fused", "candidates" or "pot".
     """
 
     text: torch.Tensor

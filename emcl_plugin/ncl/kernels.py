@@ -1,4 +1,4 @@
-"""Which kernel serves a source: stored where it fits, recomputed where not."""
+"""Which kernel serves a source: stored where it fits, recomputed where not, fused if asked for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from emcl_plugin.candidates import Candidates
 from emcl_plugin.ncl.block_kernel import BlockKernel
 from emcl_plugin.ncl.candidate_kernel import CandidateKernel
+from emcl_plugin.ncl.fused_kernel import FusedKernel, require_triton
 from emcl_plugin.ncl.settings import NCL
 from emcl_plugin.ncl.shared_kernel import SharedKernel
 from emcl_plugin.ncl.sinkhorn import Kernel
@@ -40,13 +41,29 @@ def kernel_for(
     if isinstance(source, Candidates):
         solver, kernel = "candidates", CandidateKernel(source, *given)
     else:
-        stored = None
-        if solver == "stored":
-            stored = own.storing(partial(StoredKernel, own, *given, dtype))
-            solver = "blocks" if stored is None else "stored"
-        if stored is None and config.products == "bfloat16":
-            own = own.rough()
-        kernel = stored or BlockKernel(own, *given)
+        made: Kernel | None = None
+        if solver == "fused":
+            made = _fused(own, config.products, given)
+        elif solver == "stored":
+            made = own.storing(partial(StoredKernel, own, *given, dtype))
+        if made is None:
+            solver = "pot" if solver == "pot" else "blocks"  # POT's is asked for masses alone
+            made = BlockKernel(own.rough() if config.products == "bfloat16" else own, *given)
+        kernel = made
     if source.world.size > 1:
         kernel = SharedKernel(kernel, source.world, source.shape[0])
     return solver, kernel
+
+
+def _fused(
+    source: Similarity,
+    products: str,
+    given: tuple[float, torch.Tensor, float, torch.Tensor],
+) -> Kernel | None:
+    """None where scores are no products of float32 vectors that are in memory."""
+    require_triton(source.device)
+    vectors = source.vectors() if source.dtype == torch.float32 else None
+    if vectors is None:
+        return None
+    text, video = (x.bfloat16() if products == "bfloat16" else x for x in vectors)
+    return FusedKernel(text, video, *given)

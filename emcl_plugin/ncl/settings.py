@@ -36,11 +36,13 @@ class NCL:
     text_marginal, video_marginal : array of positive numbers, optional
         Mass that each text and each video should get. Default: uniform, 1 per text and
         n_text / n_video per video; the video marginal is rescaled to the texts' total.
-    solver : {"auto", "stored", "blocks", "pot"}
+    solver : {"auto", "stored", "blocks", "fused", "pot"}
         "stored" exponentiates once and iterates matrix-vector products, "blocks" recomputes
         the scores block by block in the log domain, "pot" calls POT's ``sinkhorn_log``.
         "auto" stores where the kernel fits into the memory budget. Where a GPU's memory does not
-        hold the kernel after all, it is "blocks".
+        hold the kernel after all, it is "blocks". "fused" is one Triton kernel for CUDA that
+        recomputes the scores without ever writing them; it needs features in float32 that fit
+        into a quarter of the budget, and is "blocks" for everything else.
     storage : {"scores", "bfloat16"}
         Numbers of a stored kernel: those of the scores, float32 mostly, or bfloat16, which takes
         half of that memory, so that scores need not be recomputed until there are twice as many.
@@ -105,9 +107,11 @@ class NCL:
             raise InputValueError(
                 "rho must be above 0 and at most 1", f"rho={self.rho}", "1 is NCL, 0.8 is gentle"
             )
-        if self.solver not in ("auto", "stored", "blocks", "pot"):
+        if self.solver not in ("auto", "stored", "blocks", "fused", "pot"):
             raise InputValueError(
-                "this solver is not known", f"solver={self.solver!r}", "auto, stored, blocks, pot"
+                "this solver is not known",
+                f"solver={self.solver!r}",
+                "auto, stored, blocks, fused, pot",
             )
         if self.storage not in ("scores", "bfloat16"):
             raise InputValueError(

@@ -70,6 +70,13 @@ class Similarity(abc.ABC):
         """The same scores with products in bfloat16, where they are products of vectors."""
         return self
 
+    def vectors(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Vectors of this process's texts, and of all videos, whose products are the scores.
+
+        None where scores are something else, or vectors are not held in memory.
+        """
+        return None
+
     def blocks(self) -> Iterator[tuple[int, int, torch.Tensor]]:
         """Yield ``(start, stop, scores)`` over this process's texts, in order.
 
@@ -177,6 +184,9 @@ class Rows(Similarity):
     def rough(self) -> Similarity:
         return Rows(self.base.rough())
 
+    def vectors(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        return self.base.vectors()
+
     @property
     def T(self) -> Similarity:
         raise NotImplementedError("of a part of the texts only rows are read")
@@ -207,6 +217,20 @@ class LowRank(Similarity):
     def rough(self) -> Similarity:
         base = self.base.rough()
         return LowRank(base, self.left, self.right, self.row_scale, self.column_scale)
+
+    def vectors(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Those of the base and of the change, side by side, at scale."""
+        found = self.base.vectors()
+        if found is None:
+            return None
+        own = slice(*self.own)
+        text = torch.cat([found[0], self.left[own]], 1)
+        video = torch.cat([found[1], self.right], 1)
+        if self.row_scale is not None:
+            text *= self.row_scale[own, None]
+        if self.column_scale is not None:
+            video *= self.column_scale[:, None]
+        return text, video
 
     def change(self, block: torch.Tensor, start: int, stop: int) -> torch.Tensor:
         """Apply the change to a block of the base source's rows ``start:stop``."""

@@ -47,6 +47,10 @@ class FeaturePair(Similarity):
     def rough(self) -> Similarity:
         return RoughPair(self)
 
+    def vectors(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        text, video = self.text.kept, self.video.kept
+        return None if text is None or video is None else (text, video)
+
     @property
     def T(self) -> FeaturePair:
         video, text = self.video.shared(self.world.even()), self.text.shared(ALONE)

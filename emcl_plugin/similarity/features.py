@@ -30,6 +30,11 @@ class Features:
     world : World
         The processes that share the items: each goes through its own, and reads others only
         where it is asked for them.
+
+    Attributes
+    ----------
+    kept : (items of this process, dimension), or None
+        The vectors, where they are held in memory.
     """
 
     def __init__(
@@ -53,7 +58,7 @@ class Features:
         self.shape = (int(array.shape[0]), int(array.shape[1]))
         self.block_rows = rows_per_block(self.shape[1], dtype, memory)
         budget = (DEFAULT_MEMORY if memory is None else memory) // 4
-        self._kept: torch.Tensor | None = None
+        self.kept: torch.Tensor | None = None
         first, last = self.own
         if (last - first) * self.shape[1] * dtype.itemsize <= budget:
             ready = isinstance(array, torch.Tensor) and metric == "dot"
@@ -64,9 +69,9 @@ class Features:
             for start, stop, block in self.blocks():  # checks every vector, too
                 if kept is not None:
                     kept[start - first : stop - first] = block
-            self._kept = kept
+            self.kept = kept
             if kept is None:
-                self._kept = read_rows(array, first, last, dtype, self.device)
+                self.kept = read_rows(array, first, last, dtype, self.device)
 
     @property
     def own(self) -> tuple[int, int]:
@@ -76,14 +81,14 @@ class Features:
     @property
     def resident(self) -> bool:
         """Whether all vectors are held in memory."""
-        return self._kept is not None and len(self._kept) == self.shape[0]
+        return self.kept is not None and len(self.kept) == self.shape[0]
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Vectors ``start:stop``."""
         first, last = self.own
-        if self._kept is None or start < first or stop > last:
+        if self.kept is None or start < first or stop > last:
             return self._read(start, stop)
-        return self._kept[start - first : stop - first]
+        return self.kept[start - first : stop - first]
 
     def blocks(self) -> Iterator[tuple[int, int, torch.Tensor]]:
         """Yield ``(start, stop, vectors)`` over this process's items, in order."""
@@ -108,8 +113,8 @@ class Features:
 
     def take(self, indices: torch.Tensor) -> torch.Tensor:
         """The vectors of these items, in this order."""
-        if self._kept is not None and self.resident:
-            return self._kept[indices]
+        if self.kept is not None and self.resident:
+            return self.kept[indices]
         out = torch.empty(len(indices), self.shape[1], dtype=self.dtype, device=self.device)
         if not len(indices):
             return out

@@ -212,7 +212,12 @@ WRONG_SETTINGS = [
     ({"rho": 0.0}, "rho must be above 0 and at most 1", "rho=0.0", "1 is NCL"),
     ({"rho": 1.1}, "rho must be above 0 and at most 1", "rho=1.1", "1 is NCL"),
     ({"rho": NAN}, "rho must be above 0 and at most 1", "rho=nan", "1 is NCL"),
-    ({"solver": "fast"}, "solver is not known", "solver='fast'", "auto, stored, blocks, pot"),
+    (
+        {"solver": "fast"},
+        "solver is not known",
+        "solver='fast'",
+        "auto, stored, blocks, fused, pot",
+    ),
     ({"products": "float8"}, "cannot be multiplied like this", "products='float8'", "or bfloat16"),
     ({"storage": "float8"}, "cannot be stored like this", "storage='float8'", "or bfloat16"),
     (

@@ -1,0 +1,57 @@
+"""Sinkhorn's sums over inner products that never leave the GPU's registers.
+
+(f) is that of :mod:`emcl_plugin.ncl.sinkhorn`.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+
+import torch
+
+from emcl_plugin.errors import InputValueError
+
+
+class FusedKernel:
+    """Sweeps by two log-sum-exps in one GPU kernel each; vectors (n, d) are all that is read.
+
+    Every score is computed twice a round, and neither written nor read.
+    """
+
+    def __init__(
+        self,
+        text: torch.Tensor,
+        video: torch.Tensor,
+        tau: float,
+        log_a: torch.Tensor,
+        rho: float,
+        log_w: torch.Tensor,
+    ) -> None:
+        from emcl_plugin.ncl.fused_lse import row_lse
+
+        self.row_lse = row_lse
+        self.text, self.video = text.contiguous(), video.contiguous()
+        self.tau, self.log_a, self.rho, self.log_w = tau, log_a, rho, log_w
+        self.centre = torch.zeros(len(video)).to(log_a)
+
+    def absorb(self, g: torch.Tensor) -> None:
+        """Nothing is stored, so nothing is made around anything."""
+
+    def sweep(self, g: torch.Tensor, rho: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        rho = self.rho if rho is None else rho
+        f = rho * (self.log_a - self.row_lse(self.text, self.video, g, 1 / self.tau))  # (f)
+        return f, self.row_lse(self.video, self.text, f + self.log_w, 1 / self.tau)
+
+
+def require_triton(device: torch.device) -> None:
+    """Raise where no such kernel can run."""
+    if find_spec("triton") is None:
+        problem, received = 'solver="fused" needs Triton', "a Python without it"
+        advice = "pip install triton (it comes with torch for CUDA), or leave solver out"
+    elif device.type != "cuda" and not os.environ.get("TRITON_INTERPRET"):
+        problem, received = 'solver="fused" needs a GPU', f"device={str(device)!r}"
+        advice = "leave solver out: it is for CUDA alone"
+    else:
+        return
+    raise InputValueError(problem, received, advice)
