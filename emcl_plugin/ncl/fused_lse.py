@@ -4,7 +4,7 @@ Sums are kept online, as in FlashAttention (Dao et al., NeurIPS 2022, arXiv 2205
 1): of every row the largest exponent so far, and the sum of exponentials below it.
 """
 
-from __future__ import annotations
+# without annotations from __future__: Triton 3.0 reads them, and not as strings
 
 import torch
 import triton

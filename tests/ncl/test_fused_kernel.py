@@ -28,6 +28,9 @@ from emcl_plugin.job import Job
 from emcl_plugin.ncl import NCL, Problem, fit_biases, fused_lse
 from emcl_plugin.similarity import Dense, FeaturePair, Features, LowRank
 
+# Triton 3.0's interpreter and NumPy
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # the CPU's is Triton's interpreter
 FUSED = NCL(solver="fused", temperature_std=0.15)
 BLOCKS = NCL(solver="blocks", temperature_std=0.15)
