@@ -11,6 +11,7 @@ import click
 
 from emcl_plugin.cli.options import TRUST
 from emcl_plugin.errors import EmclError, InputValueError
+from emcl_plugin.printable import printable
 from emcl_plugin.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -169,6 +170,9 @@ def read_inputs(
     if sim is not None:
         scores = read_source(sim)
     notes: list[str] = []
+    if text is not None and text == video:
+        name = printable(str(text))
+        notes.append(f"--text and --video are the same, {name}: each item is its own best match")
     matrix, ids, column_ids = None, None, None
     if scores is not None:
         matrix = _oriented(scores, texts, videos, orientation, notes)

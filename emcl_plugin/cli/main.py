@@ -101,7 +101,7 @@ def command(context: click.Context, /, **options: Any) -> None:
     .npz, .safetensors, .pt, .parquet, .h5, .mat, .fvecs, .csv or .jsonl, 'file:name' for one array
     of several, a folder of parts, an address, or - for standard input; or what a retriever wrote
     (--from). The re-scored matrix goes to --output, the best of every query to --run, a summary to
-    standard error. No training, no labels, and nothing is applied where it would not help.
+    standard error. No training, no labels; without evidence of hubs nothing is applied.
     """
     processes.check_environment(context)
     if context.invoked_subcommand is not None and processes.count() > 1:

@@ -73,7 +73,7 @@ def row_lse(x: torch.Tensor, y: torch.Tensor, bias: torch.Tensor, scale: float) 
         Finite.
     scale : float
     """
-    products = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
+    products = "tf32" if tf32_is_allowed() else "tf32x3"
     if x.dtype == torch.bfloat16:
         products = "bfloat16"
     if not x.is_cuda:  # Triton's interpreter has no products of bfloat16
@@ -90,3 +90,11 @@ def row_lse(x: torch.Tensor, y: torch.Tensor, bias: torch.Tensor, scale: float) 
             *tile, "tf32x3" if products == "tf32x3" else "tf32", **LAUNCH,
         )  # fmt: skip
     return torch.logsumexp(out / _LOG2_E, 0)
+
+
+def tf32_is_allowed() -> bool:
+    """Whether torch may multiply float32 matrices by TF32; by default it may not."""
+    cublas = torch.backends.cuda.matmul
+    if hasattr(cublas, "fp32_precision"):  # torch 2.9 on: the older name raises once this is set
+        return bool(cublas.fp32_precision == "tf32")
+    return bool(cublas.allow_tf32)

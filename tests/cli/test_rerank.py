@@ -237,6 +237,11 @@ def test_texts_that_count_once_are_told(folder, demo_run):
     assert "Note" not in words
 
 
+def test_one_file_for_both_sides_is_noted(run_here):
+    said = run_here("--text", "v.npy", "--video", "v.npy", "-o", "a.npy", check=0)
+    assert "Note: --text and --video are the same, v.npy" in said.err
+
+
 def test_similarity_alone(folder):
     run("--text", "t.npy", "--video", "v.npy", "-o", "a.npy", cwd=folder, check=0)
     result = run("--sim", "a.npy", "-v", "--memory", "50M", cwd=folder, check=0)

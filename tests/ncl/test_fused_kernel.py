@@ -55,13 +55,13 @@ def changed(base):
     return LowRank(base, left, right, *(torch.rand(n, device=DEVICE) + 0.5 for n in base.shape))
 
 
-def check_lse(x, y, bias, scale):
+def check_lse(x, y, bias, scale, tolerance=1e-6):
     """To what float32 can tell of the largest exponents."""
     products = x.double().cpu().numpy() @ y.double().cpu().numpy().T
     wanted = logsumexp(scale * products + bias.double().cpu().numpy(), axis=1)
     found = fused_lse.row_lse(x, y, bias, scale)
     assert (found.dtype, found.device) == (torch.float32, x.device)
-    assert_allclose(found.cpu(), wanted, rtol=0, atol=1e-6 * (scale + 10))
+    assert_allclose(found.cpu(), wanted, rtol=0, atol=tolerance * (scale + 10))
 
 
 @given(
@@ -89,6 +89,17 @@ def test_sums_far_from_one_stay_in_range(bias):
     found = fused_lse.row_lse(x, y, torch.full((300,), bias, device=DEVICE), 20.0)
     wanted = torch.logsumexp(20 * x.double() @ y.double().T, 1) + bias
     assert_allclose(found.cpu(), wanted.cpu(), rtol=1e-6)
+
+
+def test_tf32_is_used_where_torch_may_use_it():
+    assert not fused_lse.tf32_is_allowed()
+    torch.set_float32_matmul_precision("high")
+    try:
+        assert fused_lse.tf32_is_allowed()
+        check_lse(unit(9, 8, 0), unit(200, 8, 1), torch.zeros(200, device=DEVICE), 5.0, 1e-3)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert not fused_lse.tf32_is_allowed()
 
 
 @pytest.mark.parametrize("source", [pair(), changed(pair())], ids=["features", "EMCL"])
