@@ -15,7 +15,7 @@ from emcl_plugin.agreement import Nearest, NearestAccumulator, finish, nearest
 from emcl_plugin.arrays import check_finite
 from emcl_plugin.candidates import Candidates, Coverage, coverage
 from emcl_plugin.emcl import EMCL, EMCLReport, Subspaces
-from emcl_plugin.guard import EVIDENCE, GuardDecision, deal, decide, weigh
+from emcl_plugin.guard import EVIDENCE, GuardDecision, Parts, deal, decide
 from emcl_plugin.ncl import NCL, Biases, Journal, Progress
 from emcl_plugin.plan import Estimate
 from emcl_plugin.prior import Prior, Probes, earned_biases, probe
@@ -135,18 +135,18 @@ def correct(
         partners = parts.partners(corrected, matches)
         trials.append(_Trial(strength, source, std, probes, matches, partners))
     trial = trials[0]
-    if len(trials) == 2 and _adds(trials[0], trials[1], weights, parts.count):
+    if len(trials) == 2 and _adds(trials[0], trials[1], parts):
         trial = trials[1]
 
     source, matches, assumed = trial.source, trial.matches, None
     biases = None if trial.probes is None else trial.probes.gentle
     share = before.mutual_share()
     partners = parts.partners(base, before)
-    gain = evidence = weigh(partners, trial.partners, weights, parts.count)
+    gain = evidence = parts.weigh(partners, trial.partners)
     if trial.probes is not None:
         cautious = trial.probes.cautious.apply(source)
         found = parts.partners(cautious, nearest(cautious))
-        evidence = weigh(partners, found, weights, parts.count)
+        evidence = parts.weigh(partners, found)
         amount = evidence.strength
     else:  # EMCL alone: it changes few matches, and every better one is welcome
         amount = float(matches.mutual_share() > share)
@@ -225,7 +225,7 @@ class _Trial:
     partners: torch.Tensor
 
 
-def _adds(without: _Trial, with_emcl: _Trial, weights: torch.Tensor | None, parts: int) -> bool:
+def _adds(without: _Trial, with_emcl: _Trial, parts: Parts) -> bool:
     """Whether EMCL finds mutual partners that its absence does not.
 
     Alone any rise will do. NCL has found most of them already, and the largest of many shares
@@ -233,7 +233,7 @@ def _adds(without: _Trial, with_emcl: _Trial, weights: torch.Tensor | None, part
     """
     if with_emcl.probes is None:
         return with_emcl.matches.mutual_share() > without.matches.mutual_share()
-    return weigh(without.partners, with_emcl.partners, weights, parts).z > EVIDENCE[1]
+    return parts.weigh(without.partners, with_emcl.partners).z > EVIDENCE[1]
 
 
 def _best_matches(base: Similarity, progress: Progress | None) -> Nearest:

@@ -85,10 +85,13 @@ class Parts:
     ----------
     part : (n_text,) int
     count : int
+    weights : (n_text,), optional
+        As how many queries each text counts; None where each is one.
     """
 
     part: torch.Tensor
     count: int
+    weights: torch.Tensor | None = None
 
     def partners(self, source: Similarity, found: Nearest) -> torch.Tensor:
         """Which texts are their best video's best one within their part, (n_text,) bool.
@@ -111,6 +114,10 @@ class Parts:
             both &= block >= best[self.part[start:stop]]
             texts[start:stop] = both.any(1)
         return source.world.rows(texts[slice(*source.own)], len(texts)).bool()
+
+    def weigh(self, was: torch.Tensor, now: torch.Tensor) -> Evidence:
+        """The evidence in what :meth:`partners` says of two sources, in the mean of the parts."""
+        return weigh(was, now, self.weights, self.count)
 
     def _of_candidates(self, source: Candidates, found: Nearest) -> torch.Tensor:
         text, video, values = source.pairs.text, source.pairs.video, source.values
@@ -142,7 +149,7 @@ def deal(best: Nearest, weights: torch.Tensor | None = None) -> Parts:
     place = counts[order].cumsum(0) - counts[order] / 2
     part = torch.empty_like(order)
     part[order] = place.long() % count
-    return Parts(part, count)
+    return Parts(part, count, weights)
 
 
 def weigh(
