@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from emcl_plugin.similarity import Features
+from emcl_plugin.similarity import Features, beside
 
 SAMPLE = 512
 """Texts and videos that are scored in full beside the candidates, at most."""
@@ -44,11 +44,8 @@ class AllPairs:
 
     def rows(self, texts: torch.Tensor) -> torch.Tensor:
         """All scores of these texts, (n, n_video)."""
-        x = self.text.take(texts)
-        if self.left is not None:
-            x = torch.cat([x, self.left[texts]], dim=1)
-        if self.row_scale is not None:
-            x = x * self.row_scale[texts, None]
+        changes = (x if x is None else x[texts] for x in (self.left, self.row_scale))
+        x = beside(self.text.take(texts), *changes)
         blocks = _vectors(self.video, self.right, self.column_scale)
         return torch.cat([x @ y.T for _, _, y in blocks], dim=1)
 
@@ -86,5 +83,5 @@ def _vectors(
     side: Features, more: torch.Tensor | None, scale: torch.Tensor | None
 ) -> Iterator[tuple[int, int, torch.Tensor]]:
     for start, stop, block in side.blocks():
-        x = block if more is None else torch.cat([block, more[start:stop]], dim=1)
-        yield start, stop, x if scale is None else x * scale[start:stop, None]
+        changes = (x if x is None else x[start:stop] for x in (more, scale))
+        yield start, stop, beside(block, *changes)

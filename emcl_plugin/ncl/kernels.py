@@ -37,19 +37,16 @@ def kernel_for(
         solver = "stored" if fits else "blocks"
     given = tau, log_a[first:last], config.rho, log_w[first:last]
     own = source if source.world.size == 1 else Rows(source)
-    kernel: Kernel
+    kernel: Kernel | None = None
     if isinstance(source, Candidates):
         solver, kernel = "candidates", CandidateKernel(source, *given)
-    else:
-        made: Kernel | None = None
-        if solver == "fused":
-            made = _fused(own, config.products, given)
-        elif solver == "stored":
-            made = own.storing(partial(StoredKernel, own, *given, dtype))
-        if made is None:
-            solver = "pot" if solver == "pot" else "blocks"  # POT's is asked for masses alone
-            made = BlockKernel(own.rough() if config.products == "bfloat16" else own, *given)
-        kernel = made
+    elif solver == "fused":
+        kernel = own.storing(partial(_fused, own, config.products, given))
+    elif solver == "stored":
+        kernel = own.storing(partial(StoredKernel, own, *given, dtype))
+    if kernel is None:
+        solver = "pot" if solver == "pot" else "blocks"  # POT's is asked for masses alone
+        kernel = BlockKernel(own.rough() if config.products == "bfloat16" else own, *given)
     if source.world.size > 1:
         kernel = SharedKernel(kernel, source.world, source.shape[0])
     return solver, kernel

@@ -4,7 +4,15 @@ Sinkhorn, metrics, hubness and agreement are written once, over :class:`Similari
 something with a shape that yields blocks of rows of scores (texts x videos).
 """
 
-from emcl_plugin.similarity.base import Biased, LowRank, OutOfMemory, Rows, Scorer, Similarity
+from emcl_plugin.similarity.base import (
+    Biased,
+    LowRank,
+    OutOfMemory,
+    Rows,
+    Scorer,
+    Similarity,
+    beside,
+)
 from emcl_plugin.similarity.block_sizes import ranges_in_cache, rows_per_block
 from emcl_plugin.similarity.feature_pair import FeaturePair
 from emcl_plugin.similarity.features import Features, check_lengths
@@ -21,6 +29,7 @@ __all__ = [
     "Scorer",
     "Shard",
     "Similarity",
+    "beside",
     "check_lengths",
     "ranges_in_cache",
     "rows_per_block",

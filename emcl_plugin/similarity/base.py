@@ -224,13 +224,9 @@ class LowRank(Similarity):
         if found is None:
             return None
         own = slice(*self.own)
-        text = torch.cat([found[0], self.left[own]], 1)
-        video = torch.cat([found[1], self.right], 1)
-        if self.row_scale is not None:
-            text *= self.row_scale[own, None]
-        if self.column_scale is not None:
-            video *= self.column_scale[:, None]
-        return text, video
+        row_scale = None if self.row_scale is None else self.row_scale[own]
+        text = beside(found[0], self.left[own], row_scale)
+        return text, beside(found[1], self.right, self.column_scale)
 
     def change(self, block: torch.Tensor, start: int, stop: int) -> torch.Tensor:
         """Apply the change to a block of the base source's rows ``start:stop``."""
@@ -253,6 +249,15 @@ class LowRank(Similarity):
     @property
     def T(self) -> LowRank:
         return LowRank(self.base.T, self.right, self.left, self.column_scale, self.row_scale)
+
+
+def beside(x: torch.Tensor, more: torch.Tensor | None, scale: torch.Tensor | None) -> torch.Tensor:
+    """Vectors with ``more`` coordinates beside them, each times its ``scale``.
+
+    The products of such vectors are the scores of a :class:`LowRank`.
+    """
+    x = x if more is None else torch.cat([x, more], dim=1)
+    return x if scale is None else x * scale[:, None]
 
 
 class Biased(Similarity):

@@ -26,7 +26,7 @@ from emcl_plugin import rescore
 from emcl_plugin.errors import InputValueError
 from emcl_plugin.job import Job
 from emcl_plugin.ncl import NCL, Problem, fit_biases, fused_lse
-from emcl_plugin.similarity import Dense, FeaturePair, Features, LowRank
+from emcl_plugin.similarity import Dense, FeaturePair, Features, LowRank, OutOfMemory
 
 # Triton 3.0's interpreter and NumPy
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
@@ -149,6 +149,14 @@ def test_a_whole_run_is_that_of_blocks():
 )
 def test_other_scores_are_recomputed_in_blocks(source):
     assert Problem(source, FUSED).solver == "blocks"
+
+
+def test_where_a_gpu_has_no_room_for_the_vectors_it_is_blocks(monkeypatch):
+    def full(*_):
+        raise OutOfMemory("no room")
+
+    monkeypatch.setattr("emcl_plugin.ncl.kernels.FusedKernel", full)
+    assert Problem(pair(), FUSED).solver == "blocks"
 
 
 def test_without_a_gpu_it_says_so(monkeypatch):
