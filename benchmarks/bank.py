@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 
 from emcl_plugin.bank import BANK, fit_corrector
+from emcl_plugin.bank.corrector import Scores
 from emcl_plugin.baselines import METHODS, Direction
-from emcl_plugin.corrector import Scores
-from emcl_plugin.demo import load_demo
+from emcl_plugin.data.demo import load_demo
 from emcl_plugin.errors import EmclError
-from emcl_plugin.metrics import place
+from emcl_plugin.evaluation.metrics import place
+from emcl_plugin.ground_truth import GroundTruth
 from emcl_plugin.ncl import NCL
-from emcl_plugin.similarity import FeaturePair, Features, Similarity
-from emcl_plugin.truth import GroundTruth
+from emcl_plugin.scores import FeaturePair, Features, Similarity
 from emcl_plugin.tune import tune
 
 Array = np.ndarray[Any, Any]

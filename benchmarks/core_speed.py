@@ -39,10 +39,10 @@ from candidates import pairs
 
 from emcl_plugin import rescore
 from emcl_plugin.emcl import EMCL, fit_subspaces, second_moments
-from emcl_plugin.job import Job
 from emcl_plugin.ncl import NCL, Problem, fit_biases
 from emcl_plugin.ncl.stored_kernel import StoredKernel
-from emcl_plugin.similarity import Dense, FeaturePair, Features
+from emcl_plugin.pipeline.job import Job
+from emcl_plugin.scores import Dense, FeaturePair, Features
 
 Work = Callable[[], object]
 
@@ -194,8 +194,8 @@ def bandwidth(n: int, repeats: int, device: torch.device) -> dict[str, float]:
     }
 
 
-_CORRECT = import_module("emcl_plugin.correct")
-_STRENGTHS = import_module("emcl_plugin.strengths")
+_CORRECT = import_module("emcl_plugin.pipeline.correct")
+_STRENGTHS = import_module("emcl_plugin.emcl.strength_search")
 _STAGES: list[tuple[Any, str, str]] = [
     (FeaturePair, "dense", "products"),
     (FeaturePair, "rows", "products"),

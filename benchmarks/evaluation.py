@@ -11,9 +11,9 @@ import time
 
 import torch
 
-from emcl_plugin.metrics import MEASURES, evaluate
-from emcl_plugin.similarity import FeaturePair, Features
-from emcl_plugin.sizes import parse_size
+from emcl_plugin._internal.sizes import parse_size
+from emcl_plugin.evaluation.metrics import MEASURES, evaluate
+from emcl_plugin.scores import FeaturePair, Features
 
 
 def main() -> None:

@@ -23,10 +23,11 @@ import numpy as np
 from hubs_and_popularity import make
 from uneven import ASKED, Data
 
-from emcl_plugin import guard, prior, repeats, rescore
-from emcl_plugin.metrics import evaluate
-from emcl_plugin.similarity import Dense, FeaturePair, Features
-from emcl_plugin.truth import GroundTruth
+from emcl_plugin import rescore
+from emcl_plugin.evaluation.metrics import evaluate
+from emcl_plugin.evidence import guard, near_duplicates, prior
+from emcl_plugin.ground_truth import GroundTruth
+from emcl_plugin.scores import Dense, FeaturePair, Features
 
 CONSTANTS: list[tuple[Any, str, list[Any]]] = [
     (guard, "EVIDENCE", [(0.0, 1.0), (1.0, 2.0), (2.0, 3.0), (0.5, 3.5)]),
@@ -34,7 +35,7 @@ CONSTANTS: list[tuple[Any, str, list[Any]]] = [
     (prior, "GENTLE_RHO", [0.5, 0.65, 0.8]),
     (prior, "HUBS", [(0.0, 0.15), (0.2, 0.4), (0.3, 0.45), (0.4, 0.6)]),
     (prior, "EVENNESS", [(0.4, 0.8), (0.5, 0.8), (0.5, 0.85), (0.6, 0.9)]),
-    (repeats, "NEAR", [0.003, 0.01, 0.03]),
+    (near_duplicates, "NEAR", [0.003, 0.01, 0.03]),
 ]
 KINDS = ("none", "direction", "offset", "spread")
 SCENARIOS = ("even", "half", "fifth", "zipf", "few")

@@ -32,10 +32,10 @@ def work(folder: Path, way: str) -> dict[str, float]:
     """What one of the processes does."""
     from torch import distributed
 
-    from emcl_plugin.job import Job
+    from emcl_plugin.distributed.process_group import World
     from emcl_plugin.ncl import NCL, Problem
-    from emcl_plugin.similarity import FeaturePair
-    from emcl_plugin.world import World
+    from emcl_plugin.pipeline.job import Job
+    from emcl_plugin.scores import FeaturePair
 
     torch.set_num_threads(1)
     distributed.init_process_group("gloo")

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from emcl_plugin import EMCL, NCL, rescore
-from emcl_plugin.metrics import evaluate
-from emcl_plugin.similarity import Dense
-from emcl_plugin.truth import GroundTruth
+from emcl_plugin.evaluation.metrics import evaluate
+from emcl_plugin.ground_truth import GroundTruth
+from emcl_plugin.scores import Dense
 
 Data = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 

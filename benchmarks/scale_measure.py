@@ -14,7 +14,7 @@ import torch
 from candidates import pairs
 from scale_methods import METHODS, ROUNDS, Method, Potentials, Problem, Watch, geomloss
 
-from emcl_plugin.plan import available, estimate
+from emcl_plugin.pipeline.memory_plan import available, estimate
 
 REFERENCE = 4000  # items up to which solvers are compared with float64
 QUIET = 0.1  # cores' worth that others may take

@@ -99,7 +99,7 @@ def candidates(problem: Problem, watch: Watch) -> Run:
 def peer(problem: Problem, watch: Watch, name: str) -> Run:
     from emcl_plugin.baselines import METHODS as BASELINES
     from emcl_plugin.baselines import Direction
-    from emcl_plugin.similarity import FeaturePair, Features
+    from emcl_plugin.scores import FeaturePair, Features
 
     del watch
 
@@ -127,7 +127,7 @@ def block_budget(size: int) -> int:
 
 def ours(problem: Problem, watch: Watch, solver: str, products: str = "scores") -> Run:
     from emcl_plugin.ncl import NCL, fit_biases
-    from emcl_plugin.similarity import Dense, FeaturePair, Features, Similarity
+    from emcl_plugin.scores import Dense, FeaturePair, Features, Similarity
 
     del watch
     tau = problem.tau
@@ -212,7 +212,7 @@ def _of_distance(problem: Problem, f: torch.Tensor, g: torch.Tensor) -> Potentia
 
 def fit(problem: Problem, watch: Watch) -> Run:
     from emcl_plugin.emcl import EMCL, fit_subspaces, second_moments
-    from emcl_plugin.similarity import Features
+    from emcl_plugin.scores import Features
 
     del watch
     sides = [Features(x, metric="dot", device=x.device) for x in (problem.text, problem.video)]

@@ -26,9 +26,9 @@ import numpy as np
 import torch
 
 from emcl_plugin import Reranker
-from emcl_plugin.corrector import Corrector
-from emcl_plugin.serving import query_vectors, search_faiss, to_faiss
-from emcl_plugin.spaces import Vectors
+from emcl_plugin.bank.corrector import Corrector
+from emcl_plugin.index.faiss import query_vectors, search_faiss, to_faiss
+from emcl_plugin.index.mips import Vectors
 
 K = 10
 CLUSTERS = 1000

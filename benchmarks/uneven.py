@@ -21,15 +21,16 @@ from typing import Any
 
 import numpy as np
 
+from emcl_plugin._internal.directions import DIRECTIONS
 from emcl_plugin.baselines import METHODS, Direction
-from emcl_plugin.compare import INPUT, OURS, compare
-from emcl_plugin.demo import load_demo
+from emcl_plugin.data.demo import load_demo
 from emcl_plugin.emcl import Reconstruction
 from emcl_plugin.errors import EmclError
-from emcl_plugin.job import Job
-from emcl_plugin.metrics import DIRECTIONS, place
-from emcl_plugin.similarity import Biased, FeaturePair, Features, Similarity
-from emcl_plugin.truth import GroundTruth
+from emcl_plugin.evaluation.compare import INPUT, OURS, compare
+from emcl_plugin.evaluation.metrics import place
+from emcl_plugin.ground_truth import GroundTruth
+from emcl_plugin.pipeline.job import Job
+from emcl_plugin.scores import Biased, FeaturePair, Features, Similarity
 
 Array = np.ndarray[Any, Any]
 Data = tuple[Array, Array, Array]  # texts, videos, and the video's index of every text

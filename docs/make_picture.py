@@ -12,8 +12,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from emcl_plugin import rescore
-from emcl_plugin.demo import load_demo, run_demo
-from emcl_plugin.similarity import FeaturePair, Features
+from emcl_plugin.data.demo import load_demo, run_demo
+from emcl_plugin.scores import FeaturePair, Features
 
 BEFORE, AFTER, INK = "#9aa5b1", "#1f7a5c", "#222222"
 

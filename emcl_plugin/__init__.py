@@ -5,34 +5,34 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from emcl_plugin._internal.moved import keep_old_names
 from emcl_plugin.version import __version__
 
 if TYPE_CHECKING:
+    from emcl_plugin.api import RerankResult, TopResult, rerank, rerank_top, rescore
     from emcl_plugin.bank import BankReport
-    from emcl_plugin.corrector import Corrector
+    from emcl_plugin.bank.corrector import Corrector
     from emcl_plugin.emcl import EMCL
     from emcl_plugin.errors import EmclError, EmclWarning
-    from emcl_plugin.front import RerankResult, rerank, rescore
     from emcl_plugin.ncl import NCL
-    from emcl_plugin.outcome import Report
+    from emcl_plugin.pipeline.report import Report
     from emcl_plugin.reranker import Reranker
-    from emcl_plugin.top import TopResult, rerank_top
 
 # Loaded on first use, so that `emcl-rerank --help` does not wait for torch.
 _HOMES = {
     "BankReport": "bank",
-    "Corrector": "corrector",
+    "Corrector": "bank.corrector",
     "EMCL": "emcl",
     "NCL": "ncl",
     "EmclError": "errors",
     "EmclWarning": "errors",
-    "Report": "outcome",
-    "RerankResult": "front",
+    "Report": "pipeline.report",
+    "RerankResult": "api",
     "Reranker": "reranker",
-    "rerank": "front",
-    "rescore": "front",
-    "TopResult": "top",
-    "rerank_top": "top",
+    "rerank": "api",
+    "rescore": "api",
+    "TopResult": "api",
+    "rerank_top": "api",
 }
 
 __all__ = [
@@ -63,3 +63,6 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+keep_old_names()

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from emcl_plugin.arrays import Array, Kind
+from emcl_plugin._internal.arrays import Array, Kind
+from emcl_plugin._internal.progress import Progress
+from emcl_plugin.api import rescore
 from emcl_plugin.bank import BankReport, fit_corrector, leak
-from emcl_plugin.corrector import DRIFT
+from emcl_plugin.bank.corrector import DRIFT
 from emcl_plugin.emcl import EMCL
 from emcl_plugin.errors import DriftWarning, InputValueError, LeakWarning, NotFittedError
-from emcl_plugin.front import rescore
-from emcl_plugin.ncl import NCL, Progress
-from emcl_plugin.outcome import Report
+from emcl_plugin.ncl import NCL
+from emcl_plugin.pipeline.report import Report
 
 
 class Reranker:
@@ -39,13 +40,13 @@ class Reranker:
     Attributes
     ----------
     corrector_ : Corrector
-        After ``fit``: vectors, biases and gate, see :mod:`emcl_plugin.corrector`.
+        After ``fit``: vectors, biases and gate, see :mod:`emcl_plugin.bank.corrector`.
     report_ : BankReport or Report
         After ``fit`` or ``fit_transform``: what was done and why.
 
     Examples
     --------
-    >>> from emcl_plugin.demo import load_demo
+    >>> from emcl_plugin.data.demo import load_demo
     >>> demo = load_demo()
     >>> reranker = Reranker().fit(demo.text_bank, demo.video)
     >>> scores, videos = reranker.search(demo.text[:2], k=3)
@@ -133,7 +134,7 @@ class Reranker:
             finds fewer than k items, -1 stands for the others.
         """
         if index is not None:
-            from emcl_plugin.serving import search_faiss
+            from emcl_plugin.index.faiss import search_faiss
 
             found: tuple[Array, Array] = search_faiss(self.corrector_, index, queries, k)
             return found
@@ -217,15 +218,15 @@ class Reranker:
     # --- state and serving ----------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | Path, *, force: bool = False) -> None:
-        """Write the fitted corrector to a folder, see :mod:`emcl_plugin.state`."""
-        from emcl_plugin.state import save
+        """Write the fitted corrector to a folder, see :mod:`emcl_plugin.bank.persistence`."""
+        from emcl_plugin.bank.persistence import save
 
         save(self, Path(folder), force=force)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: str | None = None) -> Reranker:
         """The Reranker that was saved in a folder; nothing in it is executed."""
-        from emcl_plugin.state import load
+        from emcl_plugin.bank.persistence import load
 
         return load(Path(folder), cls, device=device)
 
@@ -238,8 +239,8 @@ class Reranker:
         return self._out(queries, list(self.corrector_.vectors(queries)), narrow=False)
 
     def to_faiss(self, factory: Any = "Flat") -> Any:
-        """A FAISS index of the exported vectors, see :func:`emcl_plugin.serving.to_faiss`."""
-        from emcl_plugin.serving import to_faiss
+        """A FAISS index of the exported vectors, see :func:`emcl_plugin.index.faiss.to_faiss`."""
+        from emcl_plugin.index.faiss import to_faiss
 
         return to_faiss(self.corrector_, factory)
 

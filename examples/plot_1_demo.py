@@ -15,10 +15,10 @@ import numpy as np
 from make_demo_data import make  # the script beside this one
 
 from emcl_plugin import rerank, rescore
-from emcl_plugin.demo import load_demo
-from emcl_plugin.metrics import evaluate
+from emcl_plugin.data.demo import load_demo
+from emcl_plugin.evaluation.metrics import evaluate
 from emcl_plugin.report.plots import PALETTE
-from emcl_plugin.similarity import Dense
+from emcl_plugin.scores import Dense
 
 made, demo = make(), load_demo()
 same = [np.array_equal(made[name], getattr(demo, name)) for name in made]

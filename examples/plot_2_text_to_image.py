@@ -13,9 +13,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from emcl_plugin import rerank, rescore
-from emcl_plugin.metrics import evaluate
+from emcl_plugin.evaluation.metrics import evaluate
 from emcl_plugin.report.plots import PALETTE
-from emcl_plugin.similarity import Dense
+from emcl_plugin.scores import Dense
 
 rng = np.random.default_rng(0)
 count, dimension = 800, 64

@@ -11,10 +11,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from emcl_plugin import rerank, rescore
-from emcl_plugin.metrics import DIRECTIONS, evaluate
+from emcl_plugin._internal.directions import DIRECTIONS
+from emcl_plugin.evaluation.metrics import evaluate
+from emcl_plugin.ground_truth import GroundTruth
 from emcl_plugin.report.plots import PALETTE
-from emcl_plugin.similarity import Dense
-from emcl_plugin.truth import GroundTruth
+from emcl_plugin.scores import Dense
 
 rng = np.random.default_rng(0)
 videos, dimension = 150, 48

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from emcl_plugin import Reranker, rerank
-from emcl_plugin.demo import load_demo
+from emcl_plugin.data.demo import load_demo
 from emcl_plugin.report.plots import PALETTE
 
 demo = load_demo()

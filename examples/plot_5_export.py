@@ -17,10 +17,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from emcl_plugin import Reranker
-from emcl_plugin.demo import load_demo
-from emcl_plugin.export import export
+from emcl_plugin.data.demo import load_demo
+from emcl_plugin.index.export import export
+from emcl_plugin.index.faiss import query_vectors, to_faiss
 from emcl_plugin.report.plots import PALETTE
-from emcl_plugin.serving import query_vectors, to_faiss
 
 demo = load_demo()
 text, video = demo.text.astype(np.float32), demo.video.astype(np.float32)

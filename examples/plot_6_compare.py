@@ -9,9 +9,9 @@ also tests which method beats which.
 import matplotlib.pyplot as plt
 import numpy as np
 
-from emcl_plugin.compare import INPUT, OURS, compare
-from emcl_plugin.demo import load_demo
-from emcl_plugin.metrics import DIRECTIONS
+from emcl_plugin._internal.directions import DIRECTIONS
+from emcl_plugin.data.demo import load_demo
+from emcl_plugin.evaluation.compare import INPUT, OURS, compare
 from emcl_plugin.report.plots import PALETTE
 
 demo = load_demo()

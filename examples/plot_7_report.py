@@ -12,12 +12,12 @@ from textwrap import fill
 
 import matplotlib.pyplot as plt
 
-from emcl_plugin.demo import load_demo
-from emcl_plugin.job import Job
+from emcl_plugin.data.demo import load_demo
+from emcl_plugin.evaluation.ablation import Names, study
+from emcl_plugin.ground_truth import GroundTruth
+from emcl_plugin.pipeline.job import Job
 from emcl_plugin.report.page import write_report
 from emcl_plugin.report.plots import build
-from emcl_plugin.study import Names, study
-from emcl_plugin.truth import GroundTruth
 
 demo = load_demo()
 job = Job(None, (demo.text[:400], demo.video[:400]))

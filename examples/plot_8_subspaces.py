@@ -11,10 +11,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from emcl_plugin import rescore
-from emcl_plugin.demo import load_demo
+from emcl_plugin.data.demo import load_demo
 from emcl_plugin.emcl import EMCL, fit_subspaces, second_moments
 from emcl_plugin.report.plots import PALETTE
-from emcl_plugin.similarity import Features
+from emcl_plugin.scores import Features
 
 demo = load_demo()
 text, video = demo.text.astype(np.float32), demo.video.astype(np.float32)

@@ -15,8 +15,8 @@ import lancedb
 import numpy as np
 
 from emcl_plugin import Reranker
-from emcl_plugin.demo import load_demo
-from emcl_plugin.export import export
+from emcl_plugin.data.demo import load_demo
+from emcl_plugin.index.export import export
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from packaging.metadata import Metadata, parse_email
 
-DATA = {"py.typed", "data/demo.npz", "data/service.html", "report/page.html.j2"}
+DATA = {"py.typed", "data/demo.npz", "service/service.html", "report/page.html.j2"}
 SOURCES = {
     ".github/workflows/ci.yml",
     ".pre-commit-config.yaml",

@@ -97,9 +97,13 @@ class Forks:
 def _serve():
     import numpy.random  # noqa: F401  this and torch are loaded once for all runs
 
-    from emcl_plugin import banked, candidates, export, study, tune  # noqa: F401
+    from emcl_plugin import tune  # noqa: F401
+    from emcl_plugin.bank import both_directions  # noqa: F401
     from emcl_plugin.cli import inputs, outputs, show  # noqa: F401
     from emcl_plugin.cli import main as program
+    from emcl_plugin.evaluation import ablation  # noqa: F401
+    from emcl_plugin.index import export  # noqa: F401
+    from emcl_plugin.scores import candidates  # noqa: F401
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
     ending = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}

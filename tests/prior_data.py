@@ -6,9 +6,9 @@ import torch
 from oracles import queries
 
 from emcl_plugin import NCL, rescore
-from emcl_plugin.agreement import nearest
-from emcl_plugin.prior import probe
-from emcl_plugin.similarity import Dense
+from emcl_plugin.evidence.mutual_neighbours import nearest
+from emcl_plugin.evidence.prior import probe
+from emcl_plugin.scores import Dense
 
 F64 = torch.float64
 LARGE = 1 << 30

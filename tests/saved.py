@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from emcl_plugin import Reranker, facts, state
+from emcl_plugin import Reranker
+from emcl_plugin.bank import manifest, persistence
+from emcl_plugin.bank.persistence import FACTS
 from emcl_plugin.errors import EmclWarning, StateError
-from emcl_plugin.state import FACTS
 
 DATA = Path(__file__).parent / "data"
 V1 = DATA / "state_v1"
@@ -37,7 +38,7 @@ def fitted(dtype: str = "f4", names: bool = False, **params) -> Reranker:
 
 
 def load(folder: Path, **options) -> Reranker:
-    return state.load(folder, Reranker, **options)
+    return persistence.load(folder, Reranker, **options)
 
 
 def scores(reranker: Reranker, dim: int | None = None) -> torch.Tensor:
@@ -66,7 +67,7 @@ def same(a: Reranker, b: Reranker) -> None:
 def write(folder: Path, content: object, *, seal: bool = True) -> None:
     """Write corrector.json with the right checksum, so that nothing but the change is wrong."""
     if seal and isinstance(content, dict):
-        content["sha256"] = facts.seal(content)
+        content["sha256"] = manifest.seal(content)
     (folder / FACTS).write_text(json.dumps(content))
 
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from emcl_plugin import rerank, rerank_top, rescore
-from emcl_plugin.demo import load_demo
-from emcl_plugin.experts import Experts
-from emcl_plugin.job import Job
-from emcl_plugin.metrics import evaluate
+from emcl_plugin.data.demo import load_demo
+from emcl_plugin.emcl.experts import Experts
+from emcl_plugin.evaluation.metrics import evaluate
 from emcl_plugin.ncl import NCL
-from emcl_plugin.similarity import Dense
-from emcl_plugin.tokens import Tokens
+from emcl_plugin.pipeline.job import Job
+from emcl_plugin.scores import Dense
+from emcl_plugin.scores.tokens import Tokens
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is at hand")
 

@@ -12,13 +12,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 from oracles import hubby_scores
 
 from emcl_plugin import NCL, rerank, rescore
-from emcl_plugin.agreement import nearest
-from emcl_plugin.demo import load_demo
+from emcl_plugin.data.demo import load_demo
+from emcl_plugin.evidence.mutual_neighbours import nearest
 from emcl_plugin.ncl import fit_biases
 from emcl_plugin.ncl.block_kernel import BlockKernel
 from emcl_plugin.ncl.stored_kernel import StoredKernel
-from emcl_plugin.reductions import moments
-from emcl_plugin.similarity import Dense, FeaturePair, OutOfMemory
+from emcl_plugin.scores import Dense, FeaturePair, OutOfMemory
+from emcl_plugin.scores.reductions import moments
 
 SCORES = hubby_scores(70, 50, seed=0)
 

@@ -24,7 +24,7 @@ from emcl_plugin.errors import (
     RepeatedItemsWarning,
     ScaleWarning,
 )
-from emcl_plugin.job import Job
+from emcl_plugin.pipeline.job import Job
 
 
 def hubby(n_text: int = 60, n_video: int = 60, dim: int = 16, seed: int = 0, noise: float = 0.6):
@@ -181,7 +181,7 @@ def test_memory_mapped_input(tmp_path):
 
 
 def test_output_larger_than_memory_is_refused_with_the_way_out(monkeypatch):
-    monkeypatch.setattr("emcl_plugin.job.available", lambda _: 1000)
+    monkeypatch.setattr("emcl_plugin.pipeline.job.available", lambda _: 1000)
     with pytest.raises(MemoryBudgetError, match="--output"):
         rerank(cosine(*hubby()), memory=1 << 20)
 

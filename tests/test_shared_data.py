@@ -10,9 +10,9 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from emcl_plugin import EmclWarning, rescore
-from emcl_plugin.metrics import evaluate
-from emcl_plugin.similarity import Dense
-from emcl_plugin.truth import GroundTruth
+from emcl_plugin.evaluation.metrics import evaluate
+from emcl_plugin.ground_truth import GroundTruth
+from emcl_plugin.scores import Dense
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -4,9 +4,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from emcl_plugin.demo import load_demo
+from emcl_plugin.data.demo import load_demo
 from emcl_plugin.emcl import EMCL, fit_subspaces, second_moments
-from emcl_plugin.similarity import Features
+from emcl_plugin.scores import Features
 
 BETA = 4  # as published for CLIP2Video
 demo = load_demo()

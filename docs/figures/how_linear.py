@@ -4,9 +4,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from emcl_plugin.demo import load_demo
+from emcl_plugin.data.demo import load_demo
 from emcl_plugin.emcl import EMCL, fit_subspaces, second_moments
-from emcl_plugin.similarity import Features
+from emcl_plugin.scores import Features
 
 demo = load_demo()
 sides = [Features(x.astype(np.float32), dtype=torch.float64) for x in (demo.text, demo.video)]

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from emcl_plugin import EMCL, rescore
-from emcl_plugin.demo import load_demo
+from emcl_plugin.data.demo import load_demo
 
 rng = np.random.default_rng(0)
 count, dimension = 500, 64

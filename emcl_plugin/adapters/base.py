@@ -11,18 +11,18 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import torch
 
+from emcl_plugin._internal.arrays import Array, describe
 from emcl_plugin.adapters.captions import from_cut_off_points, unpadded
+from emcl_plugin.adapters.orientation import oriented
 from emcl_plugin.adapters.scale import unscaled
-from emcl_plugin.arrays import Array, describe
+from emcl_plugin.api import RerankResult, rescore
+from emcl_plugin.emcl.experts import Experts
 from emcl_plugin.errors import InputTypeError, InputValueError
-from emcl_plugin.experts import Experts
-from emcl_plugin.front import RerankResult, rescore
-from emcl_plugin.inputs import FeaturesPair
-from emcl_plugin.metrics import evaluate
-from emcl_plugin.orientation import oriented
+from emcl_plugin.evaluation.metrics import evaluate
+from emcl_plugin.ground_truth import GroundTruth
+from emcl_plugin.pipeline.inputs import FeaturesPair
 from emcl_plugin.report.tables import metrics_table
-from emcl_plugin.similarity import Dense, Scorer
-from emcl_plugin.truth import GroundTruth
+from emcl_plugin.scores import Dense, Scorer
 
 Fields: TypeAlias = Mapping[str, tuple[str, ...]]
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from emcl_plugin.arrays import Array, describe
+from emcl_plugin._internal.arrays import Array, describe
 from emcl_plugin.errors import InputValueError
 
 

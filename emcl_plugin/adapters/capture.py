@@ -28,8 +28,8 @@ from emcl_plugin.adapters.clip4clip import XCLIP, CLIP2Video, CLIP4Clip
 from emcl_plugin.adapters.drl import DRL
 from emcl_plugin.adapters.matrices import EMCLNet
 from emcl_plugin.adapters.mmt import MMT
+from emcl_plugin.api import RerankResult
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.front import RerankResult
 from emcl_plugin.io.atomic import atomic_writer, check_target
 
 Calls: TypeAlias = list[tuple[Any, ...]]

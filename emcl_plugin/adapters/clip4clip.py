@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from emcl_plugin._internal.arrays import Array, Kind, compute_dtype, describe, read_rows
 from emcl_plugin.adapters.base import Adapter, Fields, stacked
-from emcl_plugin.arrays import Array, Kind, compute_dtype, describe, read_rows
 from emcl_plugin.errors import InputValueError
 
 _ITEMS = 1024  # pooled at a time

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import distributed
 
+from emcl_plugin._internal.arrays import check_finite, check_matrix, describe
 from emcl_plugin.adapters.base import Adapter
-from emcl_plugin.arrays import check_finite, check_matrix, describe
 from emcl_plugin.errors import InputTypeError, InputValueError
+from emcl_plugin.ground_truth import GroundTruth
 from emcl_plugin.io.parts import natural
-from emcl_plugin.truth import GroundTruth
 
 Key: TypeAlias = "str | int"
 """An id, or the number of a row that has none."""

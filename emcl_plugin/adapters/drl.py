@@ -1,7 +1,7 @@
 """DRL (DCR): words and frames with masks, matched token by token.
 
 Facts from the public code of foolwood/DRL (`tvr/models/modeling.py`): at evaluation there is no
-logit scale; the interaction is "wti" (:mod:`emcl_plugin.tokens`), "ti" (the same with equal
+logit scale; the interaction is "wti" (:mod:`emcl_plugin.scores.tokens`), "ti" (the same with equal
 weights), "dp" (the word at the end of the text with the mean of the frames) or "xti" (a cross
 transformer: the matrix only).
 """
@@ -13,11 +13,11 @@ from typing import Any, ClassVar, TypeGuard
 import numpy as np
 import torch
 
+from emcl_plugin._internal.arrays import Array
 from emcl_plugin.adapters.base import Adapter, Fields, stacked
 from emcl_plugin.adapters.clip4clip import mean_of_frames
-from emcl_plugin.arrays import Array
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.tokens import Tokens
+from emcl_plugin.scores.tokens import Tokens
 
 INTERACTIONS = ("wti", "ti", "dp", "xti")
 

@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from emcl_plugin._internal.arrays import check_matrix
 from emcl_plugin.adapters.base import Adapter, Fields, stacked
-from emcl_plugin.arrays import check_matrix
 from emcl_plugin.errors import InputTypeError, InputValueError
-from emcl_plugin.truth import GroundTruth
+from emcl_plugin.ground_truth import GroundTruth
 
 
 class OpenCLIP(Adapter):

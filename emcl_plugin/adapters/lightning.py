@@ -11,12 +11,12 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from emcl_plugin._internal.arrays import compute_dtype
 from emcl_plugin.adapters.collect import Collected, Collector
-from emcl_plugin.arrays import compute_dtype
+from emcl_plugin.api import RerankResult
 from emcl_plugin.errors import EmclError
-from emcl_plugin.front import RerankResult
-from emcl_plugin.metrics import evaluate
-from emcl_plugin.similarity import Dense
+from emcl_plugin.evaluation.metrics import evaluate
+from emcl_plugin.scores import Dense
 
 KEYS = ("text", "video", "ids", "text_ids", "video_ids")
 """What a step's mapping may hold for :meth:`Collector.add`."""

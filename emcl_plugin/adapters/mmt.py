@@ -3,7 +3,8 @@
 Facts from the public code of gabeur/mmt (`model/model.py`, `trainer/trainer.py`): texts come
 grouped by video, as many captions for each; captions that do not exist are masked (two videos of
 MSR-VTT have 19 of 20) and must be dropped. Scores are a mixture of experts
-(:mod:`emcl_plugin.experts`); ``*-sims.npy`` is a pickled dictionary of the matrix and the mask.
+(:mod:`emcl_plugin.emcl.experts`); ``*-sims.npy`` is a pickled dictionary of the matrix and
+the mask.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from emcl_plugin._internal.arrays import Array, describe
 from emcl_plugin.adapters.base import Adapter, Fields, stacked
 from emcl_plugin.adapters.captions import unmasked
-from emcl_plugin.arrays import Array, describe
+from emcl_plugin.adapters.orientation import oriented
+from emcl_plugin.emcl.experts import Experts
 from emcl_plugin.errors import InputFileError, InputValueError
-from emcl_plugin.experts import Experts
+from emcl_plugin.ground_truth import GroundTruth
 from emcl_plugin.io.bundle import ORDERED
-from emcl_plugin.orientation import oriented
-from emcl_plugin.truth import GroundTruth
 
 
 class MMT(Adapter):

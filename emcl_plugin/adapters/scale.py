@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from emcl_plugin.arrays import Array
+from emcl_plugin._internal.arrays import Array
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.inputs import FeaturesPair
-from emcl_plugin.job import Job
-from emcl_plugin.reductions import moments, slope
+from emcl_plugin.pipeline.inputs import FeaturesPair
+from emcl_plugin.pipeline.job import Job
+from emcl_plugin.scores.reductions import moments, slope
 
 SAME = 1e-3
 """Largest difference of cosines that are called the same: float16's rounding, and a few sums."""

@@ -16,16 +16,17 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from emcl_plugin.agreement import nearest
-from emcl_plugin.bank_report import TOP, BankReport
-from emcl_plugin.corrector import Corrector
+from emcl_plugin._internal.progress import Progress
+from emcl_plugin.bank.corrector import Corrector
+from emcl_plugin.bank.ood_gate import directions, fit_likeness, leading_plane, open_to_all
+from emcl_plugin.bank.report import TOP, BankReport
 from emcl_plugin.errors import EmclWarning
-from emcl_plugin.job import Job
-from emcl_plugin.likeness import directions, fit_likeness, leading_plane, open_to_all
-from emcl_plugin.ncl import NCL, Biases, Progress, fit_biases
-from emcl_plugin.reductions import topk
-from emcl_plugin.repeats import first_equal
-from emcl_plugin.similarity import Biased, FeaturePair, Features, Similarity
+from emcl_plugin.evidence.mutual_neighbours import nearest
+from emcl_plugin.evidence.near_duplicates import first_equal
+from emcl_plugin.ncl import NCL, Biases, fit_biases
+from emcl_plugin.pipeline.job import Job
+from emcl_plugin.scores import Biased, FeaturePair, Features, Similarity
+from emcl_plugin.scores.reductions import topk
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from emcl_plugin.evidence.prior import GENTLE_RHO, GENTLE_TEMPERATURE_STD
 from emcl_plugin.ncl import NCL
-from emcl_plugin.prior import GENTLE_RHO, GENTLE_TEMPERATURE_STD
 
 BANK = NCL(temperature_std=0.4, rho=0.8)
 """Gentler than for queries that are known: what a bank asks for is not what will be asked."""

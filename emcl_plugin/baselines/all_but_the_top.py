@@ -7,7 +7,7 @@ from emcl_plugin.baselines.problem import FEATURES, Direction, Method
 from emcl_plugin.baselines.vectors import Changed, check_rank, to_unit
 from emcl_plugin.emcl import second_moments
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.similarity import FeaturePair, Features, Similarity
+from emcl_plugin.scores import FeaturePair, Features, Similarity
 
 
 def all_but_the_top(direction: Direction, *, directions: int | None = None) -> Similarity:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from emcl_plugin.baselines.problem import FEATURES, Direction, Method
 from emcl_plugin.baselines.vectors import Changed, mean, to_unit
-from emcl_plugin.similarity import FeaturePair, Features, Similarity
+from emcl_plugin.scores import FeaturePair, Features, Similarity
 
 
 def centre(direction: Direction) -> Similarity:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from emcl_plugin.baselines.problem import Direction, Method, check_positive, column_mean
-from emcl_plugin.similarity import LowRank, Similarity
+from emcl_plugin.scores import LowRank, Similarity
 
 
 def csls(direction: Direction, *, k: int = 10) -> Similarity:
@@ -32,7 +32,7 @@ def csls(direction: Direction, *, k: int = 10) -> Similarity:
     Examples
     --------
     >>> import torch
-    >>> from emcl_plugin.similarity import Dense
+    >>> from emcl_plugin.scores import Dense
     >>> csls(Direction(Dense(torch.tensor([[0.9, 0.5], [0.8, 0.7]])))).dense().argmax(1).tolist()
     [0, 1]
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from emcl_plugin.baselines.problem import FEATURES, Direction, Method
 from emcl_plugin.baselines.vectors import Changed, mean
-from emcl_plugin.similarity import FeaturePair, Features, Similarity
+from emcl_plugin.scores import FeaturePair, Features, Similarity
 
 
 def distribution_normalization(direction: Direction, *, weight: float = 0.25) -> Similarity:

@@ -13,8 +13,8 @@ from emcl_plugin.baselines.problem import (
     add_to_columns,
     check_positive,
 )
-from emcl_plugin.reductions import logsumexp
-from emcl_plugin.similarity import LowRank, Similarity
+from emcl_plugin.scores import LowRank, Similarity
+from emcl_plugin.scores.reductions import logsumexp
 
 PAPER = (
     "Wang, Jian, Xue: Balance Act: Mitigating Hubness in Cross-Modal Retrieval with Query and "

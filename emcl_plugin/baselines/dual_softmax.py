@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from emcl_plugin.baselines.problem import Direction, Method, check_positive
-from emcl_plugin.reductions import logsumexp
-from emcl_plugin.similarity import Similarity
+from emcl_plugin.scores import Similarity
+from emcl_plugin.scores.reductions import logsumexp
 
 
 def dual_softmax(direction: Direction, *, scale: float = 100.0) -> Similarity:
@@ -33,7 +33,7 @@ def dual_softmax(direction: Direction, *, scale: float = 100.0) -> Similarity:
 
     Examples
     --------
-    >>> from emcl_plugin.similarity import Dense
+    >>> from emcl_plugin.scores import Dense
     >>> direction = Direction(Dense(torch.tensor([[0.9, 0.5], [0.8, 0.7]])))
     >>> dual_softmax(direction).dense().argmax(1).tolist()
     [0, 1]

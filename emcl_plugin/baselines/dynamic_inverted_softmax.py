@@ -11,7 +11,7 @@ from emcl_plugin.baselines.problem import (
     check_positive,
     column_softmax,
 )
-from emcl_plugin.similarity import LowRank, Similarity
+from emcl_plugin.scores import LowRank, Similarity
 
 
 def dynamic_inverted_softmax(

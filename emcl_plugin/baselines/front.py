@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from emcl_plugin.arrays import Array, check_finite
+from emcl_plugin._internal.arrays import Array, check_finite
 from emcl_plugin.baselines.problem import FEATURES, Direction, Method
 from emcl_plugin.baselines.registry import METHODS
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.inputs import FeaturesPair
-from emcl_plugin.job import Job
-from emcl_plugin.similarity import FeaturePair
+from emcl_plugin.pipeline.inputs import FeaturesPair
+from emcl_plugin.pipeline.job import Job
+from emcl_plugin.scores import FeaturePair
 
 
 def correct(

@@ -9,7 +9,7 @@ from emcl_plugin.baselines.problem import (
     check_positive,
     column_softmax,
 )
-from emcl_plugin.similarity import Similarity
+from emcl_plugin.scores import Similarity
 
 
 def inverted_softmax(direction: Direction, *, temperature: float = 0.05) -> Similarity:
@@ -37,7 +37,7 @@ def inverted_softmax(direction: Direction, *, temperature: float = 0.05) -> Simi
     Examples
     --------
     >>> import torch
-    >>> from emcl_plugin.similarity import Dense
+    >>> from emcl_plugin.scores import Dense
     >>> direction = Direction(Dense(torch.tensor([[0.9, 0.5], [0.8, 0.7]])))
     >>> inverted_softmax(direction).dense().argmax(1).tolist()
     [0, 1]

@@ -7,7 +7,7 @@ import torch
 from emcl_plugin.baselines.problem import FEATURES, Direction, Method, check_positive
 from emcl_plugin.baselines.vectors import Changed, to_unit
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.similarity import FeaturePair, Features, Similarity
+from emcl_plugin.scores import FeaturePair, Features, Similarity
 
 
 def invgc(

@@ -12,7 +12,7 @@ from emcl_plugin.baselines.problem import (
     column_mean,
 )
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.similarity import Similarity
+from emcl_plugin.scores import Similarity
 
 
 def nnn(direction: Direction, *, k: int = 128, alpha: float = 0.75) -> Similarity:
@@ -41,7 +41,7 @@ def nnn(direction: Direction, *, k: int = 128, alpha: float = 0.75) -> Similarit
     Examples
     --------
     >>> import torch
-    >>> from emcl_plugin.similarity import Dense
+    >>> from emcl_plugin.scores import Dense
     >>> nnn(Direction(Dense(torch.tensor([[0.9, 0.5], [0.8, 0.7]])))).dense().argmax(1).tolist()
     [0, 1]
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from emcl_plugin.baselines.problem import FEATURES, Direction, Method
 from emcl_plugin.baselines.vectors import Changed, check_rank, to_unit
 from emcl_plugin.emcl import second_moments
-from emcl_plugin.similarity import FeaturePair, Features, Similarity
+from emcl_plugin.scores import FeaturePair, Features, Similarity
 
 
 def pca(direction: Direction, *, rank: int = 32) -> Similarity:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.reductions import logsumexp
-from emcl_plugin.similarity import Biased, FeaturePair, Features, Similarity
+from emcl_plugin.scores import Biased, FeaturePair, Features, Similarity
+from emcl_plugin.scores.reductions import logsumexp
 
 FEATURES, QUERY_BANK, GALLERY_BANK = "features", "query bank", "gallery bank"
 
@@ -34,7 +34,7 @@ class Direction:
 
     Examples
     --------
-    >>> from emcl_plugin.similarity import Dense
+    >>> from emcl_plugin.scores import Dense
     >>> Direction(Dense(torch.eye(2))).protocol
     'transductive'
     """
@@ -147,7 +147,7 @@ class Method:
         Whether an inner-product index can serve it, as one more dimension of the vectors or as
         changed vectors. Otherwise all scores of a query have to be at hand, or all queries.
     correct : callable
-        From a :class:`Direction` to the corrected :class:`~emcl_plugin.similarity.Similarity`;
+        From a :class:`Direction` to the corrected :class:`~emcl_plugin.scores.Similarity`;
         the published settings are its keyword arguments' defaults. Rank its rows.
     """
 

@@ -55,7 +55,7 @@ def applicable(direction: Direction) -> list[Method]:
     Examples
     --------
     >>> import torch
-    >>> from emcl_plugin.similarity import Dense
+    >>> from emcl_plugin.scores import Dense
     >>> names = {method.name for method in applicable(Direction(Dense(torch.eye(3))))}
     >>> "csls" in names, "pca" in names  # which needs features
     (True, False)

@@ -16,7 +16,7 @@ from emcl_plugin.baselines.problem import (
 )
 from emcl_plugin.errors import EmclWarning
 from emcl_plugin.ncl import NCL, fit_biases
-from emcl_plugin.similarity import Similarity
+from emcl_plugin.scores import Similarity
 
 PAPER = (
     "Pan, Wang, Wu, Zhang, Bu: Hubness Reduction with Dual Bank Sinkhorn Normalization for "
@@ -55,7 +55,7 @@ def sinkhorn_normalization(
 
     Examples
     --------
-    >>> from emcl_plugin.similarity import Dense
+    >>> from emcl_plugin.scores import Dense
     >>> direction = Direction(Dense(torch.tensor([[0.9, 0.5], [0.8, 0.7]])))
     >>> sinkhorn_normalization(direction).dense().argmax(1).tolist()
     [0, 1]

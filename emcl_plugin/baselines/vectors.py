@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.similarity import Features
+from emcl_plugin.scores import Features
 
 Change = Callable[[torch.Tensor, int], torch.Tensor]
 

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from emcl_plugin.cli.options import SOURCE, trust_option
-from emcl_plugin.printable import printable
+from emcl_plugin.errors import printable
 
 if TYPE_CHECKING:
     import torch
 
-    from emcl_plugin.arrays import Array
-    from emcl_plugin.corrector import Corrector
-    from emcl_plugin.metrics import Placement
-    from emcl_plugin.truth import GroundTruth
+    from emcl_plugin._internal.arrays import Array
+    from emcl_plugin.bank.corrector import Corrector
+    from emcl_plugin.evaluation.metrics import Placement
+    from emcl_plugin.ground_truth import GroundTruth
 
 _PATH = click.Path(path_type=Path)
 
@@ -84,13 +84,13 @@ def apply_command(
         raise click.UsageError(f"{what}: name the output so, not {printable(output.name)}", context)
     started = time.perf_counter()
 
-    from emcl_plugin.arrays import Kind
+    from emcl_plugin._internal.arrays import Kind
     from emcl_plugin.cli.inputs import Inputs, read_ground_truth, read_source
     from emcl_plugin.cli.show import Progress, warnings_as_notes
+    from emcl_plugin.evaluation.metrics import MEASURES
     from emcl_plugin.io.atomic import check_target
     from emcl_plugin.io.npy import npy_size, write_npy
     from emcl_plugin.io.write import checked_ids
-    from emcl_plugin.metrics import MEASURES
     from emcl_plugin.report.tables import metrics_table
     from emcl_plugin.reranker import Reranker
 
@@ -182,9 +182,9 @@ def _measured(
     """Before and after, for the metrics' table."""
     from dataclasses import replace
 
-    from emcl_plugin.compare import INPUT, OURS
-    from emcl_plugin.corrector import Scores
-    from emcl_plugin.metrics import place
+    from emcl_plugin.bank.corrector import Scores
+    from emcl_plugin.evaluation.compare import INPUT, OURS
+    from emcl_plugin.evaluation.metrics import place
 
     bare = replace(
         corrector,

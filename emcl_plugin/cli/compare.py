@@ -88,7 +88,7 @@ def compare_command(
     budget = read_size(context, memory)
 
     from emcl_plugin.cli.show import Progress, tell, warnings_as_notes
-    from emcl_plugin.compare import KNOWN, compare
+    from emcl_plugin.evaluation.compare import KNOWN, compare
     from emcl_plugin.report.tables import render, sort_rows
 
     chosen = None if methods is None else [name.strip() for name in methods.split(",")]
@@ -100,7 +100,7 @@ def compare_command(
         )
     if demo:
         from emcl_plugin.cli.inputs import Inputs
-        from emcl_plugin.demo import load_demo
+        from emcl_plugin.data.demo import load_demo
 
         data = load_demo()
         given = Inputs(None, (data.text, data.video))

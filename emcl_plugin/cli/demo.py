@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from emcl_plugin.printable import printable
+from emcl_plugin.errors import printable
 
 
 @click.command(
@@ -30,7 +30,7 @@ def demo(as_json: bool, save: Path | None) -> None:
     modalities with a known right answer. Row i of one belongs to row i of the other.
     """
     from emcl_plugin.cli.show import summary
-    from emcl_plugin.demo import load_demo, run_demo, save_demo
+    from emcl_plugin.data.demo import load_demo, run_demo, save_demo
     from emcl_plugin.report.tables import metrics_table
 
     data = load_demo()

@@ -54,9 +54,9 @@ def evaluate_command(
     budget = read_size(context, memory)
 
     from emcl_plugin.cli.show import tell, warnings_as_notes
-    from emcl_plugin.hubness import hubness
-    from emcl_plugin.job import Job
-    from emcl_plugin.metrics import evaluate
+    from emcl_plugin.evaluation.hubness import hubness
+    from emcl_plugin.evaluation.metrics import evaluate
+    from emcl_plugin.pipeline.job import Job
     from emcl_plugin.report.tables import metrics_table
 
     given = read_inputs(text, video, sim, source, orientation)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from emcl_plugin.cli.options import SOURCE, trust_option
-from emcl_plugin.printable import printable
+from emcl_plugin.errors import printable
 
 if TYPE_CHECKING:
-    from emcl_plugin.export import Exported
+    from emcl_plugin.index.export import Exported
 
 _PATH = click.Path(path_type=Path)
 _STORES = ("faiss", "npy", "parquet", "lancedb", "qdrant")
@@ -88,11 +88,11 @@ def export_command(
 
     from emcl_plugin.cli.inputs import read_source
     from emcl_plugin.cli.show import warnings_as_notes
-    from emcl_plugin.export import export
+    from emcl_plugin.index.export import export
+    from emcl_plugin.index.mips import query_vectors
     from emcl_plugin.io.atomic import check_target
     from emcl_plugin.io.npy import write_npy
     from emcl_plugin.reranker import Reranker
-    from emcl_plugin.spaces import query_vectors
 
     with warnings_as_notes(quiet=quiet):
         corrector = Reranker.from_pretrained(folder).corrector_

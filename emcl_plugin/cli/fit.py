@@ -12,7 +12,7 @@ import click
 from emcl_plugin.cli.inputs import read_banks, read_size, read_source, sides
 from emcl_plugin.cli.method import bank_ncl, method_options, settings
 from emcl_plugin.cli.options import bank_options, device_options, saved_options
-from emcl_plugin.printable import printable
+from emcl_plugin.errors import printable
 
 if TYPE_CHECKING:
     from emcl_plugin.emcl import EMCL
@@ -61,11 +61,11 @@ def fit_command(
     paths = sides(context, text, video, text_bank, video_bank)
     budget = read_size(context, memory)
 
+    from emcl_plugin.bank.persistence import FILES
     from emcl_plugin.cli.show import Progress, bank_summary, warnings_as_notes
     from emcl_plugin.io.atomic import check_folder_target
     from emcl_plugin.io.truth import read_lines
     from emcl_plugin.reranker import Reranker
-    from emcl_plugin.state import FILES
 
     emcl, ncl = reranker_settings(context, method)
     check_folder_target(save, 0, force=force, files=FILES)

@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import click
 
+from emcl_plugin._internal.sizes import parse_size
 from emcl_plugin.cli.options import TRUST
-from emcl_plugin.errors import EmclError, InputValueError
-from emcl_plugin.printable import printable
-from emcl_plugin.sizes import parse_size
+from emcl_plugin.errors import EmclError, InputValueError, printable
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from emcl_plugin.evaluation.ablation import Names
+    from emcl_plugin.ground_truth import GroundTruth
     from emcl_plugin.io.vectors import Ids, Vectors
-    from emcl_plugin.similarity import Scorer
-    from emcl_plugin.study import Names
-    from emcl_plugin.truth import GroundTruth
+    from emcl_plugin.scores import Scorer
 
     Matrix = np.ndarray[Any, Any]
 
@@ -45,7 +44,7 @@ class Inputs:
     @property
     def has_features(self) -> bool:
         """Whether EMCL has something to work on."""
-        from emcl_plugin.experts import Experts
+        from emcl_plugin.emcl.experts import Experts
 
         return self.feats is not None or isinstance(self.sim, Experts)
 
@@ -195,7 +194,7 @@ def _oriented(
     orientation: str,
     notes: list[str],
 ) -> Matrix:
-    from emcl_plugin.orientation import oriented
+    from emcl_plugin.adapters.orientation import oriented
 
     found = oriented(
         scores.array,
@@ -211,7 +210,7 @@ def _oriented(
 def _from_retriever(name: str, path: Source, orientation: str) -> Inputs:
     """What a retriever wrote."""
     from emcl_plugin import adapters
-    from emcl_plugin.experts import Experts
+    from emcl_plugin.emcl.experts import Experts
 
     chosen = {} if orientation == "auto" else {"orientation": orientation}
     found = adapters.read(name, path, trust_pickle=trusted(), **chosen)
@@ -266,8 +265,8 @@ def read_banks(
 
 def check_gallery(gallery: Matrix, bank: Matrix, metric: str) -> None:
     """Look at every vector of the gallery, before hours of work on the bank."""
-    from emcl_plugin.arrays import check_matrix
-    from emcl_plugin.similarity import Features
+    from emcl_plugin._internal.arrays import check_matrix
+    from emcl_plugin.scores import Features
 
     vectors = check_matrix(gallery, "gallery")
     if vectors.shape[1:] != bank.shape[1:]:
@@ -291,8 +290,8 @@ def read_ground_truth(
 
     Ids that came with the input are used where no option names others.
     """
+    from emcl_plugin.ground_truth import GroundTruth
     from emcl_plugin.io.truth import read_mask, read_truth, same_ids
-    from emcl_plugin.truth import GroundTruth
 
     given = given or Inputs(None, None)
     ids = known_ids(given, shape, text_ids, video_ids)
@@ -323,8 +322,8 @@ def read_names(
     video_links: Path | None,
 ) -> Names:
     """What people call the items; their ids, where no option names a file."""
+    from emcl_plugin.evaluation.ablation import Names
     from emcl_plugin.io.truth import read_lines
-    from emcl_plugin.study import Names
 
     def lines(path: Path | None, count: int, what: str, other: Ids | None = None) -> Sequence[str]:
         return other or () if path is None else read_lines(path, count, what)
@@ -346,7 +345,7 @@ def read_size(context: click.Context, memory: str | None) -> int | None:
 
 def read_measures(context: click.Context, text: str, option: str = "--measures") -> list[str]:
     """The names in a comma-separated list."""
-    from emcl_plugin.metrics import is_measure
+    from emcl_plugin.evaluation.metrics import is_measure
 
     names = [name.strip() for name in text.split(",") if name.strip()]
     wrong = [name for name in names if not is_measure(name)]

@@ -37,9 +37,8 @@ from emcl_plugin.cli.rerank import run_rerank
 from emcl_plugin.cli.saved import show_command
 from emcl_plugin.cli.serve import serve_command
 from emcl_plugin.cli.tune import tune_command
-from emcl_plugin.errors import EmclError, ran_out_of_memory
+from emcl_plugin.errors import EmclError, printable, ran_out_of_memory
 from emcl_plugin.io.seen import Files, files_of_a_run
-from emcl_plugin.printable import printable
 from emcl_plugin.version import __version__
 
 EPILOG = """\b

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from emcl_plugin.printable import printable
+from emcl_plugin.errors import printable
 
 if TYPE_CHECKING:
     from emcl_plugin.cli.show import Progress
     from emcl_plugin.io.members import Matrix
     from emcl_plugin.io.topk import Ranked
-    from emcl_plugin.job import Job
-    from emcl_plugin.similarity import Similarity
+    from emcl_plugin.pipeline.job import Job
+    from emcl_plugin.scores import Similarity
 
 TOP = 100
 
@@ -126,10 +126,10 @@ def prepare_outputs(
 
     Of several processes the first one writes, and the others send it what they have.
     """
-    from emcl_plugin.candidates import Candidates
     from emcl_plugin.io.atomic import atomic_writer, settle
     from emcl_plugin.io.topk import ranked
     from emcl_plugin.io.write import prepare_run, prepare_scores
+    from emcl_plugin.scores.candidates import Candidates
 
     world = job.world
     kind = replace(job.kind, device=job.device)  # the best are found where the scores are

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from emcl_plugin.world import World
+    from emcl_plugin.distributed.process_group import World
 
 TIMEOUT = timedelta(hours=1)  # for a process that neither answers nor ends
 
@@ -69,7 +69,7 @@ def check_alone(context: click.Context, **options: object) -> None:
 @contextmanager
 def joined(device: str) -> Iterator[tuple[World, str]]:
     """The processes of this job, and the device of this one."""
-    from emcl_plugin.world import ALONE, World
+    from emcl_plugin.distributed.process_group import ALONE, World
 
     if count() == 1:
         yield ALONE, device

@@ -25,16 +25,16 @@ from emcl_plugin.cli.inputs import (
 )
 from emcl_plugin.cli.method import bank_ncl, settings
 from emcl_plugin.cli.outputs import Outputs, Writer, name_outputs, prepare_outputs
-from emcl_plugin.printable import printable
+from emcl_plugin.errors import printable
 
 if TYPE_CHECKING:
-    from emcl_plugin.checkpoint import Checkpoint, SharedCheckpoint
-    from emcl_plugin.correct import Correction
-    from emcl_plugin.job import Job
-    from emcl_plugin.metrics import Placement
-    from emcl_plugin.similarity import Similarity
-    from emcl_plugin.study import Names
-    from emcl_plugin.truth import GroundTruth
+    from emcl_plugin.evaluation.ablation import Names
+    from emcl_plugin.evaluation.metrics import Placement
+    from emcl_plugin.ground_truth import GroundTruth
+    from emcl_plugin.pipeline.checkpoint import Checkpoint, SharedCheckpoint
+    from emcl_plugin.pipeline.correct import Correction
+    from emcl_plugin.pipeline.job import Job
+    from emcl_plugin.scores import Similarity
 
 DEFAULT = click.core.ParameterSource.DEFAULT
 
@@ -121,7 +121,7 @@ def run_rerank(
 
     import torch
 
-    from emcl_plugin.banked import Banked, correct_by_banks
+    from emcl_plugin.bank.both_directions import Banked, correct_by_banks
     from emcl_plugin.cli.show import (
         Progress,
         gains,
@@ -129,10 +129,10 @@ def run_rerank(
         tell,
         warnings_as_notes,
     )
+    from emcl_plugin.evaluation.ablation import order_leaks, study
     from emcl_plugin.io.atomic import check_target
-    from emcl_plugin.job import Job
+    from emcl_plugin.pipeline.job import Job
     from emcl_plugin.report.tables import metrics_table
-    from emcl_plugin.study import order_leaks, study
 
     features = text is not None or source is not None
     emcl, ncl = settings(context, features=features, **method)
@@ -281,8 +281,8 @@ def _check_candidates(
 
 def _tell_plan(job: Job, outputs: Outputs, as_json: bool) -> None:
     """What the run would do, how long it would take and what it would hold."""
+    from emcl_plugin._internal.sizes import format_size
     from emcl_plugin.cli.show import aligned
-    from emcl_plugin.sizes import format_size
 
     plan = job.plan
     seconds = plan.seconds(job.device, job.dtype)
@@ -304,8 +304,8 @@ def before_and_after(
     found: Correction, truth: GroundTruth, several: str
 ) -> list[tuple[str, str, Placement]]:
     """Rows of the metrics' table; right items that are no candidates stand last."""
-    from emcl_plugin.compare import INPUT, OURS
-    from emcl_plugin.metrics import evaluate
+    from emcl_plugin.evaluation.compare import INPUT, OURS
+    from emcl_plugin.evaluation.metrics import evaluate
 
     rows = [
         (direction, name, placement)
@@ -326,7 +326,7 @@ def unmeasured(truth: GroundTruth, path: Path) -> str:
 
 def missed(source: Similarity, truth: GroundTruth) -> str:
     """How many right pairs are no candidates, in words."""
-    from emcl_plugin.candidates import Candidates
+    from emcl_plugin.scores.candidates import Candidates
 
     assert isinstance(source, Candidates)
     count = len(truth.query) - source.holds(truth.query, truth.item)
@@ -344,9 +344,9 @@ def _kept(
     job: Job, resume: Path | None, outputs: Outputs, *, quiet: bool
 ) -> Iterator[Checkpoint | SharedCheckpoint | None]:
     """The checkpoint, if there is to be one; an interruption says that it is there."""
-    from emcl_plugin.checkpoint import journal
     from emcl_plugin.cli.show import tell
     from emcl_plugin.io.seen import written
+    from emcl_plugin.pipeline.checkpoint import journal
 
     try:
         with journal(job, resume) as kept:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from emcl_plugin.printable import printable
+from emcl_plugin.errors import printable
 
 
 @click.command(

@@ -44,7 +44,7 @@ def serve_command(folder: Path, host: str, port: int, max_k: int, device: str) -
     from emcl_plugin.reranker import Reranker
 
     try:
-        from emcl_plugin.service import serve
+        from emcl_plugin.service.app import serve
     except ModuleNotFoundError as error:
         raise InputValueError(
             "a package that the service needs is not installed",

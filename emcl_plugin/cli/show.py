@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from emcl_plugin.printable import printable
+from emcl_plugin.errors import printable
 
 if TYPE_CHECKING:
-    from emcl_plugin.agreement import Hubs
     from emcl_plugin.bank import BankReport
-    from emcl_plugin.banked import Banked
-    from emcl_plugin.outcome import Report
-    from emcl_plugin.study import Study
+    from emcl_plugin.bank.both_directions import Banked
+    from emcl_plugin.evaluation.ablation import Study
+    from emcl_plugin.evidence.mutual_neighbours import Hubs
+    from emcl_plugin.pipeline.report import Report
 
 Block = TypeVar("Block", bound=Sized)
 

@@ -101,12 +101,12 @@ def tune_command(
         )
     limit = read_size(context, memory)
 
+    from emcl_plugin.bank.persistence import FILES
     from emcl_plugin.cli.inputs import check_gallery, read_ground_truth
     from emcl_plugin.cli.show import Progress, bank_summary, warnings_as_notes
     from emcl_plugin.io.atomic import check_folder_target
     from emcl_plugin.io.truth import read_lines
     from emcl_plugin.reranker import Reranker
-    from emcl_plugin.state import FILES
     from emcl_plugin.tune import NOTHING, tune
 
     if save is not None:

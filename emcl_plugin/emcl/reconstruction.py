@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from emcl_plugin.candidates import Candidates
 from emcl_plugin.emcl.subspaces import NORM_FLOOR, Subspaces
-from emcl_plugin.similarity import Features, Similarity
+from emcl_plugin.scores import Features, Similarity
+from emcl_plugin.scores.candidates import Candidates
 
 
 class Reconstruction:

@@ -31,7 +31,7 @@ import torch
 
 from emcl_plugin.emcl.settings import EMCL
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.similarity import Features
+from emcl_plugin.scores import Features
 
 _EPS = 1e-6  # the release's guard against division by zero, part of its result
 _ROWS = 1024  # per product: few enough for the working memory of a matrix product to stay small

@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from emcl_plugin._internal.sizes import format_size
 from emcl_plugin.errors import EmclError, InputFileError
 from emcl_plugin.io.members import is_special
 from emcl_plugin.io.seen import now_placed
-from emcl_plugin.sizes import format_size
 
 
 def check_target(path: Path, size: int, *, force: bool) -> None:

@@ -18,7 +18,7 @@ from emcl_plugin.io.members import (
     parsing,
     pick,
 )
-from emcl_plugin.io.spill import gather, row_blocks
+from emcl_plugin.io.out_of_core import gather, row_blocks
 from emcl_plugin.io.vectors import Vectors, with_ids
 
 MAGIC = b"\x89HDF\r\n\x1a\n"

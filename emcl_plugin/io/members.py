@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from emcl_plugin._internal.sizes import format_size, physical_memory
 from emcl_plugin.errors import EmclError, InputFileError, ran_out_of_memory
-from emcl_plugin.sizes import format_size, physical_memory
 
 Matrix: TypeAlias = "np.ndarray[Any, Any]"
 

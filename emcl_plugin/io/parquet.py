@@ -17,8 +17,8 @@ from emcl_plugin.io.members import (
     pick,
     utf8_name,
 )
+from emcl_plugin.io.out_of_core import gather
 from emcl_plugin.io.safetensor import json_list
-from emcl_plugin.io.spill import gather
 from emcl_plugin.io.vectors import ID_NAMES, Ids, Vectors, as_ids, check_count
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from emcl_plugin.errors import InputFileError
 from emcl_plugin.io.members import Matrix
-from emcl_plugin.io.spill import gather, row_blocks
+from emcl_plugin.io.out_of_core import gather, row_blocks
 from emcl_plugin.io.vectors import Ids, Vectors, check_count
 
 BESIDE = (".csv", ".tsv", ".jsonl", ".pkl", ".pickle")

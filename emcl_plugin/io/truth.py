@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from emcl_plugin.errors import InputFileError, InputTypeError, InputValueError
+from emcl_plugin.ground_truth import GroundTruth
 from emcl_plugin.io.members import check_regular
 from emcl_plugin.io.npy import read_npy
-from emcl_plugin.truth import GroundTruth
 
 FORMATS = (
     ".npy (index per text, or pairs), .csv, .tsv, .jsonl, .parquet (columns text and video), "

@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from emcl_plugin.arrays import Array, Kind, check_finite, check_matrix, compute_dtype
+from emcl_plugin._internal.arrays import Array, Kind, check_finite, check_matrix, compute_dtype
 from emcl_plugin.errors import InputFileError, InputValueError
 from emcl_plugin.io.atomic import atomic_writer, check_target
 from emcl_plugin.io.npy import npy_size
 from emcl_plugin.io.topk import ranked
 from emcl_plugin.io.write_matrices import SCORES, ScoresWriter, Table
 from emcl_plugin.io.write_runs import RUNS, SIDES, Run, RunWriter
-from emcl_plugin.similarity import Dense, Similarity
+from emcl_plugin.scores import Dense, Similarity
 
 
 def write_scores(

@@ -5,6 +5,6 @@ The equations and the rounds are in :mod:`emcl_plugin.ncl.sinkhorn`; the kernels
 
 from emcl_plugin.ncl.biases import Biases, Problem, fit_biases
 from emcl_plugin.ncl.settings import NCL
-from emcl_plugin.ncl.sinkhorn import Journal, Progress, Reached
+from emcl_plugin.ncl.sinkhorn import Journal, Reached
 
-__all__ = ["NCL", "Biases", "Journal", "Problem", "Progress", "Reached", "fit_biases"]
+__all__ = ["NCL", "Biases", "Journal", "Problem", "Reached", "fit_biases"]

@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from emcl_plugin._internal.progress import Progress
 from emcl_plugin.errors import ConvergenceWarning, InputValueError, ScaleWarning
 from emcl_plugin.ncl.kernels import kernel_for
 from emcl_plugin.ncl.marginals import log_marginals
 from emcl_plugin.ncl.pot import solve_with_pot
 from emcl_plugin.ncl.settings import NCL
-from emcl_plugin.ncl.sinkhorn import Journal, Progress, Without, sinkhorn
-from emcl_plugin.reductions import moments
-from emcl_plugin.similarity import Similarity
+from emcl_plugin.ncl.sinkhorn import Journal, Without, sinkhorn
+from emcl_plugin.scores import Similarity
+from emcl_plugin.scores.reductions import moments
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def fit_biases(
 
     Examples
     --------
-    >>> from emcl_plugin.similarity import Dense
+    >>> from emcl_plugin.scores import Dense
     >>> scores = torch.tensor([[0.9, 0.5], [0.8, 0.7]])  # video 0 is everybody's best
     >>> rescored = fit_biases(Dense(scores)).apply(Dense(scores)).dense()
     >>> rescored.argmax(1).tolist()

@@ -9,7 +9,7 @@ import math
 
 import torch
 
-from emcl_plugin.similarity import Similarity, ranges_in_cache
+from emcl_plugin.scores import Similarity, ranges_in_cache
 
 
 class BlockKernel:

@@ -1,7 +1,7 @@
 """Sinkhorn's sums over candidates, and over the samples that stand for all other pairs.
 
 (f) is that of :mod:`emcl_plugin.ncl.sinkhorn`, (s) that of
-:mod:`emcl_plugin.candidates.others`.
+:mod:`emcl_plugin.scores.candidates.sampled_complement`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import math
 
 import torch
 
-from emcl_plugin.candidates import Candidates
 from emcl_plugin.ncl.stored_kernel import StoredKernel
+from emcl_plugin.scores.candidates import Candidates
 
 
 class CandidateKernel(StoredKernel):

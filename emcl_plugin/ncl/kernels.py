@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from emcl_plugin.candidates import Candidates
+from emcl_plugin._internal.sizes import DEFAULT_MEMORY
 from emcl_plugin.ncl.block_kernel import BlockKernel
 from emcl_plugin.ncl.candidate_kernel import CandidateKernel
 from emcl_plugin.ncl.fused_kernel import FusedKernel, require_triton
@@ -14,9 +14,9 @@ from emcl_plugin.ncl.settings import NCL
 from emcl_plugin.ncl.shared_kernel import SharedKernel
 from emcl_plugin.ncl.sinkhorn import Kernel
 from emcl_plugin.ncl.stored_kernel import StoredKernel
-from emcl_plugin.plan import kernel_fits
-from emcl_plugin.similarity import Rows, Similarity
-from emcl_plugin.sizes import DEFAULT_MEMORY
+from emcl_plugin.scores import Rows, Similarity
+from emcl_plugin.scores.candidates import Candidates
+from emcl_plugin.scores.memory import kernel_fits
 
 
 def kernel_for(

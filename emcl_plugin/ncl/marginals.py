@@ -8,7 +8,7 @@ import torch
 
 from emcl_plugin.errors import InputTypeError, InputValueError
 from emcl_plugin.ncl.settings import NCL
-from emcl_plugin.similarity import Similarity
+from emcl_plugin.scores import Similarity
 
 
 def log_marginals(

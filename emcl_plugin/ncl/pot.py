@@ -8,7 +8,7 @@ import torch
 
 from emcl_plugin.ncl.settings import NCL
 from emcl_plugin.ncl.sinkhorn import Potentials
-from emcl_plugin.similarity import Similarity
+from emcl_plugin.scores import Similarity
 
 
 def solve_with_pot(

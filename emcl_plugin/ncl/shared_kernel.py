@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from emcl_plugin.distributed.process_group import World
 from emcl_plugin.ncl.sinkhorn import Kernel
-from emcl_plugin.world import World
 
 
 class SharedKernel:

@@ -27,10 +27,9 @@ from typing import Protocol
 
 import torch
 
+from emcl_plugin._internal.progress import Progress
+from emcl_plugin.distributed.process_group import ALONE, World
 from emcl_plugin.ncl.settings import NCL
-from emcl_plugin.world import ALONE, World
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Reached:
 
 
 class Journal(Protocol):
-    """Keeps what a run's solves have reached: :class:`emcl_plugin.checkpoint.Checkpoint`."""
+    """Keeps what a run's solves have reached (:mod:`emcl_plugin.pipeline.checkpoint`)."""
 
     def begin(self, temperature: float, rho: float) -> Reached | None:
         """What an earlier run reached in the solve that begins now."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 
 from emcl_plugin.ncl.block_kernel import BlockKernel
-from emcl_plugin.similarity import Similarity, ranges_in_cache
+from emcl_plugin.scores import Similarity, ranges_in_cache
 
 
 class StoredKernel:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from emcl_plugin.ground_truth import Floats, Ints
 from emcl_plugin.report.figure import PALETTE, Plot
-from emcl_plugin.similarity import Features
-from emcl_plugin.truth import Floats, Ints
+from emcl_plugin.scores import Features
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from emcl_plugin.hubness import Hubness
-from emcl_plugin.reductions import logsumexp, moments
+from emcl_plugin.evaluation.hubness import Hubness
+from emcl_plugin.ground_truth import Floats
 from emcl_plugin.report.figure import PALETTE, Plot, both, legend, plain_ticks
-from emcl_plugin.similarity import Similarity
-from emcl_plugin.truth import Floats
+from emcl_plugin.scores import Similarity
+from emcl_plugin.scores.reductions import logsumexp, moments
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +71,7 @@ def occurrence(item: str, queries: str, before: Hubness, after: Hubness) -> Plot
 def probability(source: Similarity) -> tuple[Floats, Floats]:
     """Summed retrieval probability of every video and text over its fair share, largest first.
 
-    The probabilities are those of :func:`emcl_plugin.hubness.hubness`.
+    The probabilities are those of :func:`emcl_plugin.evaluation.hubness.hubness`.
     """
     temperature = 0.15 * moments(source).std or 1.0
     rows, columns = logsumexp(source, temperature)

@@ -11,11 +11,11 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 import torch
 
-from emcl_plugin.metrics import DIRECTIONS
-from emcl_plugin.printable import clean
-from emcl_plugin.similarity import Similarity
-from emcl_plugin.study import Study
-from emcl_plugin.truth import GroundTruth, Ints
+from emcl_plugin._internal.directions import DIRECTIONS
+from emcl_plugin.errors import clean
+from emcl_plugin.evaluation.ablation import Study
+from emcl_plugin.ground_truth import GroundTruth, Ints
+from emcl_plugin.scores import Similarity
 
 HUBS = 10
 QUERIES = 10

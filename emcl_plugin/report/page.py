@@ -11,17 +11,18 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-from emcl_plugin.compare import INPUT, OURS
+from emcl_plugin._internal.directions import DIRECTIONS
+from emcl_plugin.errors import clean
+from emcl_plugin.evaluation.ablation import Study
+from emcl_plugin.evaluation.compare import INPUT, OURS
+from emcl_plugin.evaluation.metrics import MEASURES
+from emcl_plugin.evaluation.significance import Comparison
 from emcl_plugin.io.atomic import atomic_writer, check_target
-from emcl_plugin.metrics import DIRECTIONS, MEASURES
-from emcl_plugin.printable import clean
 from emcl_plugin.report.figure import missing
 from emcl_plugin.report.items import hubs, movers, policy
 from emcl_plugin.report.plots import build
 from emcl_plugin.report.words import assumed, choices, headline, warnings
-from emcl_plugin.significance import Comparison
-from emcl_plugin.similarity import Features
-from emcl_plugin.study import Study
+from emcl_plugin.scores import Features
 from emcl_plugin.version import __version__
 
 _METHODS = {

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from emcl_plugin._internal.directions import DIRECTIONS
 from emcl_plugin.errors import InputValueError
+from emcl_plugin.evaluation.ablation import Study
+from emcl_plugin.evaluation.metrics import Placement
+from emcl_plugin.ground_truth import Floats
 from emcl_plugin.io.atomic import atomic_writer, check_inside, check_target, settle
-from emcl_plugin.metrics import DIRECTIONS, Placement
 from emcl_plugin.report.figure import NO_METADATA, PALETTE, Plot, both, drawing, plain_ticks
 from emcl_plugin.report.gap_plot import gap
 from emcl_plugin.report.hub_plots import mass, occurrence, probability
-from emcl_plugin.similarity import Features
-from emcl_plugin.study import Study
-from emcl_plugin.truth import Floats
+from emcl_plugin.scores import Features
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,9 +9,9 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from emcl_plugin.compare import Row
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.metrics import MEASURES, Placement
+from emcl_plugin.evaluation.compare import Row
+from emcl_plugin.evaluation.metrics import MEASURES, Placement
 
 FORMATS = ("text", "markdown", "latex", "csv", "json")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from emcl_plugin.printable import clean
-from emcl_plugin.significance import Comparison
-from emcl_plugin.study import Study
+from emcl_plugin.errors import clean
+from emcl_plugin.evaluation.ablation import Study
+from emcl_plugin.evaluation.significance import Comparison
 
 
 def headline(study: Study, gains: dict[str, Comparison]) -> str:

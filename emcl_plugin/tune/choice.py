@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from emcl_plugin.arrays import Array, check_matrix
+from emcl_plugin._internal.arrays import Array, check_matrix
+from emcl_plugin._internal.progress import Progress
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.ncl import Progress
-from emcl_plugin.significance import Comparison, compare
-from emcl_plugin.similarity import Features
-from emcl_plugin.truth import GroundTruth
+from emcl_plugin.evaluation.significance import Comparison, compare
+from emcl_plugin.ground_truth import GroundTruth
+from emcl_plugin.scores import Features
 from emcl_plugin.tune.cuts import Cuts
 from emcl_plugin.tune.trials import DEFAULTS, NCLS, NOTHING, Candidate, Trial, emcls, settings
 
@@ -125,7 +125,7 @@ def tune(
 
     Examples
     --------
-    >>> from emcl_plugin.demo import load_demo
+    >>> from emcl_plugin.data.demo import load_demo
     >>> demo = load_demo()
     >>> found = tune(demo.text_bank[:200], demo.video_bank[:200], cuts=1)
     >>> found.cuts, len(found.parts[0])  # nothing, the defaults, and 23 other settings of NCL

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from emcl_plugin.arrays import Array
+from emcl_plugin._internal.arrays import Array
+from emcl_plugin._internal.progress import Progress
 from emcl_plugin.bank import BankFit
-from emcl_plugin.corrector import Scores
+from emcl_plugin.bank.corrector import Scores
 from emcl_plugin.emcl import EMCL
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.job import Job
-from emcl_plugin.metrics import place
-from emcl_plugin.ncl import Progress
-from emcl_plugin.truth import Floats, GroundTruth, Ints
+from emcl_plugin.evaluation.metrics import place
+from emcl_plugin.ground_truth import Floats, GroundTruth, Ints
+from emcl_plugin.pipeline.job import Job
 from emcl_plugin.tune.trials import NOTHING, Candidate, Trial
 
 MOST_ITEMS = 1_000

@@ -15,8 +15,8 @@ from typing import Any
 
 from emcl_plugin.bank import BANK
 from emcl_plugin.emcl import EMCL
+from emcl_plugin.ground_truth import Floats, Ints
 from emcl_plugin.ncl import NCL
-from emcl_plugin.truth import Floats, Ints
 
 TEMPERATURES = (0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
 RHOS = (0.65, 0.8, 0.9, 1.0)

@@ -24,9 +24,9 @@ from emcl_plugin.adapters import (
     read,
 )
 from emcl_plugin.errors import EmclError
-from emcl_plugin.metrics import evaluate
-from emcl_plugin.similarity import Dense
-from emcl_plugin.tokens import Tokens
+from emcl_plugin.evaluation.metrics import evaluate
+from emcl_plugin.scores import Dense
+from emcl_plugin.scores.tokens import Tokens
 
 WITHIN = {"rtol": 0, "atol": 1e-5}
 

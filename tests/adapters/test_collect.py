@@ -15,8 +15,8 @@ from torch.utils.data import DistributedSampler
 from emcl_plugin.adapters import lightning
 from emcl_plugin.adapters.collect import SIDES, Collector
 from emcl_plugin.errors import EmclError, InputTypeError, InputValueError
-from emcl_plugin.metrics import evaluate
-from emcl_plugin.similarity import Dense
+from emcl_plugin.evaluation.metrics import evaluate
+from emcl_plugin.scores import Dense
 
 VIDEOS, CAPTIONS, D = 7, 3, 5
 COUNT = VIDEOS * CAPTIONS

@@ -17,7 +17,7 @@ from oracles import banked, plain_bank_biases, plain_spread
 from emcl_plugin import NCL, rescore
 from emcl_plugin.bank import BANK, GENTLE, fit_corrector
 from emcl_plugin.errors import RepeatedItemsWarning
-from emcl_plugin.prior import GENTLE_RHO, GENTLE_TEMPERATURE_STD
+from emcl_plugin.evidence.prior import GENTLE_RHO, GENTLE_TEMPERATURE_STD
 
 PRECISIONS = pytest.mark.parametrize(("dtype", "tolerance"), [("f8", 1e-9), ("f4", 2e-4)])
 seeds = st.integers(0, 10_000)

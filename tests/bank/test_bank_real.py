@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from emcl_plugin.bank import fit_corrector
-from emcl_plugin.demo import load_demo
+from emcl_plugin.data.demo import load_demo
 from emcl_plugin.errors import EmclWarning
-from emcl_plugin.metrics import place
-from emcl_plugin.similarity import Dense, FeaturePair, Features
-from emcl_plugin.truth import GroundTruth
+from emcl_plugin.evaluation.metrics import place
+from emcl_plugin.ground_truth import GroundTruth
+from emcl_plugin.scores import Dense, FeaturePair, Features
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 BANKED = (

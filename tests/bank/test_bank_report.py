@@ -14,7 +14,7 @@ from oracles import banked, plain_masses, plain_mutual_share, plain_ncl, plain_s
 from emcl_plugin import NCL, BankReport
 from emcl_plugin.bank import BANK, fit_corrector, leak
 from emcl_plugin.errors import InputTypeError, InputValueError
-from emcl_plugin.prior import GENTLE_RHO, GENTLE_TEMPERATURE_STD
+from emcl_plugin.evidence.prior import GENTLE_RHO, GENTLE_TEMPERATURE_STD
 
 # --- the report --------------------------------------------------------------------------
 

@@ -21,8 +21,8 @@ from oracles import (
 )
 
 from emcl_plugin.bank import fit_corrector
+from emcl_plugin.bank.ood_gate import FEWEST, QUANTILES
 from emcl_plugin.errors import RepeatedItemsWarning
-from emcl_plugin.likeness import FEWEST, QUANTILES
 
 
 @pytest.mark.parametrize("dual", [False, True])

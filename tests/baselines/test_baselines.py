@@ -15,7 +15,7 @@ from emcl_plugin.baselines import METHODS, Direction, applicable
 from emcl_plugin.baselines.sinkhorn import Joined
 from emcl_plugin.baselines.vectors import Changed
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.similarity import Dense, FeaturePair, Features
+from emcl_plugin.scores import Dense, FeaturePair, Features
 
 F64 = torch.float64
 QUERIES, GALLERY, DIMENSION, BANK = 37, 29, 12, (31, 23)

@@ -10,7 +10,7 @@ from oracles import cone_pair
 
 from emcl_plugin.baselines import METHODS, Direction, correct
 from emcl_plugin.errors import InputTypeError, InputValueError
-from emcl_plugin.similarity import FeaturePair, Features
+from emcl_plugin.scores import FeaturePair, Features
 
 TEXT, VIDEO = (x.astype(np.float32) for x in cone_pair(21, 17, 8, seed=3))
 BANKS = dict(

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from emcl_plugin import Reranker
-from emcl_plugin.demo import load_demo
-from emcl_plugin.metrics import DIRECTIONS
+from emcl_plugin._internal.directions import DIRECTIONS
+from emcl_plugin.data.demo import load_demo
 
 FORWARD, BACKWARD = DIRECTIONS
 N = 200

@@ -20,9 +20,9 @@ from bank_files import (
 from numpy.testing import assert_allclose, assert_array_equal
 
 from emcl_plugin import Reranker
-from emcl_plugin.metrics import MEASURES, place
-from emcl_plugin.similarity import Dense, FeaturePair, Features
-from emcl_plugin.truth import GroundTruth
+from emcl_plugin.evaluation.metrics import MEASURES, place
+from emcl_plugin.ground_truth import GroundTruth
+from emcl_plugin.scores import Dense, FeaturePair, Features
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])

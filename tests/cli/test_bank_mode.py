@@ -24,10 +24,11 @@ from bank_files import (
 from numpy.testing import assert_array_equal
 
 from emcl_plugin import EMCL
+from emcl_plugin._internal.directions import DIRECTIONS
 from emcl_plugin.bank import BANK
-from emcl_plugin.banked import correct_by_banks
-from emcl_plugin.job import Job
-from emcl_plugin.metrics import DIRECTIONS, evaluate
+from emcl_plugin.bank.both_directions import correct_by_banks
+from emcl_plugin.evaluation.metrics import evaluate
+from emcl_plugin.pipeline.job import Job
 
 # --- the main command --------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from emcl_plugin.baselines import METHODS
 from emcl_plugin.cli.main import command
-from emcl_plugin.demo import load_demo
+from emcl_plugin.data.demo import load_demo
 
 
 def run(*arguments, status=0):

@@ -26,9 +26,9 @@ from safetensors.numpy import save_file
 
 import emcl_plugin
 from emcl_plugin import Reranker
-from emcl_plugin.arrays import read_rows, read_tile
+from emcl_plugin._internal.arrays import read_rows, read_tile
 from emcl_plugin.cli.show import Progress
-from emcl_plugin.demo import load_demo
+from emcl_plugin.data.demo import load_demo
 from emcl_plugin.errors import InputFileError
 from emcl_plugin.io.formats import read_array
 from emcl_plugin.io.write import write_scores
@@ -138,7 +138,7 @@ def test_an_interruption_after_the_result_got_its_name_says_so(forks, home, more
 
 LOST = """
 import os, signal
-from emcl_plugin.job import Job
+from emcl_plugin.pipeline.job import Job
 class Last:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -431,7 +431,7 @@ def test_a_file_that_its_library_maps_and_somebody_cuts_short(forks, home):
     save_file({"t": np.resize(np.load(home / "t.npy"), (9000, 128))}, home / "t.safetensors")
     before = MEANWHILE.format("os.truncate('t.safetensors', 5000)").replace(
         "tempfile.mkstemp, tempfile.mkdtemp = before(tempfile.mkstemp), before(tempfile.mkdtemp)",
-        "from emcl_plugin.job import Job; Job.correct = before(Job.correct)",
+        "from emcl_plugin.pipeline.job import Job; Job.correct = before(Job.correct)",
     )
     run = forks.run("--text", "t.safetensors", *SIDES[2:], "-o", "out.npy", cwd=home, before=before)
     assert run.status in (1, -signal.SIGBUS)
@@ -439,7 +439,7 @@ def test_a_file_that_its_library_maps_and_somebody_cuts_short(forks, home):
 
 
 BROKEN = """
-from emcl_plugin.job import Job
+from emcl_plugin.pipeline.job import Job
 def correct(*_, **__):
     raise ZeroDivisionError("\\x1b[2Jby zero")
 Job.correct = correct
@@ -499,7 +499,7 @@ def test_the_report_cannot_be_printed_and_the_result_is_there(forks, home, state
 def test_no_stream_at_all(forks, home):
     """What is opened first would get the numbers of the streams, and a library's words."""
     noisy = """
-from emcl_plugin.job import Job
+from emcl_plugin.pipeline.job import Job
 blocks = Job.blocks
 Job.blocks = lambda *given: [os.write(1, b"noise"), os.write(2, b"noise"), blocks(*given)][2]
 """
@@ -646,7 +646,7 @@ def test_two_runs_write_one_output(forks, home, command, force):
 
 def test_two_runs_keep_one_checkpoint(forks, home):
     """Each goes on from what either has reached, to the same bits."""
-    every = "from emcl_plugin import checkpoint; checkpoint.SECONDS = 0.0"
+    every = "from emcl_plugin.pipeline import checkpoint; checkpoint.SECONDS = 0.0"
     runs = [
         forks.start(*SIDES, "-o", f"{k}.npy", "--resume", "run.safetensors", cwd=home, before=every)
         for k in range(2)

@@ -22,8 +22,8 @@ from bank_files import (
 from numpy.testing import assert_array_equal
 
 from emcl_plugin import EMCL, NCL, Reranker
+from emcl_plugin._internal.directions import DIRECTIONS
 from emcl_plugin.bank import BANK
-from emcl_plugin.metrics import DIRECTIONS
 
 
 @pytest.mark.parametrize("dual", [False, True], ids=["one bank", "both banks"])

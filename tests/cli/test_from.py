@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from emcl_plugin import rerank, rescore
 from emcl_plugin.adapters import read
 from emcl_plugin.cli.main import command
-from emcl_plugin.demo import load_demo
+from emcl_plugin.data.demo import load_demo
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "adapters"))
 from producers import Items, clip4clip, drl, mmt

@@ -16,10 +16,9 @@ import pytest
 
 from emcl_plugin import Reranker
 from emcl_plugin.cli.main import main
-from emcl_plugin.errors import InputValueError
+from emcl_plugin.errors import InputValueError, printable
 from emcl_plugin.io.formats import read_vectors
 from emcl_plugin.io.write import write_run
-from emcl_plugin.printable import printable
 
 N = 12
 NAMES = {

@@ -285,7 +285,7 @@ ELSEWHERE = {
     "the array does not fit into the memory": "tests/io/test_formats.py claims terabytes",
     "_full(": "tests/cli/test_rerank.py and test_resume.py fill it",
     "writing failed": "tests/io/test_writers.py takes the folder away",
-    "_appeared(": "tests/test_state.py and test_writers.py race for it",
+    "_appeared(": "tests/bank/test_persistence.py and test_writers.py race for it",
     "fits neither into": "tests/io/test_parts.py fills the disk",
     "cannot be copied to the disk": "as that one, for standard input",
     "this release of torch reads": "tests/io/test_formats.py pretends to an older one",
@@ -469,7 +469,7 @@ def refusals():
     """(file, first line, last line, source) of every statement that refuses something."""
     for path in sorted([*(HOME / "cli").glob("*.py"), *(HOME / "io").glob("*.py")]):
         if path.name in ("strict_json.py", "pickled.py"):
-            continue  # every key and every instruction: tests/test_facts.py, tests/io/test_pickled
+            continue  # tests/bank/test_manifest.py, tests/io/test_pickled.py
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             call = node.exc if isinstance(node, ast.Raise) else getattr(node, "value", None)
             if not isinstance(node, ast.Raise | ast.Expr) or not isinstance(call, ast.Call):

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from pyarrow import parquet
 
 from emcl_plugin.cli.main import command
-from emcl_plugin.demo import load_demo
+from emcl_plugin.data.demo import load_demo
 from emcl_plugin.errors import InputFileError
 from emcl_plugin.io import topk
 from emcl_plugin.io.formats import read_array
@@ -190,7 +190,9 @@ def test_a_matrix_that_is_read_again_brings_its_ids(name):
     ],
 )
 def test_wrong_outputs_are_told_before_the_work(folder, monkeypatch, options, status, words):
-    monkeypatch.setattr("emcl_plugin.job.Job.correct", lambda *_, **__: pytest.fail("it worked"))
+    monkeypatch.setattr(
+        "emcl_plugin.pipeline.job.Job.correct", lambda *_, **__: pytest.fail("it worked")
+    )
     (folder / "old.csv").write_text("old")
     (folder / "ids.txt").write_text("\n".join(f"text {i}" for i in range(300)))
     (folder / "same.txt").write_text("\n".join(["t"] * 300))
@@ -232,7 +234,7 @@ def test_interrupted_measuring_names_all_that_is_there(folder, monkeypatch):
         raise KeyboardInterrupt
 
     np.save("v.npy", load_demo().video[:300])
-    monkeypatch.setattr("emcl_plugin.study.study", interrupt)
+    monkeypatch.setattr("emcl_plugin.evaluation.ablation.study", interrupt)
     told = invoke("--run", "a.csv", "--run-v2t", "b.csv", "--gt", "diagonal", status=1)
     assert "interrupted while measuring; a.csv, b.csv are written" in told.output
     assert files(folder) == ["a.csv", "b.csv"]

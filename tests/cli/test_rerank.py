@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from emcl_plugin import rerank
 from emcl_plugin.cli.main import command, main
 from emcl_plugin.cli.method import EMCL_NAMES
-from emcl_plugin.demo import load_demo
+from emcl_plugin.data.demo import load_demo
 from emcl_plugin.emcl import PRESETS
 
 
@@ -359,7 +359,7 @@ def test_interrupted_run_leaves_no_file(large, number):
 
 
 @pytest.mark.parametrize(
-    "where", ["emcl_plugin.study.study", "emcl_plugin.report.page.write_report"]
+    "where", ["emcl_plugin.evaluation.ablation.study", "emcl_plugin.report.page.write_report"]
 )
 def test_interrupted_measuring_says_that_the_matrix_is_there(folder, monkeypatch, where):
     def interrupt(*_, **__):

@@ -16,9 +16,9 @@ import torch
 from click.testing import CliRunner
 from numpy.testing import assert_array_equal
 
-from emcl_plugin import checkpoint
 from emcl_plugin.cli.main import command, main
-from emcl_plugin.demo import load_demo
+from emcl_plugin.data.demo import load_demo
+from emcl_plugin.pipeline import checkpoint
 
 FILES = ["--text", "t.npy", "--video", "v.npy"]
 RESUME = ["--resume", "run.safetensors"]
@@ -193,7 +193,8 @@ KILLS = """
 import os, random, signal, sys, time
 from pathlib import Path
 
-from emcl_plugin import checkpoint, rerank  # loads torch, once for all runs
+from emcl_plugin import rerank
+from emcl_plugin.pipeline import checkpoint  # loads torch, once for all runs
 from emcl_plugin.cli.main import main
 
 checkpoint.SECONDS = 0.0

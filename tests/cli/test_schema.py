@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from jsonschema import Draft202012Validator, ValidationError
 
 from emcl_plugin.cli.main import command
-from emcl_plugin.demo import load_demo
+from emcl_plugin.data.demo import load_demo
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "schema.json").read_text())
 

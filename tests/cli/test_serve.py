@@ -17,10 +17,11 @@ from click.testing import CliRunner
 pytest.importorskip("fastapi", reason='the service needs pip install ".[serve]"')
 pytest.importorskip("uvicorn", reason='the service needs pip install ".[serve]"')
 
-from emcl_plugin import Reranker, service
+from emcl_plugin import Reranker
 from emcl_plugin.cli.serve import serve_command
-from emcl_plugin.demo import load_demo
+from emcl_plugin.data.demo import load_demo
 from emcl_plugin.errors import InputValueError, StateError
+from emcl_plugin.service import app as service
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def test_what_cannot_be_served_is_told(folder, tmp_path):
 
 @pytest.mark.parametrize("missing", ["fastapi", "uvicorn"])
 def test_without_the_packages_it_says_what_to_install(folder, monkeypatch, missing):
-    monkeypatch.delitem(sys.modules, "emcl_plugin.service")
+    monkeypatch.delitem(sys.modules, "emcl_plugin.service.app")
     monkeypatch.setitem(sys.modules, missing, None)
     error = run(folder).exception
     assert isinstance(error, InputValueError)

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose
 
 from emcl_plugin import rerank_top
 from emcl_plugin.cli.main import command
-from emcl_plugin.demo import load_demo
+from emcl_plugin.data.demo import load_demo
 
 BOTH = ["--text", "t.npy", "--video", "v.npy", "--candidates", "50"]
 

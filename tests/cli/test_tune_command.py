@@ -18,7 +18,7 @@ from oracles import asked_often, cone_pair
 
 from emcl_plugin import NCL, Reranker
 from emcl_plugin.cli.tune import _seconds
-from emcl_plugin.truth import GroundTruth
+from emcl_plugin.ground_truth import GroundTruth
 from emcl_plugin.tune import tune
 
 

@@ -19,7 +19,7 @@ from emcl_plugin.emcl import (
     second_moments,
 )
 from emcl_plugin.errors import EmclError, InputValueError
-from emcl_plugin.similarity import Dense, FeaturePair, Features
+from emcl_plugin.scores import Dense, FeaturePair, Features
 
 F32, F64 = torch.float32, torch.float64
 STRENGTHS = (-1.0, -0.6, -0.25, 0.0, 0.5, 1.0)

@@ -1,6 +1,7 @@
 """What was a loss once stays none: inputs that fuzzing found, and such as nobody finds by chance.
 
-`tests/campaigns/fuzz.py` finds more. A file in tests/data/fuzz/TARGET is an input of that target.
+`tests/repository/campaigns/fuzz.py` finds more. A file in tests/data/fuzz/TARGET is
+an input of that target.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from emcl_plugin.adapters import read
 from emcl_plugin.errors import EmclError, InputFileError
 from emcl_plugin.io.formats import read_vectors
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "campaigns"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "repository" / "campaigns"))
 from targets import KEPT, TARGETS
 
 SECONDS, BYTES = 2.0, 30 << 20

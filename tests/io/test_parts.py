@@ -15,7 +15,7 @@ from numpy.testing import assert_array_equal
 from pyarrow import feather, parquet
 from written import HALF, IDS, ONE, WRITERS, X, column, refused, save_h5
 
-from emcl_plugin.arrays import _mapped
+from emcl_plugin._internal.arrays import _mapped
 from emcl_plugin.errors import InputFileError
 from emcl_plugin.io import spill
 from emcl_plugin.io.formats import read_array, read_vectors

@@ -29,7 +29,7 @@ from emcl_plugin.io.topk import best, ranked
 from emcl_plugin.io.write import prepare_run, prepare_scores, write_run, write_scores
 from emcl_plugin.io.write_matrices import SCORES
 from emcl_plugin.io.write_runs import RUNS
-from emcl_plugin.similarity import Dense
+from emcl_plugin.scores import Dense
 
 X = np.random.default_rng(0).standard_normal((7, 5))
 TIED = np.random.default_rng(1).integers(0, 3, (7, 5)).astype("f4")

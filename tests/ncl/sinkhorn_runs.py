@@ -9,7 +9,7 @@ import torch
 
 from emcl_plugin.errors import ConvergenceWarning
 from emcl_plugin.ncl import NCL, fit_biases
-from emcl_plugin.similarity import Dense
+from emcl_plugin.scores import Dense
 
 F32, F64 = torch.float32, torch.float64
 

@@ -24,9 +24,9 @@ import triton
 
 from emcl_plugin import rescore
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.job import Job
 from emcl_plugin.ncl import NCL, Problem, fit_biases, fused_lse
-from emcl_plugin.similarity import Dense, FeaturePair, Features, LowRank, OutOfMemory
+from emcl_plugin.pipeline.job import Job
+from emcl_plugin.scores import Dense, FeaturePair, Features, LowRank, OutOfMemory
 
 # Triton 3.0's interpreter and NumPy
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")

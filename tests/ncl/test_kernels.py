@@ -17,7 +17,7 @@ from sinkhorn_runs import fit, fit_rounds, plan, random_marginals, total
 from emcl_plugin.errors import ConvergenceWarning
 from emcl_plugin.ncl import NCL, Problem, fit_biases
 from emcl_plugin.ncl.stored_kernel import StoredKernel
-from emcl_plugin.similarity import Dense, FeaturePair, Features, LowRank
+from emcl_plugin.scores import Dense, FeaturePair, Features, LowRank
 
 F32, F64 = torch.float32, torch.float64
 SOLVERS = ("stored", "blocks")
@@ -170,7 +170,7 @@ def test_the_stored_kernel_is_made_anew_where_potentials_move_far(dtype, toleran
 def test_the_stored_kernel_may_be_read_in_small_chunks(monkeypatch, dtype, tolerance, tau, rho):
     """As large matrices are: 16 rows at a time, of very different levels."""
     scores = hubby_scores(70, 30, seed=3, std=1.0) + np.linspace(0, 100, 70)[:, None]
-    monkeypatch.setattr("emcl_plugin.similarity.block_sizes._CACHE_BYTES", 1)
+    monkeypatch.setattr("emcl_plugin.scores.block_sizes._CACHE_BYTES", 1)
     found = fit_rounds(scores, 30, solver="stored", dtype=dtype, rho=rho, temperature=tau)
     f, g = plain_sinkhorn(scores, tau, 30, rho)
     assert_allclose(found.video, tau * centred(g), rtol=0, atol=tolerance)
@@ -184,7 +184,7 @@ BFLOAT16 = 2**-8  # half of the distance from 1 to the next larger one
 @pytest.mark.parametrize(("tau", "rho"), [(0.15, 1.0), (0.03, 1.0), (0.15, 0.5)])
 def test_a_bfloat16_kernel_rounds_each_sum_by_its_bound(monkeypatch, dtype, tau, rho):
     """Row and column sums of one sweep, in parts of 16 rows; rounding is there, and no more."""
-    monkeypatch.setattr("emcl_plugin.similarity.block_sizes._CACHE_BYTES", 1)
+    monkeypatch.setattr("emcl_plugin.scores.block_sizes._CACHE_BYTES", 1)
     scores = hubby_scores(90, 70, seed=3, std=1.0) + np.linspace(0, 3, 90)[:, None]
     source = Dense(scores, dtype=dtype)
     g = torch.tensor(np.random.default_rng(0).standard_normal(70), dtype=dtype)

@@ -15,7 +15,7 @@ from sinkhorn_runs import fit, fit_rounds, plan, random_marginals, total
 
 from emcl_plugin.errors import ConvergenceWarning, EmclError, InputValueError, ScaleWarning
 from emcl_plugin.ncl import NCL, fit_biases
-from emcl_plugin.similarity import Dense
+from emcl_plugin.scores import Dense
 
 F32, F64 = torch.float32, torch.float64
 SOLVERS = ("stored", "blocks")

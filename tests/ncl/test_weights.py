@@ -16,7 +16,7 @@ from prior_data import small
 from emcl_plugin import NCL
 from emcl_plugin.errors import ConvergenceWarning
 from emcl_plugin.ncl import Problem, fit_biases
-from emcl_plugin.similarity import Dense
+from emcl_plugin.scores import Dense
 
 F32, F64 = torch.float32, torch.float64
 SOLVERS = ("stored", "blocks")

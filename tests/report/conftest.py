@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from studies import SETTINGS, make, noisy
 
-from emcl_plugin.demo import load_demo
+from emcl_plugin.data.demo import load_demo
+from emcl_plugin.evaluation.ablation import Names
 from emcl_plugin.report.page import write_report
-from emcl_plugin.study import Names
 
 
 @pytest.fixture(scope="module")

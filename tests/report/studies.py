@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from emcl_plugin.job import Job
-from emcl_plugin.study import Names, study
-from emcl_plugin.truth import GroundTruth
+from emcl_plugin.evaluation.ablation import Names, study
+from emcl_plugin.ground_truth import GroundTruth
+from emcl_plugin.pipeline.job import Job
 
 FIGURES = [
     "occurrence-videos", "occurrence-texts", "probability-videos", "probability-texts",

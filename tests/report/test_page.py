@@ -12,15 +12,14 @@ import pytest
 import torch
 from studies import FIGURES, HOSTILE_LINKS, SETTINGS, hostile, make, noisy
 
-from emcl_plugin.errors import EmclError, InputFileError
-from emcl_plugin.job import Job
-from emcl_plugin.printable import clean
+from emcl_plugin.errors import EmclError, InputFileError, clean
+from emcl_plugin.evaluation.ablation import study
+from emcl_plugin.ground_truth import GroundTruth
+from emcl_plugin.pipeline.job import Job
 from emcl_plugin.report.items import link_of
 from emcl_plugin.report.page import render, write_report
 from emcl_plugin.report.plots import write_plots
-from emcl_plugin.similarity import Dense, Similarity
-from emcl_plugin.study import study
-from emcl_plugin.truth import GroundTruth
+from emcl_plugin.scores import Dense, Similarity
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from studies import HOSTILE_LINKS, hostile, make, noisy
 
+from emcl_plugin.evaluation.ablation import Names
 from emcl_plugin.report.page import render, write_report
-from emcl_plugin.study import Names
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")

@@ -7,7 +7,7 @@ import functools
 import numpy as np
 from oracles import cone_pair
 
-from emcl_plugin.truth import GroundTruth
+from emcl_plugin.ground_truth import GroundTruth
 
 
 @functools.lru_cache

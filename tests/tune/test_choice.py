@@ -14,8 +14,8 @@ from pairs import bank, linked
 
 from emcl_plugin import NCL, Reranker
 from emcl_plugin.errors import InputTypeError, InputValueError
-from emcl_plugin.significance import compare
-from emcl_plugin.truth import GroundTruth
+from emcl_plugin.evaluation.significance import compare
+from emcl_plugin.ground_truth import GroundTruth
 from emcl_plugin.tune import NOTHING, tune
 from emcl_plugin.tune.choice import EVIDENCE, FEWEST
 from emcl_plugin.tune.cuts import Cuts

@@ -13,7 +13,7 @@ from oracles import unit
 from pairs import linked
 
 from emcl_plugin import Reranker
-from emcl_plugin.truth import GroundTruth
+from emcl_plugin.ground_truth import GroundTruth
 from emcl_plugin.tune import cuts as module
 from emcl_plugin.tune import tune
 from emcl_plugin.tune.cuts import Cuts

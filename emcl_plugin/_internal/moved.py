@@ -1,0 +1,64 @@
+"""Modules that have moved keep their old names for one minor version, with a warning."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from functools import partial
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+PACKAGE = "emcl_plugin."
+MOVED = {
+    "compare": "evaluation.compare",
+    "corrector": "bank.corrector",
+    "demo": "data.demo",
+    "experts": "emcl.experts",
+    "export": "index.export",
+    "front": "api",
+    "guard": "evidence.guard",
+    "hubness": "evaluation.hubness",
+    "job": "pipeline.job",
+    "metrics": "evaluation.metrics",
+    "outcome": "pipeline.report",
+    "prior": "evidence.prior",
+    "serving": "index.faiss",
+    "significance": "evaluation.significance",
+    "similarity": "scores",
+    "spaces": "index.mips",
+    "study": "evaluation.ablation",
+    "tokens": "scores.tokens",
+    "top": "api",
+    "truth": "ground_truth",
+}
+"""Old names, which docs or examples of 0.1 have named, to new ones; gone in 0.2."""
+
+
+class _Alias(Loader):
+    """Makes a module whose every name is looked up in the one that took its place."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        new = importlib.import_module(PACKAGE + MOVED[module.__name__.removeprefix(PACKAGE)])
+        vars(module)["__getattr__"] = partial(getattr, new)
+
+
+class _Finder(MetaPathFinder):
+    """Finds what nothing else has found: the old names."""
+
+    def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
+        old = name.removeprefix(PACKAGE)
+        if old == name or old not in MOVED:
+            return None
+        warnings.warn(
+            f"{name} is now {PACKAGE}{MOVED[old]}; the old name goes in 0.2",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return ModuleSpec(name, _Alias())
+
+
+def keep_old_names() -> None:
+    """Let the old names be imported, too."""
+    sys.meta_path.append(_Finder())

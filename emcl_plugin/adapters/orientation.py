@@ -1,0 +1,74 @@
+"""Which side of a similarity matrix is text: decided by what is known, and said where it is not."""
+
+from __future__ import annotations
+
+from emcl_plugin._internal.arrays import Array, check_matrix
+from emcl_plugin.errors import InputValueError
+
+ORIENTATIONS = ("auto", "text-video", "video-text")
+
+
+def oriented(
+    sim: Array,
+    orientation: str,
+    notes: list[str],
+    *,
+    texts: int | None = None,
+    videos: int | None = None,
+    by_ids: bool = False,
+) -> Array:
+    """The matrix as texts x videos, by what is known of its sides; what is assumed is noted.
+
+    Parameters
+    ----------
+    sim : (n_text, n_video) or (n_video, n_text) array
+    orientation : {"auto", "text-video", "video-text"}
+        "auto" goes by the numbers of texts and videos and, where they do not tell, assumes
+        texts x videos.
+    notes : list of str
+        Takes in what was assumed or done.
+    texts, videos : int, optional
+        How many there are, as far as known.
+    by_ids : bool, default False
+        Whether ids of rows and columns have told already that it is texts x videos.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> notes = []
+    >>> oriented(np.ones((2, 3)), "auto", notes, texts=3, videos=2).shape, notes
+    ((3, 2), ['sim is video x text by its shape and was transposed'])
+    """
+    if orientation not in ORIENTATIONS:
+        raise InputValueError(
+            "the orientation is not known",
+            repr(orientation),
+            f"use one of {', '.join(ORIENTATIONS)}",
+        )
+    matrix = check_matrix(sim, "sim")
+    shape = int(matrix.shape[0]), int(matrix.shape[1])
+
+    def fits(rows: int, columns: int) -> bool:
+        return texts in (None, rows) and videos in (None, columns)
+
+    turned = orientation == "video-text"
+    if orientation == "auto" and not by_ids and not fits(*shape) and fits(*shape[::-1]):
+        turned = True
+        notes.append("sim is video x text by its shape and was transposed")
+    if turned:
+        matrix, shape = matrix.T, shape[::-1]
+    if not fits(*shape):
+        raise InputValueError(
+            "sim does not fit the texts and videos",
+            f"{shape[0]} x {shape[1]}; {_many(texts)} texts, {_many(videos)} videos",
+            "pass text x video, or the orientation",
+        )
+    unknown = texts is None and videos is None
+    if orientation == "auto" and not by_ids and (shape[0] == shape[1] or unknown):
+        why = "it is square" if shape[0] == shape[1] else "nothing else tells"
+        notes.append(f"sim is taken as text x video ({why}); the orientation can be given")
+    return matrix
+
+
+def _many(count: int | None) -> str:
+    return "any number of" if count is None else str(count)

@@ -1,0 +1,173 @@
+"""Both directions by banks, in one matrix: what `emcl-rerank --text-bank --video-bank` runs.
+
+The bank of texts fixes the videos' biases g and the bank of videos the texts' biases f, each as
+in :mod:`emcl_plugin.bank`. With gates s of the texts and s' of the videos, all of
+
+    S_ij + s_i tau g_j + s'_j tau f_i  =  < [M t_i, s_i, tau f_i],  [M v_j, tau g_j, s'_j] >
+
+where EMCL's map M is found once, for text -> video, or there is only one direction. Ranking
+videos for a text must not be touched by s'_j, nor ranking texts for a video by s_i. So with both
+banks all gates are open, and whether the gallery of each direction is of its bank's kind is
+asked as a whole (the kinship of :class:`~emcl_plugin.bank.BankReport`): each direction's gallery
+bank is the other's bank.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+
+from emcl_plugin._internal.arrays import Array
+from emcl_plugin._internal.directions import DIRECTIONS
+from emcl_plugin._internal.progress import Progress
+from emcl_plugin.bank import BankReport, fit_corrector, leak
+from emcl_plugin.bank.corrector import Corrector
+from emcl_plugin.emcl import EMCL
+from emcl_plugin.errors import InputValueError, LeakWarning
+from emcl_plugin.evidence.mutual_neighbours import nearest
+from emcl_plugin.ncl import NCL
+from emcl_plugin.pipeline.job import Job
+from emcl_plugin.pipeline.report import Report
+from emcl_plugin.scores import Similarity
+from emcl_plugin.scores.batch_invariant import TiledPair
+
+
+@dataclass(frozen=True)
+class Banked:
+    """Scores before and after, (texts, videos), and the report.
+
+    Attributes
+    ----------
+    base, source : Similarity
+        Before and after.
+    report : Report
+        With ``protocol="bank"``.
+    correctors : dict of str to Corrector
+        By direction.
+    gates : dict of str to float
+        By direction, the mean of s over the queries: how like the bank's they are.
+    seen : dict of str to int
+        By direction, how many queries are in their bank.
+    """
+
+    base: Similarity
+    source: Similarity
+    report: Report
+    correctors: dict[str, Corrector]
+    gates: dict[str, float]
+    seen: dict[str, int]
+
+
+@torch.no_grad()
+def correct_by_banks(
+    job: Job,
+    text_bank: Array | None,
+    video_bank: Array | None,
+    *,
+    emcl: EMCL | str | None = "auto",
+    ncl: NCL | str | None = "auto",
+    progress: Progress | None = None,
+) -> Banked:
+    """Correct a job's features by banks in place of each other.
+
+    Parameters
+    ----------
+    job : Job
+        With features and no ``sim``; prior, guard, metric and memory are its own.
+    text_bank, video_bank : (n, D), optional
+        Other texts and other videos, at least one of the two.
+    emcl, ncl, progress
+        As in :func:`~emcl_plugin.bank.fit_corrector`.
+
+    Warns
+    -----
+    LeakWarning
+        If texts are in the text bank, or videos in the video bank.
+    """
+    if job.features is None or job.sim is not None:
+        raise InputValueError(
+            "banks correct embeddings, not a similarity",
+            "sim" if job.features is None else "sim and feats",
+            "pass the embeddings of both sides alone",
+        )
+    banks = job.bank(text_bank, "text_bank"), job.bank(video_bank, "video_bank")
+    if banks == (None, None):
+        raise InputValueError("there is no bank", "none", "pass text_bank, video_bank or both")
+    both = None not in banks
+    text, video = (side.rows(0, side.shape[0]) for side in job.features)
+    texts, videos = (None if side is None else side.rows(0, side.shape[0]) for side in banks)
+    metric = job.features[0].metric
+    found: dict[str, tuple[Corrector, BankReport]] = {}
+
+    def fit(
+        bank: torch.Tensor, gallery: torch.Tensor, others: torch.Tensor | None
+    ) -> tuple[Corrector, BankReport]:
+        return fit_corrector(
+            bank,
+            gallery,
+            gallery_bank=others,
+            emcl=emcl,
+            ncl=ncl,
+            prior=job.prior,
+            guard=job.guard,
+            metric=metric,
+            memory=job.memory,
+            progress=progress,
+        )
+
+    seen, gates = {}, {}
+    forward, backward = DIRECTIONS
+    if texts is not None:
+        first, _ = found[forward] = fit(texts, video, videos)
+        seen[forward] = first.seen(text)
+        left = torch.cat(list(first.vectors(text, gate=not both)))  # [M t_i, s_i]
+        right = first.vectors_of_gallery()  # [M v_j, tau g_j]
+        gates[forward] = float(left[:, -1].mean())
+        text, video, texts = left[:, :-1], right[:, :-1], first.map(texts)
+    if videos is not None:
+        if texts is not None:
+            videos, emcl = first.map(videos), None
+            metric = metric if first.renormalize or not len(first.change) else "dot"
+        second, _ = found[backward] = fit(videos, text, texts)
+        seen[backward] = second.seen(video)
+        asks = torch.cat(list(second.vectors(video, gate=not both)))  # [M v_j, s'_j]
+        gates[backward] = float(asks[:, -1].mean())
+        if texts is None:
+            left, right = second.vectors_of_gallery(), asks
+        else:
+            left = torch.cat([left, second.bias[:, None]], 1)
+            right = torch.cat([right, asks[:, -1:]], 1)
+    source = TiledPair(left, right)
+    whats = dict(zip(DIRECTIONS, ("texts", "videos"), strict=True))
+    for direction, count in seen.items():
+        if count:
+            total = len(text if direction == forward else video)
+            warnings.warn(leak(count, total, whats[direction]), LeakWarning, stacklevel=2)
+    base = job.source()
+    report = _report(job, base, source, {way: facts for way, (_, facts) in found.items()})
+    correctors = {way: corrector for way, (corrector, _) in found.items()}
+    return Banked(base, source, report, correctors, gates, seen)
+
+
+def _report(job: Job, base: Similarity, source: Similarity, banks: dict[str, BankReport]) -> Report:
+    """The common report; what each bank taught is in ``banks``."""
+    main = next(iter(banks.values()))
+    guards = [found.guard for found in banks.values()]
+    guard = max(guards, key=lambda guard: guard.strength)
+    return Report(
+        shape=job.shape,
+        protocol="bank",
+        score_std=main.score_std,
+        emcl=main.emcl,
+        biases=None,
+        probes=None,
+        prior=None,
+        guard=guard,
+        hubs_before=nearest(base).hubs(),
+        hubs_after=nearest(source).hubs(),
+        repeated_texts=job.repeated[0],
+        repeated_videos=job.repeated[1],
+        banks=banks,
+    )

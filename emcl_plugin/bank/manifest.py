@@ -1,0 +1,238 @@
+"""corrector.json: what a saved corrector says of itself, and whether that can be.
+
+It must be the dataclass :class:`Facts` below, key by key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from reprlib import repr as shown
+from typing import Any, Protocol
+
+import numpy as np
+
+from emcl_plugin.bank import BankReport
+from emcl_plugin.bank.corrector import Corrector
+from emcl_plugin.emcl import EMCL, PRESETS
+from emcl_plugin.evidence.prior import MODES
+from emcl_plugin.io.strict_json import bad, read_as, same_keys, saved_fields
+from emcl_plugin.ncl import NCL
+from emcl_plugin.version import __version__
+
+KIND = "emcl_plugin corrector"
+FORMAT = 1
+CODES = {"float32": "F32", "float64": "F64"}
+
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""Step k makes the content of format k + 1 from that of format k."""
+SCALARS = ("metric", "renormalize", "level", "temperature", "rho", "strength")
+_METRICS = ("cosine", "dot")
+
+
+class Fitted(Protocol):
+    """A fitted Reranker, as far as saving goes; it has what :class:`Settings` names, too."""
+
+    corrector_: Corrector
+    report_: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Of the Reranker; device and memory are the machine's."""
+
+    emcl: EMCL | str | None
+    ncl: NCL | str | None
+    prior: str
+    guard: bool
+    metric: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What corrector.json holds, key by key."""
+
+    kind: str
+    format_version: int
+    package_version: str
+    protocol: str
+    dtype: str
+    dimension: int
+    n_bank: int
+    n_gallery: int
+    n_directions: int
+    n_known: int
+    n_plane: int
+    n_beside: int
+    metric: str
+    renormalize: bool
+    level: float
+    temperature: float
+    rho: float
+    strength: float
+    likeness_low: float
+    likeness_high: float
+    likeness_within: tuple[float, float, float]
+    settings: Settings
+    report: BankReport | None
+    named: bool
+    tensors: dict[str, str]
+    gallery_order: str
+    sha256: str
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of all tensors."""
+        return {
+            "gallery": (self.n_gallery, self.dimension),
+            "bias": (self.n_gallery,),
+            "basis": (self.dimension, self.n_directions),
+            "change": (self.n_directions,),
+            "bank": (self.n_bank, self.dimension),
+            "potential": (self.n_bank,),
+            "weight": (self.n_bank,),
+            "beside": (self.n_beside, self.dimension),
+            "beside_bias": (self.n_beside,),
+            "likeness.known": (self.n_known, self.dimension),
+            "likeness.plane": (self.dimension, self.n_plane),
+        }
+
+    def check(self, path: Path) -> None:
+        """That every value can be what it says it is."""
+        same_keys(self.tensors, list(self.shapes()), f"{path}: tensors")
+        emcl, ncl, prior = self.settings.emcl, self.settings.ncl, self.settings.prior
+        sizes = (
+            ("dimension", self.dimension, 1),
+            ("n_bank", self.n_bank, 1),
+            ("n_gallery", self.n_gallery, 1),
+            ("n_directions", self.n_directions, 0),
+            ("n_known", self.n_known, 0),
+            ("n_plane", self.n_plane, 0),
+            ("n_beside", self.n_beside, 0),
+        )
+        for name, value, good, allowed in (
+            ("protocol", self.protocol, self.protocol == "bank", "bank"),
+            ("dtype", self.dtype, self.dtype in CODES, tuple(CODES)),
+            *((name, size, low <= size < 1 << 48, f"from {low}") for name, size, low in sizes),
+            ("metric", self.metric, self.metric in _METRICS, _METRICS),
+            ("temperature", self.temperature, self.temperature > 0, "above 0"),
+            ("rho", self.rho, 0 < self.rho <= 1, "above 0 and at most 1"),
+            ("strength", self.strength, 0 <= self.strength <= 1, "0 to 1"),
+            ("likeness_low", self.likeness_low, self.likeness_low < self.likeness_high,
+             "below likeness_high"),
+            ("likeness_within", self.likeness_within,
+             list(self.likeness_within) == sorted(self.likeness_within), "rising"),
+            ("emcl", emcl, not isinstance(emcl, str) or emcl in ("auto", *PRESETS), "a preset"),
+            ("ncl", ncl, not isinstance(ncl, str) or ncl == "auto", "auto"),
+            ("prior", prior, prior in MODES, MODES),
+            ("settings' metric", self.settings.metric, self.settings.metric in _METRICS, _METRICS),
+        ):  # fmt: skip
+            if not good:
+                raise bad(
+                    f"the {name} is out of its range", f"{path}: {shown(value)}, not {allowed}"
+                )
+
+
+def content_of(reranker: Fitted) -> dict[str, Any]:
+    """The content of corrector.json, but for the checksums."""
+    corrector = reranker.corrector_
+    content: dict[str, Any] = {
+        "kind": KIND,
+        "format_version": FORMAT,
+        "package_version": __version__,
+        "protocol": "bank",
+        "dtype": str(corrector.gallery.dtype)[6:],
+        "dimension": corrector.dimension,
+        "n_bank": len(corrector.bank),
+        "n_gallery": len(corrector),
+        "n_directions": len(corrector.change),
+        "n_known": len(corrector.likeness.known),
+        "n_plane": corrector.likeness.plane.shape[1],
+        "n_beside": len(corrector.beside),
+        **{name: getattr(corrector, name) for name in SCALARS},
+        "likeness_low": corrector.likeness.low,
+        "likeness_high": corrector.likeness.high,
+        "likeness_within": corrector.likeness.within,
+        "settings": {field.name: getattr(reranker, field.name) for field in fields(Settings)},
+        "report": corrector.facts or None,
+        "named": bool(corrector.names),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(content, default=_plain))
+    return plain
+
+
+def _plain(value: object) -> Any:
+    """What JSON has for settings, and for NumPy's numbers."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, EMCL | NCL):
+        kept = saved_fields(type(value))
+        if all(getattr(value, f.name) is None for f in fields(value) if f.name not in kept):
+            return {name: getattr(value, name) for name in kept}
+    raise bad(
+        "these settings cannot be saved", shown(value), "leave marginals out: a bank has none"
+    )
+
+
+def checked(content: Any, path: Path) -> Facts:
+    """The facts that the content of corrector.json amounts to, or what is wrong with it."""
+    check_kind(content, path)
+    version = read_as(int, content.get("format_version"), f"{path}: format_version")
+    if version > FORMAT:
+        raise bad(
+            "the corrector was written by a newer version of emcl_plugin",
+            f"{path}: format {version} of version {shown(content.get('package_version'))}; this "
+            f"is {__version__!r}, which knows formats up to {FORMAT}",
+            "upgrade: pip install --upgrade emcl-plugin",
+        )
+    if version < FORMAT and version not in _UPGRADES:
+        raise bad("there never was such a format", f"{path}: format_version {version}")
+    current = content
+    try:
+        for step in range(version, FORMAT):
+            current = _UPGRADES[step](current)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        received = f"{path}: {shown(error)}"
+        raise bad(f"this is not what format {version} looks like", received) from None
+    nested = {"report": _nested(current["report"])} if "report" in current else {}
+    facts: Facts = read_as(Facts, current | nested, f"{path}")
+    facts.check(path)
+    if current["report"] != (None if facts.report is None else facts.report.to_dict()):
+        raise bad("the report is not that of a fit", f"{path}: report")
+    if seal(content) != content["sha256"]:
+        raise bad("the file was changed after it was saved", f"{path}: another sha256")
+    return facts
+
+
+def check_kind(content: Any, path: Path) -> None:
+    """Raise where this is no corrector.json at all."""
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        raise bad("this is not a saved corrector", f"{path}: no kind {KIND!r}", "check the path")
+
+
+def seal(content: Mapping[str, Any]) -> str:
+    """SHA-256 of everything in corrector.json but itself."""
+    text = as_json({key: value for key, value in content.items() if key != "sha256"})
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def as_json(value: Any) -> str:
+    """JSON of one form only, for checksums."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _nested(report: Any) -> Any:
+    """A report's ``to_dict`` as its dataclasses are nested, as far as it looks like one."""
+    try:
+        out = dict(report)
+        hubs = out.pop("hubs")
+        out |= {f"hubs_{when}": hubs[when] for when in ("before", "after")}
+        out["guard"] = {key: value for key, value in out["guard"].items() if key != "applied"}
+        if out["emcl"] is not None:
+            tried = [[t["strength"], t["mutual_nearest_neighbours"]] for t in out["emcl"]["tried"]]
+            out["emcl"] = {**out["emcl"], "tried": tried}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return report
+    return out

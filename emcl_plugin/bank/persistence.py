@@ -1,0 +1,278 @@
+"""A fitted corrector in a folder, none of whose files can run anything:
+
+    corrector.json          settings, scalars, report, and a SHA-256 of every tensor and of itself
+    corrector.safetensors   the tensors of :class:`~emcl_plugin.bank.corrector.Corrector`
+    names.json              what the gallery's items are called, where they have names
+
+The JSON must be :class:`~emcl_plugin.bank.manifest.Facts`, key by key, and says what the
+other two hold, down to the byte. So whatever is missing, cut
+short, swapped, edited or not ours is found before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from reprlib import repr as shown
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+
+from emcl_plugin._internal.arrays import Kind
+from emcl_plugin._internal.sizes import format_size, physical_memory
+from emcl_plugin.bank.corrector import Corrector
+from emcl_plugin.bank.manifest import (
+    CODES,
+    SCALARS,
+    Facts,
+    Fitted,
+    as_json,
+    check_kind,
+    checked,
+    content_of,
+    seal,
+)
+from emcl_plugin.bank.ood_gate import Likeness
+from emcl_plugin.io.atomic import atomic_folder, check_folder_target
+from emcl_plugin.io.members import utf8_name
+from emcl_plugin.io.strict_json import bad, check_size, opened, read_json, same_keys
+from emcl_plugin.pipeline.inputs import pick_device
+
+FACTS, TENSORS, NAMES = FILES = ("corrector.json", "corrector.safetensors", "names.json")
+LARGEST = {FACTS: 1 << 20, NAMES: 64 << 20}
+"""Bytes of JSON that are read of each file."""
+UNIT = 1e-4
+"""How far a unit vector's length may be from 1."""
+
+AnyFitted = TypeVar("AnyFitted", bound=Fitted)
+
+
+# --- the two ways ---------------------------------------------------------------------------------
+
+
+def save(reranker: Fitted, folder: Path, *, force: bool = False) -> None:
+    """Write a fitted Reranker to a folder, whole or not at all.
+
+    Parameters
+    ----------
+    reranker : Reranker
+        Fitted on a bank. Its device and memory budget are not saved.
+    folder : Path
+        To be made, in a folder that is there.
+    force : bool
+        Replace a saved corrector, or an empty folder. Nothing else is ever replaced.
+
+    Raises
+    ------
+    NotFittedError
+        Before ``fit``.
+    InputFileError
+        It cannot be written there, or the disk is full. Then nothing is.
+    StateError
+        It could not be loaded again: it holds NaN or infinity, marginals, names that are not
+        text. Also where ``force`` is to replace what is no saved corrector.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from emcl_plugin import Reranker
+    >>> from emcl_plugin.data.demo import load_demo
+    >>> fitted = Reranker().fit(load_demo().text_bank, load_demo().video)
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     save(fitted, Path(place) / "corrector")
+    ...     again = load(Path(place) / "corrector", Reranker)
+    >>> bool((again.transform(load_demo().text) == fitted.transform(load_demo().text)).all())
+    True
+    """
+    folder, corrector = Path(folder), reranker.corrector_
+    tensors = _tensors(corrector)
+    check_folder_target(folder, sum(x.nbytes for x in tensors.values()), force=force, files=FILES)
+    if folder.exists() and any(folder.iterdir()):
+        check_kind(read_json(folder / FACTS, LARGEST[FACTS]), folder / FACTS)
+    count = len(corrector) if corrector.names else 0
+    names = _check_names(list(corrector.names), count, folder / NAMES)
+    digests = _digests(tensors)
+    content = content_of(reranker)
+    content["tensors"] = {name: digest.hexdigest() for name, digest in digests.items()}
+    content["gallery_order"] = _order(digests["gallery"], names)
+    content["sha256"] = seal(content)
+    facts = checked(content, folder / FACTS)  # what could not be loaded is not saved
+    _check_tensors(tensors, digests, facts, folder / TENSORS)
+    texts = {FACTS: json.dumps(content, indent=2).encode(), NAMES: as_json(names).encode()}
+    for name, text in texts.items():
+        check_size(folder / name, len(text), LARGEST[name])
+    with atomic_folder(folder, force=force, files=FILES) as part:
+        _write(part / FACTS, texts[FACTS])
+        _write(part / TENSORS, to_bytes(tensors))
+        if names:
+            _write(part / NAMES, texts[NAMES])
+
+
+def load(folder: Path, kind: Callable[..., AnyFitted], *, device: str | None = None) -> AnyFitted:
+    """The fitted Reranker of a folder; nothing in it is executed, and nothing is guessed.
+
+    Parameters
+    ----------
+    folder : Path
+        As :func:`save` wrote it. Other files in it are not looked at.
+    kind : type
+        What to make of it: Reranker, or a class that is one.
+    device : str, optional
+        Where to hold it. Default: "cpu".
+
+    Returns
+    -------
+    kind
+        Its scores are those of the one that was saved, bit for bit.
+
+    Raises
+    ------
+    StateError
+        Anything is missing, damaged, of a newer version, or not a saved corrector.
+    InputValueError
+        There is no such device.
+
+    Examples
+    --------
+    >>> from emcl_plugin import Reranker
+    >>> load(Path("nowhere"), Reranker)
+    Traceback (most recent call last):
+        ...
+    emcl_plugin.errors.StateError: there is no saved corrector
+      received: nowhere does not exist
+      to do:    check the path
+    """
+    folder = Path(folder)
+    if not os.path.isdir(folder):
+        what = "is a file, not a folder" if os.path.exists(folder) else "does not exist"
+        raise bad("there is no saved corrector", f"{folder} {what}", "check the path")
+    facts = checked(read_json(folder / FACTS, LARGEST[FACTS]), folder / FACTS)
+    tensors = _read_tensors(folder / TENSORS, facts)
+    digests = _digests(tensors)
+    _check_tensors(tensors, digests, facts, folder / TENSORS)
+    names: list[str] = []
+    if facts.named:
+        names = _check_names(
+            read_json(folder / NAMES, LARGEST[NAMES]), facts.n_gallery, folder / NAMES
+        )
+    if _order(digests["gallery"], names) != facts.gallery_order:
+        raise bad(
+            "the gallery's items or names are not those that were saved, in their order",
+            f"{folder}: another gallery_order",
+        )
+    place = pick_device(device or "cpu", Kind.of(tensors["gallery"]))
+    held: dict[str, Any] = {name: x.to(place) for name, x in tensors.items()}
+    known, plane = held.pop("likeness.known"), held.pop("likeness.plane")
+    reranker = kind(device=device, **vars(facts.settings))
+    reranker.corrector_ = Corrector(
+        **held,
+        **{name: getattr(facts, name) for name in SCALARS},
+        likeness=Likeness(
+            known, facts.likeness_low, facts.likeness_high, plane, facts.likeness_within
+        ),
+        names=tuple(names),
+        facts={} if facts.report is None else facts.report.to_dict(),
+    )
+    if facts.report is not None:
+        reranker.report_ = facts.report
+    return reranker
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def _order(gallery: Any, names: list[str]) -> str:
+    """SHA-256 of the gallery, whose own is given, and its names, in their order."""
+    digest = gallery.copy()
+    digest.update(as_json(names).encode())
+    return str(digest.hexdigest())
+
+
+# --- tensors and names ----------------------------------------------------------------------------
+
+
+def _tensors(corrector: Corrector) -> dict[str, torch.Tensor]:
+    """All tensors by name, contiguous and on the CPU."""
+    names = [f.name for f in fields(Corrector) if f.type == "torch.Tensor"]
+    every = {name: getattr(corrector, name) for name in names}
+    every["likeness.known"] = corrector.likeness.known
+    every["likeness.plane"] = corrector.likeness.plane
+    return {name: x.detach().cpu().contiguous() for name, x in every.items()}
+
+
+def _digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    return {name: hashlib.sha256(x.numpy().reshape(-1).data) for name, x in tensors.items()}
+
+
+def _read_tensors(path: Path, facts: Facts) -> dict[str, torch.Tensor]:
+    """The tensors, once their names, shapes and dtypes are what they must be."""
+    shapes, code = facts.shapes(), CODES[facts.dtype]
+    with opened(path) as (file, size):
+        start = file.read(8)
+    if size > physical_memory():
+        raise bad("the corrector does not fit into the memory", f"{path}: {format_size(size)}")
+    try:
+        with utf8_name(path) as named, safe_open(named, framework="pt") as stored:
+            same_keys(dict.fromkeys(stored.keys()), list(shapes), f"{path}")
+            for name, shape in shapes.items():
+                entry = stored.get_slice(name)
+                if entry.get_dtype() != code:
+                    received = f"{path}: {name} {entry.get_dtype()}, not {code}"
+                    raise bad("a tensor has another dtype", received)
+                if tuple(entry.get_shape()) != shape:
+                    received = f"{path}: {name} {tuple(entry.get_shape())}, not {shape}"
+                    raise bad("a tensor has another shape", received)
+            return {name: stored.get_tensor(name).clone() for name in shapes}
+    except SafetensorError as error:
+        problem = "the file is damaged, cut short, or not a safetensors file"
+        if start[:1] == b"\x80":
+            problem = "the file is a pickle, which could run any code, or damaged"
+        elif start[:2] == b"PK":
+            problem = "the file is a zip archive, as of torch.save, not a safetensors file"
+        received = f"{path}: {size} bytes that begin with {start!r}; {error}"
+        raise bad(problem, received) from None
+
+
+def _check_tensors(
+    tensors: Mapping[str, torch.Tensor], digests: Mapping[str, Any], facts: Facts, path: Path
+) -> None:
+    """That the tensors can be a corrector's, and are those that were saved."""
+    for name, x in tensors.items():
+        if tuple(x.shape) != facts.shapes()[name] or str(x.dtype)[6:] != facts.dtype:
+            received = f"{path}: {name} {tuple(x.shape)}, {x.dtype}"
+            raise bad("a tensor's shape or dtype does not go with the others'", received)
+        _all(torch.isfinite(x), name, x, "a tensor holds NaN or infinity", path)
+    weight = tensors["weight"]
+    _all((weight > 0) & (weight <= 1), "weight", weight, "a weight is not in (0, 1]", path)
+    for name in ("gallery", "bank", "beside", "likeness.known") if facts.metric == "cosine" else ():
+        length = torch.linalg.vector_norm(tensors[name], dim=1)
+        _all((length - 1).abs() <= UNIT, f"length of {name}", length, "no unit vector", path)
+    for name, digest in digests.items():
+        if digest.hexdigest() != facts.tensors.get(name):
+            raise bad("a tensor is not the one that was saved", f"{path}: {name}, another sha256")
+
+
+def _all(good: torch.Tensor, name: str, x: torch.Tensor, problem: str, path: Path) -> None:
+    """Raise at the first place that is not good."""
+    if not bool(good.all()):
+        place = [int(i) for i in (~good).nonzero()[0]]
+        raise bad(problem, f"{path}: {name}{place} = {float(x[tuple(place)]):g}")
+
+
+def _check_names(names: Any, count: int, path: Path) -> list[str]:
+    """The names, if they are texts, ``count`` of them."""
+    if not isinstance(names, list):
+        raise bad("the names are not a list", f"{path}: {shown(names)}")
+    wrong = [(i, name) for i, name in enumerate(names) if not isinstance(name, str)]
+    if wrong:
+        raise bad("a name is not text", f"{path}: names[{wrong[0][0]}] = {shown(wrong[0][1])}")
+    if len(names) != count:
+        raise bad("there must be one name per item", f"{path}: {len(names)} for {count} items")
+    return names

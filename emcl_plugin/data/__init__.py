@@ -1,0 +1,1 @@
+"""The demo data that ship with the package."""

@@ -1,0 +1,235 @@
+"""A run with ground truth: before, after and the ablation, measured; what the report shows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from emcl_plugin._internal.arrays import Array
+from emcl_plugin._internal.directions import DIRECTIONS
+from emcl_plugin._internal.progress import Progress
+from emcl_plugin.bank.both_directions import Banked
+from emcl_plugin.baselines.vectors import Changed
+from emcl_plugin.evaluation.compare import ABLATION, INPUT, OURS, Row, ablation_row
+from emcl_plugin.evaluation.hubness import Hubness, ModalityGap, hubness, modality_gap
+from emcl_plugin.evaluation.metrics import MEASURES, evaluate
+from emcl_plugin.ground_truth import GroundTruth
+from emcl_plugin.pipeline.correct import Correction
+from emcl_plugin.pipeline.job import Job
+from emcl_plugin.pipeline.report import Report
+from emcl_plugin.scores import Features, Scorer, Similarity
+
+
+@dataclass(frozen=True)
+class Names:
+    """What people call the items; empty where not known.
+
+    Attributes
+    ----------
+    text, video : sequence of str
+        Captions, and titles or file names.
+    video_links : sequence of str
+        Address of a thumbnail or a video for each video.
+    """
+
+    text: Sequence[str] = field(default_factory=tuple)
+    video: Sequence[str] = field(default_factory=tuple)
+    video_links: Sequence[str] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything about a run with known right answers.
+
+    Attributes
+    ----------
+    report : Report
+        What the correction did.
+    rows : list of Row
+        The ablation: "input", "+EMCL" (with features), "+NCL", "emcl_plugin".
+    before, after : Similarity
+        (texts, videos).
+    hubness : dict of str to (Hubness, Hubness)
+        Before and after, by direction: of the videos, and of the texts.
+    gap : (ModalityGap, ModalityGap) or None
+        Of the features as they came, and after EMCL (NCL moves no features).
+    truth : GroundTruth
+    names : Names
+    """
+
+    report: Report
+    rows: list[Row]
+    before: Similarity
+    after: Similarity
+    hubness: dict[str, tuple[Hubness, Hubness]]
+    gap: tuple[ModalityGap, ModalityGap] | None
+    truth: GroundTruth
+    names: Names
+
+    def row(self, name: str) -> Row:
+        """A row of the ablation by its name."""
+        return next(row for row in self.rows if row.name == name)
+
+    def gains(self, measure: str = "R@1") -> dict[str, Any]:
+        """After against before, by direction, with interval and test."""
+        found = self.row(OURS).gain_over(self.row(INPUT), measure)
+        return dict(zip(DIRECTIONS, found, strict=True))
+
+    def to_dict(self, measures: Sequence[str] = MEASURES) -> dict[str, Any]:
+        """For JSON."""
+        gap = None
+        if self.gap is not None:
+            gap = {
+                when: {"means": found.means, "pairs": found.pairs}
+                for when, found in zip(("before", "after"), self.gap, strict=True)
+            }
+        return {
+            "ablation": [row.to_dict(measures) for row in self.rows],
+            "gain": {d: {"measure": "R@1", **g.to_dict()} for d, g in self.gains().items()},
+            "hubness": {
+                d: {"before": before.to_dict(), "after": after.to_dict()}
+                for d, (before, after) in self.hubness.items()
+            },
+            "modality_gap": gap,
+        }
+
+
+def study(
+    job: Job,
+    found: Correction | Banked,
+    truth: GroundTruth,
+    *,
+    several: str = "best",
+    names: Names | None = None,
+    progress: Progress | None = None,
+) -> Study:
+    """Measure a correction and its parts against the ground truth.
+
+    Parameters
+    ----------
+    job : Job
+    found : Correction or Banked
+        What the job gave, or banks made of it (without an ablation).
+    truth : GroundTruth
+    several : {"best", "mean", "worst"}
+        The rank of a query with several right items.
+    names : Names, optional
+    progress : callable, optional
+    """
+    if isinstance(found, Banked):
+        return _banked(found, truth, several, names or Names(), progress)
+    has = {
+        "+EMCL": job.emcl is not None and job.has_features,
+        "+NCL": job.ncl is not None and job.prior != "off",
+    }
+    kept = [name for name in ABLATION if has.get(name, True)]
+    before, after = found.base, found.source
+    rows = []
+    for done, name in enumerate(kept, 1):
+        whole = found if name == OURS else None
+        rows.append(ablation_row(job, name, before, truth, several, whole))
+        if progress is not None:
+            progress("measuring", done, len(kept))
+    spread = {
+        DIRECTIONS[0]: (rows[0].hubness, rows[-1].hubness),
+        DIRECTIONS[1]: (hubness(before.T), hubness(after.T)),
+    }
+    gap = None
+    if job.features is not None:
+        pairs = (truth.query, truth.item)
+        own = modality_gap(*job.features, pairs)
+        gap = own, modality_gap(*_mapped(job, found), pairs)
+    return Study(job.report(found), rows, before, after, spread, gap, truth, names or Names())
+
+
+def _banked(
+    found: Banked,
+    truth: GroundTruth,
+    several: str,
+    names: Names,
+    progress: Progress | None,
+) -> Study:
+    rows = []
+    titles = {INPUT: ("the scores as they are", "none"), OURS: (OURS, "bank")}
+    sources = {INPUT: found.base, OURS: found.source}
+    for done, (name, (title, protocol)) in enumerate(titles.items(), 1):
+        started = time.perf_counter()
+        evaluation = evaluate(sources[name], truth, several)
+        seconds = time.perf_counter() - started
+        hubs = hubness(sources[name])
+        rows.append(Row(name, title, protocol, True, seconds, evaluation, hubs))
+        if progress is not None:
+            progress("measuring", done, len(titles))
+    spread = {
+        DIRECTIONS[0]: (rows[0].hubness, rows[1].hubness),
+        DIRECTIONS[1]: (hubness(found.base.T), hubness(found.source.T)),
+    }
+    return Study(found.report, rows, found.base, found.source, spread, None, truth, names)
+
+
+def _mapped(job: Job, found: Correction) -> tuple[Features, Features]:
+    """The features after the EMCL that was applied."""
+    assert job.features is not None
+    text, video = job.features
+    subspaces, report = found.subspaces, found.emcl
+    if subspaces is None or report is None or report.strength == 0 or not found.guard.applied:
+        return text, video
+    unit = job.sim is None and job.emcl is not None and job.emcl.renormalize
+    unit = unit and text.metric == "cosine"
+
+    def change(x: torch.Tensor, _: int) -> torch.Tensor:
+        return subspaces.apply(x, report.strength, renormalize=unit)
+
+    return Changed(text, change), Changed(video, change)
+
+
+def _shuffled(given: Array | Scorer, rows: torch.Tensor, columns: torch.Tensor) -> Array | Scorer:
+    if isinstance(given, np.ndarray | torch.Tensor):
+        return given[rows][:, columns]
+    return given.take(rows, columns)
+
+
+def order_leaks(job: Job, found: Correction, truth: GroundTruth | None = None) -> float:
+    """Share of queries, of both directions, whose rank changes when all items are shuffled.
+
+    0 unless the order of the items leaks into the result; ranks within rounding of each other
+    may swap. Without ground truth, best matches are compared instead of ranks. Holds a shuffled
+    copy of the input in memory.
+    """
+    rng = np.random.default_rng(0)
+    order = [rng.permutation(n) for n in job.shape]
+    rows, columns = (torch.from_numpy(x) for x in order)
+    sides = None if job.features is None else tuple(side.array for side in job.features)
+    given = job.given
+    shuffled = Job(
+        None if given is None else _shuffled(given, rows, columns),
+        None if sides is None else (sides[0][rows], sides[1][columns]),
+        emcl=job.emcl,
+        ncl=job.ncl,
+        prior=job.prior,
+        guard=job.guard,
+        metric="cosine" if job.features is None else job.features[0].metric,
+        device=job.device,
+        dtype=job.kind.dtype,
+        memory=job.memory,
+    ).correct()
+    if truth is None:
+        rows, columns = rows.to(job.device), columns.to(job.device)
+        texts = columns[shuffled.after.video_of_text] != found.after.video_of_text[rows]
+        videos = rows[shuffled.after.text_of_video] != found.after.text_of_video[columns]
+        return float((texts.sum() + videos.sum()) / (len(texts) + len(videos)))
+    new = [np.argsort(x) for x in order]  # where each item went
+    pairs = np.stack([new[0][truth.query], new[1][truth.item]], axis=1)
+    moved = evaluate(shuffled.source, GroundTruth.from_pairs(pairs, truth.shape, truth.grade))
+    still = evaluate(found.source, truth)
+    changed = total = 0
+    for (_, a), (_, b), place in zip(still.directions, moved.directions, new, strict=True):
+        there = np.argsort(np.argsort(place[a.queries]))  # b's queries are sorted by new place
+        changed += int((a.ranks() != b.ranks()[there]).sum())
+        total += len(there)
+    return changed / total

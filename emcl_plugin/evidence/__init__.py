@@ -1,0 +1,1 @@
+"""How far a correction can be trusted without labels."""

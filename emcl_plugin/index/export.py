@@ -1,0 +1,321 @@
+"""A corrector's gallery written for a store: FAISS, NumPy, Parquet, LanceDB, Qdrant.
+
+Everything is written beside its target and then renamed, so a target is there whole or not at
+all. An item's id is its name, or its index where the gallery has no names.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emcl_plugin.bank.corrector import Corrector
+from emcl_plugin.errors import EmclError, InputFileError, InputValueError, ran_out_of_memory
+from emcl_plugin.index.faiss import require, to_faiss
+from emcl_plugin.index.mips import Vectors, gallery_vectors, longest
+from emcl_plugin.io.atomic import (
+    atomic_folder,
+    atomic_writer,
+    check_folder_target,
+    check_target,
+    prefix,
+)
+from emcl_plugin.io.npy import write_npy
+from emcl_plugin.io.write import checked_ids
+
+TABLE = "gallery"
+"""Name of the LanceDB table and of the Qdrant collection."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes
+    ----------
+    path : Path
+    to, space : str
+    count, dimension : int
+        Vectors, and their dimension: D + 1, in the spaces "cosine" and "l2" D + 2.
+    phi : float or None
+        The bound of the lengths; None for "ip". Keep it: items to come need the same.
+    """
+
+    path: Path
+    to: str
+    space: str
+    count: int
+    dimension: int
+    phi: float | None
+
+
+def export(
+    corrector: Corrector,
+    target: str | Path,
+    to: str,
+    *,
+    factory: str = "Flat",
+    space: str = "ip",
+    phi: float | None = None,
+    force: bool = False,
+) -> Exported:
+    """Write the gallery's exported vectors, (n_gallery, D + 1), for a store.
+
+    Parameters
+    ----------
+    corrector : Corrector
+    target : path
+        A file for "faiss" and "parquet", a folder for the others.
+    to : {"faiss", "npy", "parquet", "lancedb", "qdrant"}
+        "faiss" writes an index, and beside it FILE.ids.txt if the gallery has names; "npy"
+        gallery.npy, and ids.txt if it has names; "parquet" the columns id and vector; "lancedb"
+        a database with the table gallery (id, vector); "qdrant" an embedded database with the
+        collection gallery (payload id).
+    factory : str
+        The index of "faiss", see :func:`~emcl_plugin.index.faiss.to_faiss`.
+    space, phi
+        As in :func:`~emcl_plugin.index.mips.gallery_vectors`.
+    force : bool
+        Replace an earlier export. A folder that holds anything else is never replaced.
+
+    Returns
+    -------
+    Exported
+
+    Raises
+    ------
+    InputFileError
+        The target is there already, or cannot be written.
+    InputValueError
+        No such store, space or index; an item is longer than phi.
+    MissingLibraryError
+        The store's library is not installed.
+
+    Examples
+    --------
+    >>> from emcl_plugin import Reranker
+    >>> from emcl_plugin.data.demo import load_demo
+    >>> demo = load_demo()
+    >>> reranker = Reranker().fit(demo.text_bank, demo.video, names=demo.video_names)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     done = export(reranker.corrector_, f"{folder}/out", "npy")
+    ...     np.load(done.path / "gallery.npy").shape, sorted(p.name for p in done.path.iterdir())
+    ((945, 129), ['gallery.npy', 'ids.txt'])
+    """
+    target = Path(target)
+    if to not in WRITERS:
+        raise InputValueError("no such store", repr(to), f"use one of {', '.join(WRITERS)}")
+    if factory != "Flat" and to != "faiss":
+        raise InputValueError(
+            "an index factory is for FAISS only", f"factory={factory!r}, to={to!r}", "leave it out"
+        )
+    one_per_line = to in ("faiss", "npy")
+    broken = [n for n in corrector.names if one_per_line and ("\n" in n or "\r" in n)]
+    if broken:
+        raise InputValueError(
+            "a name holds a line break, and ids are written one per line",
+            repr(broken[0]),
+            'export to "parquet", "lancedb" or "qdrant", or fit with other names',
+        )
+    checked_ids(corrector.names or None, len(corrector), "gallery")
+    writer = WRITERS[to]
+    if writer.library:
+        require(writer.library)
+    size = 4 * len(corrector) * (corrector.dimension + 1)
+    _check(target, size, writer.folder, force=force)
+    if phi is None and space != "ip":
+        phi = longest(corrector)
+    vectors = gallery_vectors(corrector, space, phi=phi)
+    job = _Job(corrector, vectors, factory, space, phi)
+    try:
+        if writer.folder is None:
+            writer.write(job, target, force)
+        else:
+            with _new_folder(target, writer.folder, force=force) as part:
+                writer.write(job, part, force)
+    except (EmclError, MemoryError):
+        raise
+    except (OSError, RuntimeError, ValueError, sqlite3.Error) as error:
+        if ran_out_of_memory(error):
+            raise
+        raise InputFileError(
+            f"the export to {to} failed; nothing was written",
+            f"{target}: {error}",
+            "make room, or name another place",
+        ) from error
+    count, dimension = vectors.shape
+    return Exported(target, to, space, count, dimension, None if space == "ip" else phi)
+
+
+# --- the stores ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Job:
+    corrector: Corrector
+    vectors: Vectors
+    factory: str
+    space: str
+    phi: float | None
+
+    @property
+    def ids(self) -> list[str]:
+        return list(self.corrector.names) or [str(i) for i in range(len(self.corrector))]
+
+    def table(self) -> Any:
+        """(id, vector) as an Arrow table."""
+        arrow = require("pyarrow")
+        flat = arrow.array(self.vectors.reshape(-1))
+        rows = arrow.FixedSizeListArray.from_arrays(flat, self.vectors.shape[1])
+        return arrow.table({"id": arrow.array(self.ids, arrow.string()), "vector": rows})
+
+
+def _faiss(job: _Job, path: Path, force: bool) -> None:
+    faiss = require("faiss")
+    index = to_faiss(job.corrector, job.factory, space=job.space, phi=job.phi)
+    beside = _ids_beside(path)
+    with ExitStack() as stack:  # the ids become visible first
+        file = stack.enter_context(atomic_writer(path, force=force))
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
+        if job.corrector.names:
+            ids = stack.enter_context(atomic_writer(beside, force=force))
+            ids.write(_lines(job))
+    if not job.corrector.names:
+        beside.unlink(missing_ok=True)  # of an earlier export
+
+
+def _npy(job: _Job, folder: Path, force: bool) -> None:
+    del force
+    shape = (len(job.vectors), job.vectors.shape[1])
+    write_npy(folder / "gallery.npy", shape, np.dtype(np.float32), [job.vectors])
+    if job.corrector.names:
+        (folder / "ids.txt").write_bytes(_lines(job))
+
+
+def _parquet(job: _Job, path: Path, force: bool) -> None:
+    parquet = require("pyarrow.parquet")
+    with atomic_writer(path, force=force) as file:
+        parquet.write_table(job.table(), file)
+
+
+def _lancedb(job: _Job, folder: Path, force: bool) -> None:
+    del force
+    require("lancedb").connect(str(folder)).create_table(TABLE, job.table())
+
+
+def _qdrant(job: _Job, folder: Path, force: bool) -> None:
+    del force
+    qdrant = require("qdrant_client")
+    distances = {"ip": "DOT", "cosine": "COSINE", "l2": "EUCLID"}
+    distance = qdrant.models.Distance[distances[job.space]]
+    client = qdrant.QdrantClient(path=str(folder))
+    try:
+        size = job.vectors.shape[1]
+        params = qdrant.models.VectorParams(size=size, distance=distance)
+        client.create_collection(TABLE, vectors_config=params)
+        with suppress(AttributeError):  # or it waits for the disk at every point
+            points = client._client.collections[TABLE].storage.storage
+            points.execute("PRAGMA synchronous = OFF")
+        client.upload_collection(
+            TABLE,
+            vectors=job.vectors,
+            ids=range(len(job.vectors)),
+            payload=({"id": name} for name in job.ids),
+            wait=True,
+        )
+    finally:
+        client.close()
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """How to write, what that needs, and for a folder all that an export leaves in it."""
+
+    write: Callable[[_Job, Path, bool], None]
+    library: str = ""
+    folder: frozenset[str] | None = None
+
+
+WRITERS = {
+    "faiss": _Writer(_faiss, "faiss"),
+    "npy": _Writer(_npy, "", frozenset({"gallery.npy", "ids.txt"})),
+    "parquet": _Writer(_parquet, "pyarrow"),
+    "lancedb": _Writer(_lancedb, "lancedb", frozenset({f"{TABLE}.lance"})),
+    "qdrant": _Writer(
+        _qdrant,
+        "qdrant_client",
+        frozenset({"meta.json", ".lock", "collection", f"collection/{TABLE}"}),
+    ),
+}
+
+
+def _lines(job: _Job) -> bytes:
+    return "".join(f"{name}\n" for name in job.ids).encode()
+
+
+def _ids_beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.ids.txt")
+
+
+# --- targets ------------------------------------------------------------------------------------
+
+
+def _check(target: Path, size: int, leaves: frozenset[str] | None, *, force: bool) -> None:
+    """Raise now if the target cannot be written or holds something else."""
+    if leaves is None:
+        for path in (target, _ids_beside(target)):
+            check_target(path, size, force=force)
+    elif force and target.is_dir():
+        _check_leaves(target, leaves)
+    else:
+        check_folder_target(target, size, force=force, files=())
+
+
+def _check_leaves(folder: Path, leaves: frozenset[str]) -> None:
+    """Raise where a folder holds what no export of this kind leaves there."""
+    inner = [path for name in leaves if "/" in name for path in (folder / name).parent.glob("*")]
+    found = {path.relative_to(folder).as_posix() for path in (*folder.iterdir(), *inner)}
+    if found - leaves:
+        raise InputFileError(
+            "the output folder holds something else, too, and is not replaced",
+            str(folder / min(found - leaves)),
+            "name another folder",
+        )
+
+
+@contextmanager
+def _new_folder(path: Path, leaves: frozenset[str], *, force: bool) -> Iterator[Path]:
+    """As :func:`atomic_folder`, for folders with folders in them."""
+    path, old = path.resolve(), None
+    try:
+        with atomic_folder(path, force=False, files=()) as part:
+            yield part
+            for file in part.rglob("*"):
+                _sync(file)
+            if force and path.is_dir():
+                _check_leaves(path, leaves)
+                old = Path(tempfile.mkdtemp(prefix=prefix(path), suffix=".old", dir=path.parent))
+                path.rename(old)
+    except BaseException:
+        if old is not None:
+            old.rename(path)
+        raise
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,1 @@
+"""One correction from inputs to report: the order of things, memory, checkpoints."""

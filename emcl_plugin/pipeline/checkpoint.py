@@ -1,0 +1,311 @@
+"""Runs that survive: a file of Sinkhorn's potentials, from which a run that was killed goes on.
+
+A safetensors file. Its tensors are those of :class:`emcl_plugin.ncl.Reached`, ``0.f`` of the
+first solve, ``1.f`` of the second; its metadata say to which data and settings they belong, at
+which temperature each solve is, and a SHA-256 of all this. So another run's file, and one that
+is damaged or not ours, is found before it is used.
+
+On the CPU, with the same number of threads and the same memory budget, a run that went on gives
+the bits of one that was never interrupted. On a GPU, and with another number of threads, device
+or budget, it gives the same up to rounding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_bytes
+
+from emcl_plugin._internal.arrays import read_rows
+from emcl_plugin.errors import EmclError, InputFileError, InputValueError
+from emcl_plugin.io.atomic import atomic_writer, check_target
+from emcl_plugin.io.members import utf8_name
+from emcl_plugin.io.strict_json import read_as
+from emcl_plugin.ncl import Reached
+from emcl_plugin.scores import rows_per_block
+from emcl_plugin.version import __version__
+
+if TYPE_CHECKING:
+    from emcl_plugin.pipeline.job import Job
+
+KIND = "emcl_plugin checkpoint 1"
+SECONDS = 10.0
+"""The file is not written more often than this; one of 100 MB takes a fraction of a second."""
+
+_TENSORS = ("f", "g", "next_g", "centre")
+
+
+@contextmanager
+def journal(job: Job, path: str | Path | None) -> Iterator[Checkpoint | SharedCheckpoint | None]:
+    """The checkpoint of a job, or none where there is no path."""
+    if path is None:
+        yield None
+    elif job.world.size == 1:
+        with Checkpoint(Path(path), job) as own:
+            yield own
+    else:
+        shared = SharedCheckpoint(Path(path), job)
+        with shared.own or nullcontext():
+            yield shared
+
+
+class Checkpoint:
+    """What a run's solves have reached, kept in a file for as long as the run lasts.
+
+    As a context it removes the file when the block ends well, and brings it up to date when the
+    block is interrupted or fails.
+
+    Parameters
+    ----------
+    path : Path
+        Where it is kept. If it is there, the run goes on from it.
+    job : Job
+        The data and the settings that it belongs to.
+    others : object
+        What else it belongs to: the rows of the other processes.
+
+    Attributes
+    ----------
+    resumed : int
+        Rounds that an earlier run has done.
+
+    Raises
+    ------
+    InputFileError
+        The file is damaged, not a checkpoint, or belongs to other data or settings; or none can
+        be written there.
+    InputValueError
+        There are no rounds to keep: without NCL, and with POT's solver.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from emcl_plugin import rerank
+    >>> from emcl_plugin.data.demo import load_demo
+    >>> def stop(stage, done, total):
+    ...     if stage == "sinkhorn" and done == 3:
+    ...         raise KeyboardInterrupt
+    >>> demo = load_demo()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "run.safetensors"
+    ...     with suppress(KeyboardInterrupt):
+    ...         rerank(None, (demo.text, demo.video), resume=file, progress=stop)
+    ...     file.exists()
+    ...     scores = rerank(None, (demo.text, demo.video), resume=file)
+    ...     file.exists()
+    True
+    False
+    >>> bool((scores == rerank(None, (demo.text, demo.video))).all())
+    True
+    """
+
+    def __init__(self, path: Path, job: Job, others: object = None) -> None:
+        if job.ncl is None or job.prior == "off" or job.ncl.solver == "pot":
+            raise InputValueError(
+                "this run has no rounds that could be kept",
+                f"{path}, with " + ("POT's solver" if job.ncl and job.prior != "off" else "no NCL"),
+                "leave resume out",
+            )
+        self.path = path
+        self._job = _fingerprint(job, others)
+        size = sum(job.shape) * 4 * job.dtype.itemsize
+        check_target(path, size, force=True)
+        self._solves = _read(path, self._job, job) if path.exists() else []
+        self.resumed = sum(solve.reached.rounds for solve in self._solves)
+        self._place, self._begun = -1, (0.0, 0.0)
+        self._stale = False
+        self._written = time.monotonic()
+
+    def begin(self, temperature: float, rho: float) -> Reached | None:
+        """What an earlier run reached in the solve that begins now."""
+        self._place, self._begun = self._place + 1, (temperature, rho)
+        if self._place == len(self._solves):
+            return None
+        found = self._solves[self._place]
+        if not (math.isclose(found.temperature, temperature, rel_tol=1e-5) and found.rho == rho):
+            raise _bad(
+                "the checkpoint's run took another way than this one",
+                f"{self.path}: temperature {found.temperature:.6g} and rho {found.rho:g} in solve "
+                f"{self._place + 1}, here {temperature:.6g} and {rho:g}",
+            )
+        return found.reached
+
+    def keep(self, reached: Reached) -> None:
+        """What this solve has reached; written if the last time is some seconds ago."""
+        self._solves[self._place :] = [_Solve(*self._begun, reached)]
+        self._stale = True
+        if time.monotonic() - self._written >= SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        tensors = {
+            f"{place}.{name}": getattr(solve.reached, name).cpu().numpy()
+            for place, solve in enumerate(self._solves)
+            for name in _TENSORS
+        }
+        solves = json.dumps(
+            [(s.temperature, s.rho, s.reached.rounds, s.reached.error) for s in self._solves]
+        )
+        notes = {"kind": KIND, "job": self._job, "solves": solves}
+        notes["sha256"] = _seal(notes, tensors)
+        with atomic_writer(self.path, force=True) as file:
+            file.write(to_bytes(tensors, notes))
+        self._stale = False
+        self._written = time.monotonic()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.path.unlink(missing_ok=True)
+        elif self._stale:
+            with suppress(OSError):  # a full disk, say, which may be the very error
+                self._write()
+
+
+class SharedCheckpoint:
+    """The checkpoint of several processes: the first one keeps it."""
+
+    def __init__(self, path: Path, job: Job) -> None:
+        self.world, self.device = job.world, job.device
+        rows = None if self.world.counts is None else self._rows(job)
+        first = self.world.rank == 0
+        self.own = self.world.together(lambda: Checkpoint(path, job, rows) if first else None)
+        self.resumed = self.world.told(0 if self.own is None else self.own.resumed)
+
+    def _rows(self, job: Job) -> list[list[float]]:
+        """SHA-256 of every process's rows of a matrix, as numbers that float64 holds."""
+        digest = hashlib.sha256()
+        self.world.together(lambda: _feed(digest, job.given, job.dtype))
+        words = np.frombuffer(digest.digest(), ">u4")
+        return self.world.gather(words.tolist())
+
+    def begin(self, temperature: float, rho: float) -> Reached | None:
+        """What an earlier run reached in the solve that begins now."""
+
+        def reached() -> Reached | None:
+            found = None if self.own is None else self.own.begin(temperature, rho)
+            return None if found is None else found.to(torch.device("cpu"))
+
+        told = self.world.told(self.world.together(reached))
+        return None if told is None else told.to(self.device)
+
+    def keep(self, reached: Reached) -> None:
+        """What this solve has reached."""
+        if self.own is not None:
+            self.own.keep(reached)
+
+
+@dataclass(frozen=True)
+class _Solve:
+    """One solve of a run, and where it stands."""
+
+    temperature: float
+    rho: float
+    reached: Reached
+
+
+def _read(path: Path, name: str, job: Job) -> list[_Solve]:
+    """The solves of a checkpoint of this job."""
+    try:
+        with utf8_name(path) as named, safe_open(named, framework="np") as file:
+            notes = file.metadata() or {}
+            names = file.keys() if notes.get("kind") == KIND else ()
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
+        raise _bad("the file is damaged, or not a checkpoint", f"{path}: {error}") from None
+    if notes.get("kind") != KIND:
+        raise _bad("the file is not a checkpoint", f"{path}: no kind {KIND!r}")
+    if notes.pop("sha256", None) != _seal(notes, tensors):
+        raise _bad("the checkpoint was changed or damaged", f"{path}: another sha256")
+    if notes.get("job") != name:
+        raise _bad(
+            "the checkpoint belongs to another run",
+            f"{path}: of other data, other settings or another version than {__version__}",
+        )
+    try:
+        return list(_solves(notes["solves"], tensors, job))
+    except (EmclError, KeyError, ValueError, RecursionError) as error:
+        received = " ".join(str(error).split())[:200]
+        raise _bad("the checkpoint is none of this program's", f"{path}: {received}") from None
+
+
+def _solves(text: str, tensors: Mapping[str, np.ndarray[Any, Any]], job: Job) -> Iterator[_Solve]:
+    """The solves that the notes list, if their numbers and tensors can be this job's."""
+    listed = read_as(tuple[tuple[float, float, int, float], ...], json.loads(text), "solves")
+    dtype = np.dtype(str(job.dtype)[6:])
+    for place, (temperature, rho, rounds, worst) in enumerate(listed):
+        given = [tensors[f"{place}.{name}"] for name in _TENSORS]
+        shapes = [(job.shape[0],), *[(job.shape[1],)] * 3]
+        if [x.shape for x in given] != shapes or any(x.dtype != dtype for x in given):
+            raise ValueError(f"tensors of solve {place} are not {shapes} of {dtype}")
+        if rounds < 1 or not all(np.isfinite(x).all() for x in given):
+            raise ValueError(f"solve {place} is none")
+        f, g, next_g, centre = (torch.from_numpy(x).to(job.device) for x in given)
+        yield _Solve(temperature, rho, Reached(f, g, next_g, centre, rounds, worst))
+
+
+def _bad(problem: str, received: str) -> InputFileError:
+    return InputFileError(problem, received, "remove it to start anew, or name another file")
+
+
+def _seal(notes: Mapping[str, str], tensors: Mapping[str, np.ndarray[Any, Any]]) -> str:
+    """SHA-256 of all of a checkpoint but itself."""
+    digest = hashlib.sha256(json.dumps(sorted(notes.items())).encode())
+    for name, array in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+# --- which run it is ------------------------------------------------------------------------------
+
+
+def _fingerprint(job: Job, others: object) -> str:
+    """SHA-256 of the data and of all settings that change what is solved.
+
+    Not of the device, the memory budget and the outputs: a run may go on with others.
+    """
+    digest = hashlib.sha256()
+    features = [side.array for side in job.features or ()]
+    method = job.emcl, job.ncl, job.prior, job.guard, job.metric, job.candidates, job.index
+    _feed(digest, [__version__, job.dtype, job.given, features, method, others], job.dtype)
+    return digest.hexdigest()
+
+
+def _feed(digest: Any, value: object, dtype: torch.dtype) -> None:
+    """Take in an array as the numbers that are computed with, and anything else by its parts."""
+    if isinstance(value, np.ndarray | torch.Tensor):
+        digest.update(f"array {tuple(value.shape)}".encode())
+        step = rows_per_block(math.prod(value.shape[1:]) or 1, dtype, None)
+        for start in range(0, len(value), step):
+            rows = read_rows(value, start, start + step, dtype, torch.device("cpu"))
+            digest.update(rows.contiguous().numpy().data)
+    elif is_dataclass(value):
+        _feed(digest, {field.name: getattr(value, field.name) for field in fields(value)}, dtype)
+    elif isinstance(value, Mapping):
+        _feed(digest, list(value.items()), dtype)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        digest.update(f"list {len(value)}".encode())
+        for item in value:
+            _feed(digest, item, dtype)
+    else:
+        digest.update(f"{value!r};".encode())

@@ -1,0 +1,100 @@
+"""What comes in, checked: arrays that fit together, settings that are known, a usable device."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from emcl_plugin._internal.arrays import Array, Kind, check_matrix, describe
+from emcl_plugin.emcl import EMCL
+from emcl_plugin.emcl.experts import Experts
+from emcl_plugin.errors import InputTypeError, InputValueError
+from emcl_plugin.scores import Scorer
+
+FeaturesPair: TypeAlias = "tuple[Array, Array]"
+
+
+def check_inputs(sim: Array | Scorer | None, feats: FeaturesPair | None) -> list[Array]:
+    """The arrays that came in, features first, after checks of kind and shape."""
+    if sim is None and feats is None:
+        raise InputValueError(
+            "there is nothing to re-score", "neither sim nor feats", "pass at least one of the two"
+        )
+    arrays: list[Array] = []
+    if feats is not None:
+        if not isinstance(feats, tuple | list) or len(feats) != 2:
+            raise InputTypeError(
+                "feats must be a pair (text, video)",
+                describe(feats),
+                "pass feats=(text, video), as in rerank(None, (text, video))",
+            )
+        text, video = check_matrix(feats[0], "text"), check_matrix(feats[1], "video")
+        if text.shape[1] != video.shape[1]:
+            raise InputValueError(
+                "text and video features have different dimensions",
+                f"text {tuple(text.shape)}, video {tuple(video.shape)}",
+                "pass the embeddings that the retriever compares, one row per item",
+            )
+        arrays += [text, video]
+    if isinstance(sim, tuple | list) and len(sim) == 2 and feats is None:
+        raise InputTypeError(
+            "sim is not an array", describe(sim), "embeddings come second: None, (text, video)"
+        )
+    if sim is not None:
+        scorer = not isinstance(sim, np.ndarray | torch.Tensor) and hasattr(sim, "open")
+        if not scorer:
+            check_matrix(sim, "sim")
+        if feats is not None and isinstance(sim, Experts):
+            raise InputValueError(
+                "experts bring their own features",
+                f"{len(sim.text)} experts, and feats",
+                "leave feats out: EMCL finds one map per expert",
+            )
+        if arrays:
+            expected = (arrays[0].shape[0], arrays[1].shape[0])
+            if tuple(sim.shape) != expected:
+                swapped = tuple(sim.shape) == expected[::-1]
+                raise InputValueError(
+                    "the similarity is video x text" if swapped else "shapes do not agree",
+                    f"sim {tuple(sim.shape)}, text {tuple(arrays[0].shape)}, "
+                    f"video {tuple(arrays[1].shape)}",
+                    "pass sim.T, or swap text and video"
+                    if swapped
+                    else "sim must have one row per text and one column per video",
+                )
+        arrays += [sim] if isinstance(sim, np.ndarray | torch.Tensor) else sim.arrays
+    return arrays
+
+
+def settings_of(given: Any, kind: Any, name: str) -> Any:
+    """The settings object that "auto", None, a preset's name or an object stands for."""
+    if given is None or isinstance(given, kind):
+        return given
+    if given == "auto":
+        return kind()
+    if kind is EMCL and isinstance(given, str):
+        return EMCL.preset(given)
+    raise InputTypeError(
+        f"{name} must be 'auto', None or {kind.__name__}(...)",
+        repr(given),
+        f"from emcl_plugin import {kind.__name__}",
+    )
+
+
+def pick_device(given: str | torch.device | None, kind: Kind) -> torch.device:
+    """Where to compute: as told, where the tensors are, or CUDA if there is one."""
+    if given is None and not kind.numpy:
+        return kind.device
+    if given is None or str(given) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(given)
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise InputValueError(
+            "this device cannot be used", f"{given!s}: {reason}", "use auto or cpu"
+        ) from error
+    return device

@@ -1,0 +1,106 @@
+"""Everything about a correction but the scores: what was assumed, chosen and found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from emcl_plugin._internal.citations import CITATIONS
+from emcl_plugin.emcl import EMCLReport
+from emcl_plugin.evidence.guard import GuardDecision
+from emcl_plugin.evidence.mutual_neighbours import Hubs
+from emcl_plugin.evidence.prior import Prior, Probes
+from emcl_plugin.ncl import Biases
+from emcl_plugin.scores.candidates import Coverage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything about a correction but the scores.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (texts, videos).
+    protocol : str
+        "transductive": the biases were computed from the very texts that are scored, all at
+        once. Say so where you publish the numbers. "bank": from other queries.
+    score_std : float
+        Standard deviation of the input scores.
+    emcl : EMCLReport or None
+        Strength, effective rank, candidates tried and why. None where EMCL was off or there
+        were no features.
+    biases : Biases or None
+        Text and video biases, temperature, rounds, error, converged. None where NCL was off.
+        These were added to the scores, scaled by ``guard.strength``; where that is 0 they are
+        those of the gentle run, and nothing was added.
+    probes : Probes or None
+        The gentle and the cautious run's biases, from which prior and guard were found. The
+        videos with the lowest ``probes.cautious.video`` are hubs, however often they are asked
+        for. None where NCL was off.
+    prior : Prior or None
+        What was assumed about how often each video is asked for. None where NCL was not
+        applied.
+    guard : GuardDecision
+        Whether the correction was let through. If not, the scores are the input's.
+    hubs_before, hubs_after : Hubs
+        How the texts' best videos spread over the gallery.
+    repeated_texts, repeated_videos : int
+        Items that are exact copies of an earlier one of their side (0 where only a similarity
+        was given).
+    banks : mapping of str to BankReport
+        By direction, what its bank taught; empty where the protocol is transductive.
+    coverage : Coverage or None
+        What was left out, where only candidates were looked at.
+    citations : tuple of str
+        What to cite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from emcl_plugin import rescore
+    >>> report = rescore(np.eye(3, dtype="float32"))
+    >>> report.protocol, report.hubs_before.largest, report.shape
+    ('transductive', 1, (3, 3))
+    """
+
+    shape: tuple[int, int]
+    protocol: str
+    score_std: float
+    emcl: EMCLReport | None
+    biases: Biases | None
+    probes: Probes | None
+    prior: Prior | None
+    guard: GuardDecision
+    hubs_before: Hubs
+    hubs_after: Hubs
+    repeated_texts: int
+    repeated_videos: int
+    banks: Mapping[str, Any] = field(default_factory=dict)
+    coverage: Coverage | None = None
+    citations: tuple[str, ...] = CITATIONS
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the biases themselves, for JSON."""
+        biases = self.biases
+        return {
+            "texts": self.shape[0],
+            "videos": self.shape[1],
+            "protocol": self.protocol,
+            "score_std": self.score_std,
+            "emcl": None if self.emcl is None else self.emcl.to_dict(),
+            "ncl": None
+            if biases is None
+            else {
+                name: getattr(biases, name)
+                for name in ("temperature", "rounds", "error", "converged", "solver")
+            },
+            "prior": None if self.prior is None else self.prior.to_dict(),
+            "guard": self.guard.to_dict(),
+            "banks": {direction: found.to_dict() for direction, found in self.banks.items()},
+            "hubs": {"before": dict(vars(self.hubs_before)), "after": dict(vars(self.hubs_after))},
+            "repeated": {"texts": self.repeated_texts, "videos": self.repeated_videos},
+            "candidates": None if self.coverage is None else self.coverage.to_dict(),
+            "citations": list(self.citations),
+        }

@@ -1,0 +1,284 @@
+"""Similarity sources: what yields blocks of rows of scores, and what changes them as they pass.
+
+Leaves hold data: matrices, features, and those that a :class:`Scorer` opens. The others change
+the scores of a source (:class:`LowRank`, :class:`Biased`) and cost nothing until they are read.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from emcl_plugin._internal.arrays import Array
+from emcl_plugin.distributed.process_group import ALONE, World
+
+Result = TypeVar("Result")
+
+OutOfMemory = torch.cuda.OutOfMemoryError
+"""A GPU's memory has run out; torch 2.4 knows it by this name only."""
+
+
+class Similarity(abc.ABC):
+    """Scores of ``shape`` (texts, videos), readable as row blocks.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        ``(n_text, n_video)``.
+    dtype, device
+        What blocks come in and where; float32 or float64.
+    block_rows : int
+        Rows per block of :meth:`blocks`.
+    world : World
+        The processes that share its texts; default this one alone.
+    shift : float
+        The most that was added to a score: scores are rounded at that size, too.
+    """
+
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    device: torch.device
+    block_rows: int
+    world: World = ALONE
+    shift: float = 0.0
+
+    @property
+    def own(self) -> tuple[int, int]:
+        """The first text that this process goes through, and the first that it does not."""
+        return self.world.part(self.shape[0])
+
+    @abc.abstractmethod
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Scores of texts ``start:stop``, a new or shared tensor (not to be written to)."""
+
+    @property
+    @abc.abstractmethod
+    def T(self) -> Similarity:
+        """The same scores as (videos, texts): its row blocks are the column blocks of this one."""
+
+    def among(self, world: World) -> Similarity:
+        """The same source, from now on shared by these processes."""
+        self.world = world
+        return self
+
+    def rough(self) -> Similarity:
+        """The same scores with products in bfloat16, where they are products of vectors."""
+        return self
+
+    def vectors(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Vectors of this process's texts, and of all videos, whose products are the scores.
+
+        None where scores are something else, or vectors are not held in memory.
+        """
+        return None
+
+    def blocks(self) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """Yield ``(start, stop, scores)`` over this process's texts, in order.
+
+        Where the memory of a GPU runs out, blocks become smaller.
+        """
+        stop, last = self.own
+        while stop < last:
+            start, scores = stop, self.fitting(partial(self._block, stop))
+            stop = start + len(scores)
+            yield start, stop, scores
+
+    def _block(self, start: int) -> torch.Tensor:
+        return self.rows(start, min(start + self.block_rows, self.own[1]))
+
+    def fitting(self, work: Callable[[], Result]) -> Result:
+        """What ``work`` returns, with half the rows per block as often as a GPU's memory runs out.
+
+        ``work`` must start anew whenever it is called. On the CPU nothing of the kind is possible:
+        the system promises memory that it does not have, and kills who uses it.
+        """
+        while True:
+            try:
+                return work()
+            except OutOfMemory:
+                rows = min(self.block_rows, self.shape[0])
+                if rows == 1:
+                    raise
+                self.block_rows = (rows + 1) // 2
+            torch.cuda.empty_cache()  # only now: the error held on to what was computed
+
+    def storing(self, work: Callable[[], Result]) -> Result | None:
+        """What ``work`` makes to be kept, or None where a GPU's memory does not hold it."""
+        rows = self.block_rows
+        with suppress(OutOfMemory):
+            return work()
+        self.block_rows = rows  # blocks are only small because of what was to be stored
+        torch.cuda.empty_cache()
+        return None
+
+    def take(self, indices: torch.Tensor) -> torch.Tensor:
+        """The rows of these texts, in this order."""
+        return torch.cat([self.rows(index, index + 1) for index in indices.tolist()])
+
+    def biased(self, row_bias: torch.Tensor, column_bias: torch.Tensor) -> Similarity:
+        """``S_ij + row_bias_i + column_bias_j``."""
+        return Biased(self, row_bias, column_bias)
+
+    def changed(
+        self,
+        left: torch.Tensor,
+        right: torch.Tensor,
+        row_scale: torch.Tensor | None = None,
+        column_scale: torch.Tensor | None = None,
+    ) -> Similarity:
+        """``row_scale_i (S_ij + left_i . right_j) column_scale_j``."""
+        return LowRank(self, left, right, row_scale, column_scale)
+
+    def dense(self) -> torch.Tensor:
+        """All scores of this process's texts in one tensor of ``n_text x n_video``."""
+        first, last = self.own
+        out = torch.empty(last - first, self.shape[1], dtype=self.dtype, device=self.device)
+        for start, stop, block in self.blocks():
+            out[start - first : stop - first] = block
+        return out
+
+
+class Scorer(Protocol):
+    """Arrays from which scores are computed that are no inner product of two vectors.
+
+    What `rerank` takes in the place of a matrix: :class:`emcl_plugin.emcl.experts.Experts` and
+    :class:`emcl_plugin.scores.tokens.Tokens`.
+    """
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(texts, videos)."""
+
+    @property
+    def arrays(self) -> list[Array]:
+        """All arrays, the first of which says of what kind the result is."""
+
+    @property
+    def products(self) -> int:
+        """Multiplications per score."""
+
+    def take(self, texts: Any, videos: Any) -> Scorer:
+        """These texts and videos, in this order."""
+
+    def open(self, *, dtype: torch.dtype, device: torch.device, memory: int) -> Similarity:
+        """The scores, in blocks."""
+
+
+class Rows(Similarity):
+    """The texts of this process, as a source of their own."""
+
+    def __init__(self, base: Similarity) -> None:
+        self.base = base
+        self.first, last = base.own
+        self.shape = last - self.first, base.shape[1]
+        self.dtype, self.device, self.block_rows = base.dtype, base.device, base.block_rows
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        return self.base.rows(self.first + start, self.first + stop)
+
+    def rough(self) -> Similarity:
+        return Rows(self.base.rough())
+
+    def vectors(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        return self.base.vectors()
+
+    @property
+    def T(self) -> Similarity:
+        raise NotImplementedError("of a part of the texts only rows are read")
+
+
+class LowRank(Similarity):
+    """``row_scale_i (S_ij + left_i . right_j) column_scale_j``: a source after a rank-r change.
+
+    This is EMCL's form: see :mod:`emcl_plugin.emcl`.
+    """
+
+    def __init__(
+        self,
+        base: Similarity,
+        left: torch.Tensor,
+        right: torch.Tensor,
+        row_scale: torch.Tensor | None = None,
+        column_scale: torch.Tensor | None = None,
+    ) -> None:
+        self.base = base
+        self.left = left
+        self.right = right
+        self.row_scale = row_scale
+        self.column_scale = column_scale
+        self.shape, self.dtype, self.device = base.shape, base.dtype, base.device
+        self.block_rows, self.world = base.block_rows, base.world
+
+    def rough(self) -> Similarity:
+        base = self.base.rough()
+        return LowRank(base, self.left, self.right, self.row_scale, self.column_scale)
+
+    def vectors(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Those of the base and of the change, side by side, at scale."""
+        found = self.base.vectors()
+        if found is None:
+            return None
+        own = slice(*self.own)
+        row_scale = None if self.row_scale is None else self.row_scale[own]
+        text = beside(found[0], self.left[own], row_scale)
+        return text, beside(found[1], self.right, self.column_scale)
+
+    def change(self, block: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """Apply the change to a block of the base source's rows ``start:stop``."""
+        return self._change(block, slice(start, stop))
+
+    def _change(self, block: torch.Tensor, which: slice | torch.Tensor) -> torch.Tensor:
+        out = torch.addmm(block, self.left[which], self.right.T)
+        if self.row_scale is not None:
+            out *= self.row_scale[which, None]
+        if self.column_scale is not None:
+            out *= self.column_scale
+        return out
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        return self.change(self.base.rows(start, stop), start, stop)
+
+    def take(self, indices: torch.Tensor) -> torch.Tensor:
+        return self._change(self.base.take(indices), indices)
+
+    @property
+    def T(self) -> LowRank:
+        return LowRank(self.base.T, self.right, self.left, self.column_scale, self.row_scale)
+
+
+def beside(x: torch.Tensor, more: torch.Tensor | None, scale: torch.Tensor | None) -> torch.Tensor:
+    """Vectors with ``more`` coordinates beside them, each times its ``scale``.
+
+    The products of such vectors are the scores of a :class:`LowRank`.
+    """
+    x = x if more is None else torch.cat([x, more], dim=1)
+    return x if scale is None else x * scale[:, None]
+
+
+class Biased(Similarity):
+    """``S_ij + row_bias_i + column_bias_j``: a source with one number per text and per video."""
+
+    def __init__(self, base: Similarity, row_bias: torch.Tensor, column_bias: torch.Tensor) -> None:
+        self.base = base
+        self.row_bias = row_bias
+        self.column_bias = column_bias
+        self.shift = float(row_bias.abs().max() + column_bias.abs().max())
+        self.shape, self.dtype, self.device = base.shape, base.dtype, base.device
+        self.block_rows, self.world = base.block_rows, base.world
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        out = self.base.rows(start, stop) + self.row_bias[start:stop, None]
+        out += self.column_bias
+        return out
+
+    def take(self, indices: torch.Tensor) -> torch.Tensor:
+        return self.base.take(indices) + self.row_bias[indices, None] + self.column_bias
+
+    @property
+    def T(self) -> Biased:
+        return Biased(self.base.T, self.column_bias, self.row_bias)

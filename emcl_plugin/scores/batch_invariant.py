@@ -1,0 +1,69 @@
+"""Products of one shape, so that a query's scores do not depend on its company.
+
+A matrix product picks its way of summing by the shapes it is given, so the scores of a query
+alone and among others differ in the last bits. Here queries are always multiplied in tiles of
+16, the last one filled with zeros, with both other sides zero-padded to multiples of 16: every
+row of a tile is then summed in the same way. (The same machine, device and number of threads
+taken for granted.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from emcl_plugin._internal.arrays import Array, read_tile
+from emcl_plugin.scores import Similarity, rows_per_block
+
+TILE = 16
+_MULTIPLE = 16
+
+
+def padded(x: torch.Tensor) -> torch.Tensor:
+    """``x`` with zero rows and columns up to the next multiples of 16.
+
+    >>> padded(torch.ones(3, 20)).shape
+    torch.Size([16, 32])
+    """
+    shape = [size + -size % _MULTIPLE for size in x.shape]
+    if shape == list(x.shape):
+        return x
+    out = x.new_zeros(shape)  # torch 2.4's pad refuses an empty matrix
+    out[: x.shape[0], : x.shape[1]] = x
+    return out
+
+
+def tiles(
+    x: Array, dtype: torch.dtype, device: torch.device
+) -> Iterator[tuple[int, int, torch.Tensor]]:
+    """Yield ``(start, stop, rows)``: rows ``start:stop`` of ``x`` in a (16, padded D) tile."""
+    shape = TILE, x.shape[1] + -x.shape[1] % _MULTIPLE
+    for start in range(0, len(x), TILE):
+        stop = min(start + TILE, len(x))
+        yield start, stop, read_tile(x, start, stop, shape, dtype, device)
+
+
+class TiledPair(Similarity):
+    """Inner products of two sets of vectors, (n_text, D) and (n_video, D), tile by tile.
+
+    The scores of a text do not depend on which other texts there are, to the last bit.
+    """
+
+    def __init__(self, text: torch.Tensor, video: torch.Tensor) -> None:
+        self.text, self.video = text, video
+        self.shape = len(text), len(video)
+        self.dtype, self.device = text.dtype, text.device
+        rows = rows_per_block(self.shape[1], self.dtype, None)
+        self.block_rows = max(TILE, rows // TILE * TILE)
+        self._other = padded(video)
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        out = torch.empty(stop - start, self.shape[1], dtype=self.dtype, device=self.device)
+        for first, last, tile in tiles(self.text[start:stop], self.dtype, self.device):
+            out[first:last] = (tile @ self._other.T)[: last - first, : self.shape[1]]
+        return out
+
+    @property
+    def T(self) -> TiledPair:
+        return TiledPair(self.video, self.text)

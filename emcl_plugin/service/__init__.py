@@ -1,0 +1,1 @@
+"""A fitted correction over HTTP."""

@@ -1,0 +1,377 @@
+"""What a bank taught, applied to queries: scores of their own, drift, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from correctors import EVERY, METRICS, crowd, data, fitted, mixed, whole
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from oracles import banked, plain_gate, plain_map, unit
+
+from emcl_plugin.bank import fit_corrector
+from emcl_plugin.bank.corrector import Scores
+from emcl_plugin.errors import InputTypeError, InputValueError
+
+F32, F64 = torch.float32, torch.float64
+seeds = st.integers(0, 10_000)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_data_are_worth_testing(metric):
+    """Biases are applied, EMCL changes something, and the gate is open, half open and shut."""
+    corrector = fitted(metric)
+    assert len(corrector.change) > 3
+    assert corrector.strength > 0.3
+    assert float(corrector.bias.std()) > 0.02
+    s = whole(corrector.vectors(mixed(metric)))[:, -1]
+    assert (s == 0).sum() > 5
+    assert (s == 1).sum() > 5
+    assert ((s > 0) & (s < 1)).sum() > 5
+
+
+# --- a query alone -----------------------------------------------------------------------
+
+
+WAYS = {
+    "scores": lambda corrector, x: (whole(corrector.scores(x)),),
+    "scores without the gate": lambda corrector, x: (whole(corrector.scores(x, gate=False)),),
+    "vectors": lambda corrector, x: (whole(corrector.vectors(x)),),
+    "search": lambda corrector, x: corrector.search(x, 7),
+}
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("way", WAYS)
+def test_one_at_a_time_is_all_at_once_bit_for_bit(way, dtype, metric, emcl):
+    corrector, queries = fitted(metric, emcl, dtype), mixed(metric)
+    ask = WAYS[way]
+    at_once = ask(corrector, queries)
+    one_by_one = [ask(corrector, queries[i : i + 1]) for i in range(len(queries))]
+    for found, parts in zip(at_once, zip(*one_by_one, strict=True), strict=True):
+        assert found.shape[0] == len(queries)
+        assert torch.equal(found, torch.cat(parts))
+
+
+@given(
+    st.sampled_from(list(WAYS)),
+    st.sampled_from(METRICS),
+    st.sampled_from(["f2", "f4", "f8"]),
+    st.booleans(),
+    st.lists(st.integers(1, 74), max_size=4),
+    seeds,
+)
+def test_any_split_in_any_order_gives_the_same_bits(way, metric, dtype, tensors, cuts, seed):
+    """Of arrays and of tensors of each dtype, also where only some of the queries are asked."""
+    corrector, queries = fitted(metric, dtype="f4"), mixed(metric).astype(dtype)
+    order = np.random.default_rng(seed).permutation(len(queries))[: 75 - seed % 20]
+    if tensors:
+        queries = torch.from_numpy(queries)
+    ask = WAYS[way]
+    parts = [ask(corrector, queries[part]) for part in np.split(order, sorted(cuts)) if len(part)]
+    for found, pieces in zip(ask(corrector, queries), zip(*parts, strict=True), strict=True):
+        assert torch.equal(found[order], torch.cat(pieces))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_so_it_is_with_any_number_of_threads(threads):
+    x = banked(3, 700, 300, 130)
+    corrector = fit_corrector(x.bank.astype("f4"), x.gallery.astype("f4"))[0]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        at_once = whole(corrector.scores(x.queries))
+        for i in (0, 1, 31, 32, 333, 699):
+            assert torch.equal(whole(corrector.scores(x.queries[i : i + 1]))[0], at_once[i])
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_arrays_tensors_and_mapped_files_give_the_same_bits(tmp_path, dtype):
+    queries = mixed().astype(dtype)
+    np.save(tmp_path / "x.npy", queries)
+    corrector = fitted(dtype="f4")
+    wanted = whole(corrector.scores(queries.astype("f4")))
+    others = [np.asfortranarray(queries), np.load(tmp_path / "x.npy", "r"), queries.astype(">f4")]
+    for x in (queries, *others, torch.from_numpy(queries), torch.from_numpy(queries).mT.mT):
+        found = whole(corrector.scores(x))
+        assert found.dtype == F32
+        assert torch.equal(found, wanted)
+    assert_array_equal(queries, mixed().astype(dtype))
+
+
+# --- equation (e) ------------------------------------------------------------------------
+
+
+def plain_state(corrector, x):
+    """M x and s of queries, and M v, from the docstring in NumPy."""
+    state = {
+        name: getattr(corrector, name).double().numpy()
+        for name in ("gallery", "bias", "basis", "change")
+    }
+    emcl = {"basis": state["basis"], "change": state["change"]}
+    emcl["renormalize"] = corrector.renormalize
+    x = np.asarray(x, float)
+    x = unit(x) if corrector.metric == "cosine" else x
+    known = corrector.likeness.known.double().numpy()
+    ends = (corrector.likeness.low, corrector.likeness.high)
+    gate = corrector.likeness
+    s = plain_gate(known, ends, unit(x), gate.plane.double().numpy(), gate.within)
+    return plain_map(x, **emcl), s, plain_map(state["gallery"], **emcl), state["bias"]
+
+
+@EVERY
+@pytest.mark.parametrize(("dtype", "tolerance"), [("f8", 1e-12), ("f4", 2e-4)])
+def test_queries_score_and_rank_as_in_plain_numpy(metric, emcl, dtype, tolerance):
+    """(e) in loops; scores to 1e-12, in float32 to 2e-4 (s magnifies a cosine's rounding)."""
+    corrector, queries = fitted(metric, emcl, dtype), mixed(metric).astype(dtype)
+    x, s, gallery, bias = plain_state(corrector, queries)
+    plain = np.array([[x[i] @ v + s[i] * g for v, g in zip(gallery, bias, strict=True)]
+                      for i in range(len(x))])  # fmt: skip
+    found = whole(corrector.scores(queries)).double().numpy()
+    assert_allclose(found, plain, rtol=0, atol=tolerance * np.abs(plain).max())
+    without = whole(corrector.scores(queries, gate=False)).double().numpy()
+    assert_allclose(without, x @ gallery.T + bias, rtol=0, atol=tolerance * np.abs(plain).max())
+    if dtype == "f8":
+        assert_array_equal((-found).argsort(1), (-plain).argsort(1))
+        assert_array_equal(corrector.search(queries, 90)[1], (-plain).argsort(1))
+
+
+@EVERY
+@pytest.mark.parametrize(("dtype", "tolerance"), [("f8", 1e-12), ("f4", 1e-5)])
+def test_scores_are_inner_products_in_one_more_dimension(metric, emcl, dtype, tolerance):
+    """So that any vector index can rank by them, to 1e-12 and 1e-5 of the largest."""
+    corrector, queries = fitted(metric, emcl, dtype), mixed(metric).astype(dtype)
+    items = corrector.vectors_of_gallery()
+    assert tuple(items.shape) == (90, 22)
+    assert torch.equal(items[:, -1], corrector.bias)
+    for gate in (True, False):
+        vectors = whole(corrector.vectors(queries, gate=gate))
+        assert tuple(vectors.shape) == (75, 22)
+        scores = whole(corrector.scores(queries, gate=gate))
+        size = float(scores.abs().max())
+        assert_allclose(vectors @ items.T, scores, rtol=0, atol=tolerance * size)
+    assert (vectors[:, -1] == 1).all()
+
+
+def test_vectors_of_the_cosine_are_of_unit_length_but_for_what_emcl_lets_shrink():
+    for emcl, inside in (("no EMCL", 1), ("EMCL", 1), ("stronger, not brought back", 1.01)):
+        lengths = whole(fitted(emcl=emcl).vectors(mixed()))[:, :-1].norm(dim=1)
+        assert lengths.max() >= inside - 1e-12
+        if inside == 1:
+            assert_allclose(lengths, 1, rtol=1e-12)
+
+
+def test_a_vector_that_emcl_removes_whole_is_left_short():
+    """It is noise, and blown up a hundredfold at most."""
+    corrector = fitted(emcl="no EMCL")
+    axis = torch.eye(21, dtype=F64)[:, :1]
+    removed = replace(corrector, basis=axis, change=-torch.ones(1).double(), renormalize=True)
+    sine = np.array([0, 1e-4, 1e-3, 0.01, 0.02, 1])
+    x = np.zeros((6, 21))
+    x[:, 0], x[:, 7] = np.sqrt(1 - sine**2), sine
+    vectors = whole(removed.vectors(x))[:, :-1]
+    assert_allclose(vectors.norm(dim=1), np.minimum(1, 100 * sine), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@given(magnitude=st.integers(-30, 30), seed=seeds)
+def test_the_length_of_a_query_does_not_matter_to_the_cosine(dtype, magnitude, seed):
+    """Each by a power of two of its own: the same bits; by any number: to 1e-5 and 1e-12."""
+    rng = np.random.default_rng(seed)
+    corrector, queries = fitted(dtype=dtype), mixed().astype(dtype)
+    scores = whole(corrector.scores(queries))
+    binary = 2.0 ** (magnitude + rng.integers(-3, 3, (75, 1)))
+    assert torch.equal(whole(corrector.scores((binary * queries).astype(dtype))), scores)
+    any_number = 10.0 ** rng.uniform(-20, 20, (75, 1))
+    found = whole(corrector.scores((any_number * queries).astype(dtype), gate=False))
+    wanted = whole(corrector.scores(queries, gate=False))
+    assert_allclose(found, wanted, rtol=0, atol=1e-5 if dtype == "f4" else 1e-12)
+
+
+def test_a_gallery_in_another_order_scores_in_that_order():
+    """To 1e-14; ranks are the same items."""
+    corrector, queries = fitted(names=tuple(f"v{i}" for i in range(90))), mixed()
+    order = torch.from_numpy(np.random.default_rng(0).permutation(90))
+    names = tuple(corrector.names[i] for i in order.tolist())
+    moved = replace(
+        corrector, gallery=corrector.gallery[order], bias=corrector.bias[order], names=names
+    )
+    scores = whole(corrector.scores(queries))
+    assert_allclose(whole(moved.scores(queries)), scores[:, order], rtol=0, atol=1e-14)
+    assert torch.equal(order[moved.search(queries, 10)[1]], corrector.search(queries, 10)[1])
+
+
+@pytest.mark.parametrize("k", [1, 10, 90])
+def test_search_gives_the_best_first(k):
+    corrector, queries = fitted(dtype="f4"), mixed()
+    scores = whole(corrector.scores(queries))
+    values, indices = corrector.search(queries, k)
+    assert tuple(values.shape) == tuple(indices.shape) == (75, k)
+    assert torch.equal(values, scores.gather(1, indices))
+    assert torch.equal(values, scores.sort(dim=1, descending=True).values[:, :k])
+
+
+def test_scores_as_a_source_are_the_scores():
+    """For metrics, a few rows at a time; columns would want all queries at once."""
+    corrector, queries = fitted(dtype="f4"), mixed()
+    source = Scores(corrector, queries)
+    assert (source.shape, source.dtype) == ((75, 90), F32)
+    wanted = whole(corrector.scores(queries))
+    assert torch.equal(source.dense(), wanted)
+    assert torch.equal(source.rows(3, 70), wanted[3:70])
+    with pytest.raises(NotImplementedError):
+        _ = source.T
+
+
+# --- items on both sides -----------------------------------------------------------------
+
+
+def test_seen_counts_the_queries_that_are_in_the_bank():
+    """Copies, also rounded to float16, and in cosine of any length; no others."""
+    corrector, bank, queries = fitted(dtype="f4"), data().bank, data().queries
+    assert corrector.seen(queries) == 0
+    assert corrector.seen(bank) == 150
+    for dtype in ("f2", "f4", "f8"):
+        assert corrector.seen(bank[:70].astype(dtype)) == 70
+        assert corrector.seen(torch.from_numpy(bank[:70].astype(dtype))) == 70
+    assert corrector.seen(torch.from_numpy(bank[:70]).bfloat16()) == 70
+    for scale in (1e-9, 1e-3, 33.3, 1e9):
+        assert corrector.seen((scale * bank[:40]).astype("f4")) == 40
+    for k in (1, 31, 32, 33, 64):
+        some = np.concatenate([queries[:k], bank[:k], -bank[:k], bank[:1]])
+        assert corrector.seen(some) == k + 1
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-15, 1e25])
+def test_seen_counts_copies_of_any_magnitude(scale):
+    """As they are scored."""
+    copies = (scale * data().bank).astype("f4")
+    assert fitted(dtype="f4").seen(copies) == 150
+
+
+def test_seen_is_decided_by_the_squared_distance():
+    """Of unit vectors: up to 1e-4, within which float16 stays and no other query comes."""
+    corrector, bank = fitted(), data().bank
+    away = np.random.default_rng(0).standard_normal(bank.shape)
+    away = unit(away - (away * bank).sum(1, keepdims=True) * bank)
+    for squared, count in ((5e-5, 150), (9e-5, 150), (1.1e-4, 0), (4e-4, 0)):
+        cosine = 1 - squared / 2
+        x = cosine * bank + np.sqrt(1 - cosine**2) * away
+        assert corrector.seen(x) == count
+
+
+def test_seen_looks_at_all_of_a_large_bank():
+    rng = np.random.default_rng(0)
+    bank = torch.from_numpy(unit(rng.standard_normal((20_000, 21))))
+    corrector = replace(fitted(), bank=bank)
+    assert corrector.seen(bank[[0, 8191, 8192, 16_384, 19_999]]) == 5
+    assert corrector.seen(unit(rng.standard_normal((5, 21)))) == 0
+
+
+# --- what is refused ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [0, -1, 91])
+def test_k_must_be_in_range(k):
+    with pytest.raises(InputValueError, match=f"(?s)k must be at least 1.*k={k}, 90 items"):
+        fitted().search(mixed(), k)
+
+
+CALLS = {
+    "scores": (lambda corrector, x: whole(corrector.scores(x)), "queries"),
+    "vectors": (lambda corrector, x: whole(corrector.vectors(x)), "queries"),
+    "search": (lambda corrector, x: corrector.search(x, 3), "queries"),
+    "seen": (lambda corrector, x: corrector.seen(x), "queries"),
+    "with_items": (lambda corrector, x: corrector.with_items(x), "new items"),
+    "with_queries": (lambda corrector, x: corrector.with_queries(x), "new bank queries"),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("size", [1, 20, 22, 42])
+def test_vectors_must_have_the_gallery_s_dimension(call, size):
+    """One more is no way in either, for all the padding there is."""
+    run, name = CALLS[call]
+    with pytest.raises(InputValueError, match=f"(?s){name} have another dimension.*5, {size}"):
+        run(fitted(), np.ones((5, size)))
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_vectors_must_be_a_matrix_of_floats(call):
+    run = CALLS[call][0]
+    for wrong in ([[1.0]], np.ones((2, 21), int)):
+        with pytest.raises(InputTypeError):
+            run(fitted(), wrong)
+    for wrong in (np.ones(21), np.ones((0, 21)), np.ones((1, 2, 21))):
+        with pytest.raises(InputValueError):
+            run(fitted(), wrong)
+
+
+@pytest.mark.parametrize("call", ["scores", "vectors", "search", "with_items", "with_queries"])
+@pytest.mark.parametrize("row", [0, 31, 32, 70])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_a_zero_vector_is_refused_by_its_index(call, row, dtype):
+    """In the third tile, too: a cosine with it is not defined."""
+    run, x = CALLS[call][0], mixed().astype(dtype)
+    x[row] = 0
+    with pytest.raises(InputValueError, match=rf"(?s)all zeros.*\[{row}\]"):
+        run(fitted(dtype="f4"), x)
+
+
+def test_a_zero_vector_is_no_matter_to_the_inner_product():
+    """Its scores are the biases, as far as the gate lets them."""
+    corrector = fitted("dot")
+    x = mixed("dot")
+    wanted = whole(corrector.scores(x))
+    x[70] = 0
+    found = whole(corrector.scores(x, gate=False))
+    assert torch.equal(found[70], corrector.bias)
+    keep = [i for i in range(75) if i != 70]
+    assert torch.equal(whole(corrector.scores(x))[keep], wanted[keep])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("call", ["scores", "vectors", "search", "with_items", "with_queries"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_none_is_refused_by_its_index(bad, call, metric):
+    run, x = CALLS[call][0], mixed(metric)
+    x[70, 3] = bad
+    with pytest.raises(InputValueError, match=r"(?s)NaN or infinity.*\[70, 3\] = -?(nan|inf)"):
+        run(fitted(metric), x)
+
+
+def test_a_number_too_large_for_the_corrector_is_refused():
+    x = torch.from_numpy(mixed())
+    x[70, 3] = 1e300
+    with pytest.raises(InputValueError, match=r"(?s)NaN or infinity.*queries\[70, 3\]"):
+        whole(fitted(dtype="f4").scores(x))
+
+
+@pytest.mark.parametrize(
+    ("named", "names"), [(True, ()), (True, ("a",)), (True, tuple("abcd")), (False, tuple("abc"))]
+)
+def test_either_every_item_has_a_name_or_none(named, names):
+    corrector = fitted(names=tuple(f"v{i}" for i in range(90)) if named else ())
+    with pytest.raises(InputValueError, match="every gallery item needs a name, or none has one"):
+        corrector.with_items(crowd(3), names)
+
+
+@pytest.mark.parametrize(("gone", "which"), [([-1], "-1"), ([0, 90], "90"), ([-2, 95], "-2")])
+def test_an_unknown_item_cannot_go(gone, which):
+    with pytest.raises(InputValueError, match=f"(?s)no such gallery item.*{which}.*0 to 89"):
+        fitted().without(gone)
+
+
+def test_not_all_items_can_go():
+    with pytest.raises(InputValueError, match="this would leave no gallery"):
+        fitted().without(range(90))
+    assert len(fitted().without(range(89))) == 1
+    assert len(fitted().without([])) == 90
+    assert len(fitted().without([3, 3, 3])) == 89

@@ -1,0 +1,207 @@
+"""corrector.json and the names: whatever is not as it was saved is refused, and said."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from saved import DEEP, V1, at, load, refused, same, write
+
+from emcl_plugin.bank import persistence
+from emcl_plugin.bank.persistence import FACTS, NAMES
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A copy of the small corrector that is checked in, to be spoilt."""
+    return Path(shutil.copytree(V1, tmp_path / "saved"))
+
+
+TYPES = {
+    "format_version": "1", "package_version": 1, "protocol": None, "dtype": [], "dimension": 6.0,
+    "n_bank": True, "n_gallery": "8", "n_directions": None, "n_known": {},
+    "n_plane": "1", "n_beside": 1.5, "likeness_within": 0.5, "metric": 0,
+    "renormalize": 1, "level": "0", "temperature": True, "rho": [1.0], "strength": None,
+    "likeness_low": "x", "likeness_high": {}, "settings": [], "report": "none", "named": 0,
+    "tensors": [], "gallery_order": 5, "sha256": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", TYPES)
+def test_missing_keys_and_wrong_types(folder, key):
+    content = json.loads((folder / FACTS).read_text())
+    assert content.keys() == TYPES.keys() | {"kind"}
+    write(folder, {**content, key: TYPES[key]}, seal=False)
+    assert key in refused(folder, "another type")
+    del content[key]
+    write(folder, content, seal=False)
+    assert key in refused(folder, "another type" if key == "format_version" else "missing")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("kind", "a cake", "not a saved corrector"),
+        ("kind", ..., "not a saved corrector"),
+        ("format_version", 2, "newer version of emcl_plugin"),
+        ("format_version", 10**30, "newer version"),
+        ("format_version", 0, "never was such a format"),
+        ("format_version", -1, "never was such a format"),
+        ("surprise", 1, "does not belong there"),
+        ("protocol", "transductive", "the protocol is out of its range"),
+        ("dtype", "float16", "the dtype is out of its range"),
+        ("dtype", "F" * 10**5, "the dtype is out of its range"),
+        ("dimension", 0, "the dimension is out of its range"),
+        ("n_gallery", -8, "the n_gallery is out of its range"),
+        ("n_bank", 10**4000, "the n_bank is out of its range"),
+        ("n_known", -1, "the n_known is out of its range"),
+        ("n_directions", -1, "the n_directions is out of its range"),
+        ("metric", "euclid", "the metric is out of its range"),
+        ("temperature", 0.0, "the temperature is out of its range"),
+        ("temperature", -1, "the temperature is out of its range"),
+        ("temperature", 10**400, "not finite"),
+        ("rho", 0, "the rho is out of its range"),
+        ("rho", 1.01, "the rho is out of its range"),
+        ("strength", -0.1, "the strength is out of its range"),
+        ("strength", 1.1, "the strength is out of its range"),
+        ("likeness_low", 0.875, "the likeness_low is out of its range"),
+        ("likeness_within", [0.2, 0.1, 0.3], "the likeness_within is out of its range"),
+        ("likeness_within", [0.1, 0.2], "another length"),
+        ("n_plane", -1, "the n_plane is out of its range"),
+        ("settings.emcl", "mystery", "the emcl is out of its range"),
+        ("settings.emcl.sigma", -1.0, "EMCL's sigma must be positive"),
+        ("settings.emcl.sigma", "0.3", "another type"),
+        ("settings.emcl.signs", [1, 0], "EMCL's signs must be"),
+        ("settings.emcl.strengths", ["0"], "another type"),
+        ("settings.emcl.strengths", [], "must contain 0"),
+        ("settings.emcl.more", 1, "does not belong there"),
+        ("settings.emcl.start", ..., "missing"),
+        ("settings.ncl", "clip2video", "the ncl is out of its range"),
+        ("settings.ncl", {}, "missing"),
+        ("settings.device", "cpu", "does not belong there"),
+        ("settings.prior", "posterior", "the prior is out of its range"),
+        ("settings.guard", "yes", "another type"),
+        ("settings.metric", "euclid", "the settings' metric is out of its range"),
+        ("report.score_std", "big", "another type"),
+        ("report.hubs", {}, "missing"),
+        ("report.hubs.before.largest", 0.5, "another type"),
+        ("report.hubs.between", {}, "not that of a fit"),
+        ("report.guard.applied", False, "not that of a fit"),
+        ("report.guard.applied", [[]], "not that of a fit"),
+        ("report.guard", [], "missing"),
+        ("report.emcl.tried", [1], "missing"),
+        ("report.emcl.tried", 5, "missing"),
+        ("report.more", 1, "does not belong there"),
+        ("report.citations", ["a", 1], "another type"),
+        ("tensors.bias", ..., "missing"),
+        ("tensors.bia", "0", "does not belong there"),
+        ("tensors.bias", 0, "another type"),
+        ("tensors.bias", "0" * 64, "not the one that was saved"),
+        ("gallery_order", "0" * 64, "in their order"),
+        ("named", False, "in their order"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_every_value_is_checked(folder, path, value, words):
+    content = json.loads((folder / FACTS).read_text())
+    at(path, value)(content)
+    write(folder, content)
+    refused(folder, words)
+
+
+def test_a_newer_version_is_named(folder):
+    content = json.loads((folder / FACTS).read_text())
+    write(folder, {**content, "format_version": 3, "package_version": "9.9", "new": 1})
+    text = refused(folder, "newer")
+    assert "'9.9'" in text
+    assert "upgrade" in text
+
+
+@pytest.mark.parametrize("path", ["temperature", "level", "likeness_high", "report.score_std"])
+def test_a_change_by_hand_is_noticed(folder, path):
+    content = json.loads((folder / FACTS).read_text())
+    at(path, 0.9375)(content)
+    write(folder, content, seal=False)
+    refused(folder, "changed after it was saved")
+
+
+def test_layout_of_the_json_does_not_matter(folder):
+    content = json.loads((folder / FACTS).read_text())
+    (folder / FACTS).write_text(json.dumps(dict(sorted(content.items())), indent=7))
+    same(load(folder), load(V1))
+
+
+NOT_JSON = [
+    (b"", "damaged or cut short"),
+    (b"{", "damaged or cut short"),
+    (b"\x00" * 50, "damaged or cut short"),
+    (b"\xff\xfe{\x00}\x00", "damaged or cut short"),
+    (b"[" * DEEP, "nested too deeply"),
+    (b'{"a":' * (DEEP // 6), "nested too deeply"),
+    (b"[" * 500 + b"]" * 500, "not a saved corrector|not text"),
+    (b"[" + b"9" * 5000 + b"]", "damaged or cut short|not text"),
+    (b"[NaN]", "not finite"),
+    (b"[-Infinity]", "not finite"),
+    (b'[{"a": 1, "b": 2, "a": 1}]', "a key is there twice"),
+    (b"\xef\xbb\xbf[]", "damaged or cut short"),
+]
+
+
+@pytest.mark.parametrize("name", [FACTS, NAMES])
+@pytest.mark.parametrize(("data", "words"), NOT_JSON, ids=range(len(NOT_JSON)))
+def test_json_that_is_none(folder, name, data, words):
+    (folder / name).write_bytes(data)
+    refused(folder, words)
+
+
+def test_traps_within_a_corrector(folder):
+    text = (folder / FACTS).read_text()
+    for old, new, words in [
+        (r'"level": [^,]*', '"level": 1e999', "not finite"),
+        (r'"level": [^,]*', '"level": Infinity', "not finite"),
+        (r'"level": [^,]*', '"level": 1, "level": 1', "there twice"),
+        (r'"settings": {', '"settings": {"prior": "auto", ', "there twice"),
+        (r'"level": [^,]*', '"level": ' + '{"a":' * 900 + "1" + "}" * 900, "another type|deeply"),
+        (r'"applied": true', '"applied": ' + "[" * 900 + "]" * 900, "of a fit|deeply"),
+    ]:
+        spoilt, count = re.subn(old, new, text)
+        assert count == 1
+        (folder / FACTS).write_text(spoilt)
+        refused(folder, words)
+
+
+def test_json_that_is_too_large(folder):
+    for name in (FACTS, NAMES):
+        shutil.copytree(V1, folder, dirs_exist_ok=True)
+        os.truncate(folder / name, persistence.LARGEST[name] + 1)  # sparse
+        refused(folder, "too large")
+
+
+# --- what is refused: names ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ({"0": "a"}, "not a list"),
+        ("abcdefgh", "not a list"),
+        (None, "not a list"),
+        (["a"] * 7, "7 for 8 items"),
+        ([], "0 for 8 items"),
+        (["a"] * 7 + [8], r"names\[7\] = 8"),
+        (["a"] * 8, "in their order"),
+    ],
+)
+def test_names_must_be_those_of_the_gallery(folder, names, words):
+    (folder / NAMES).write_text(json.dumps(names))
+    refused(folder, words)
+
+
+def test_names_in_another_order(folder):
+    names = json.loads((folder / NAMES).read_text())
+    (folder / NAMES).write_text(json.dumps(names[1:] + names[:1]))
+    refused(folder, "in their order")

@@ -1,0 +1,372 @@
+"""Saved correctors that were spoilt: tensors, whole folders, and any byte at random."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import pickle
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+from safetensors.torch import load_file, save_file
+from saved import DEEP, V1, at, load, refused, same, scores, write
+
+from emcl_plugin.bank.persistence import FACTS, FILES, NAMES, TENSORS
+from emcl_plugin.errors import StateError
+
+TENSOR_NAMES = {
+    "gallery", "bias", "basis", "change", "bank", "potential", "weight", "beside",
+    "beside_bias", "likeness.known", "likeness.plane",
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A copy of the small corrector that is checked in, to be spoilt."""
+    return Path(shutil.copytree(V1, tmp_path / "saved"))
+
+
+# --- what is refused: tensors --------------------------------------------------------------------
+
+
+def rewrite(folder: Path, **changes: object) -> None:
+    """The tensors with some of them replaced (None: taken away), by the usual library."""
+    tensors = {**load_file(folder / TENSORS), **changes}
+    save_file({k: v.contiguous() for k, v in tensors.items() if v is not None}, folder / TENSORS)
+
+
+def poisoned(shape, value, place) -> torch.Tensor:
+    out = torch.zeros(shape)
+    out[place] = value
+    return out
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"bias": None}, "missing\n.*no bias"),
+        ({"extra": torch.ones(1)}, "does not belong there\n.*extra"),
+        ({"bias": torch.zeros(9)}, "another shape\n.*bias"),
+        ({"bias": torch.zeros(8, 1)}, "another shape\n.*bias"),
+        ({"gallery": torch.zeros(6, 8)}, "another shape\n.*gallery"),
+        ({"bias": torch.zeros(8).double()}, "another dtype\n.*bias F64"),
+        ({"bias": torch.zeros(8).half()}, "another dtype\n.*bias F16"),
+        ({"bias": torch.zeros(8, dtype=torch.int32)}, "another dtype\n.*bias I32"),
+        ({"bias": poisoned(8, torch.nan, 3)}, r"NaN or infinity\n.*bias\[3\] = nan"),
+        ({"bank": poisoned((12, 6), -torch.inf, (2, 4))}, r"infinity\n.*bank\[2, 4\] = -inf"),
+        ({"weight": poisoned(12, -1.0, 0)}, r"weight\[0\] = -1"),
+        ({"weight": torch.ones(12) + poisoned(12, 1.0, 11)}, r"weight\[11\] = 2"),
+        ({"gallery": torch.zeros(8, 6)}, r"unit vector\n.*gallery\[0\] = 0"),
+        ({"bank": 1.001 * torch.eye(6).repeat(2, 1)}, r"unit vector\n.*bank\[0\] = 1.001"),
+        ({"likeness.known": torch.ones(5, 6)}, r"unit vector\n.*likeness.known\[0\]"),
+        ({"bias": torch.zeros(8)}, "not the one that was saved\n.*bias"),
+        ({"gallery": torch.ones(8, 6) / 6**0.5}, "not the one that was saved\n.*gallery"),
+    ],
+)
+def test_every_tensor_is_checked(folder, changes, words):
+    rewrite(folder, **changes)
+    refused(folder, words)
+
+
+def test_swapped_tensors(folder):
+    tensors = load_file(folder / TENSORS)
+    tensors["potential"] = tensors["potential"].clamp(0.1, 1)
+    rewrite(folder, weight=tensors["potential"], potential=tensors["weight"])
+    refused(folder, "not the one that was saved\n.*(potential|weight)")
+
+
+def tampered(folder: Path, change) -> None:
+    """The safetensors file with its header changed as an object, the numbers as they are."""
+    data = (folder / TENSORS).read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    text = json.dumps(change(header) or header).encode()
+    (folder / TENSORS).write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("bias.data_offsets", [0, 10**12], "damaged"),
+        ("bias.data_offsets", [0, 32], "damaged"),
+        ("bias.data_offsets", [-32, 0], "damaged"),
+        ("bias.data_offsets", [224, 192], "damaged"),
+        ("bias.data_offsets", [10**4000, 10**4000], "damaged"),
+        ("gallery.data_offsets", [0, 64], "damaged"),
+        ("bias.data_offsets", [0], "damaged"),
+        ("bias.data_offsets", "0, 32", "damaged"),
+        ("bias.data_offsets", [0.0, 32.0], "damaged"),
+        ("bias.shape", [10**4000], "damaged"),
+        ("bias.shape", [-8], "damaged"),
+        ("bias.shape", [8, 1], "another shape"),
+        ("bias.shape", [True], "damaged"),
+        ("bias.dtype", "F64", "damaged"),
+        ("bias.dtype", 32, "damaged"),
+        ("bias", [], "damaged"),
+        ("bias.dtype", ..., "damaged"),
+        ("gallery.shape", [6, 8], "another shape"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_header_that_lies(folder, path, value, words):
+    tampered(folder, at(path, value))
+    refused(folder, words)
+
+
+def test_a_header_and_a_json_that_lie_alike_take_no_memory(folder):
+    content = json.loads((folder / FACTS).read_text())
+    content["n_bank"] = 1 << 38
+
+    def change(header):
+        end = 0
+        for name, entry in header.items():
+            if name in ("bank", "potential", "weight"):
+                entry["shape"][0] = 1 << 38
+            start, end = end, end + 4 * int(np.prod([int(n) for n in entry["shape"]], dtype=object))
+            entry["data_offsets"] = [start, end]
+
+    tampered(folder, change)
+    write(folder, content)
+    refused(folder, "cut short")
+    with (folder / TENSORS).open("r+b") as file:  # 8 TiB that are really there, as a hole
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        end = max(entry["data_offsets"][1] for entry in header.values())
+        try:
+            file.truncate(8 + length + end)
+        except OSError:
+            pytest.skip("this file system has no files of that size")
+    refused(folder, "does not fit into the memory")
+
+
+def test_bytes_that_no_tensor_needs(folder):
+    def change(header):
+        max(header.values(), key=lambda entry: entry["data_offsets"])["data_offsets"][1] += 8
+
+    tampered(folder, change)
+    with (folder / TENSORS).open("ab") as file:
+        file.write(b"\0" * 8)
+    refused(folder, "damaged")
+
+
+def test_a_corrector_larger_than_the_memory(folder, monkeypatch):
+    monkeypatch.setattr(os, "sysconf", lambda _: 30)  # 900 bytes
+    refused(folder, "does not fit into the memory")
+
+
+def header_of(length: int) -> bytes:
+    return length.to_bytes(8, "little") + b"{}" + b" " * 40
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle was executed",))
+
+
+def torch_file() -> bytes:
+    file = io.BytesIO()
+    torch.save({"bias": torch.ones(8), "bomb": Bomb()}, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "cut short, or not a safetensors"),
+        (b"\x05\x00", "cut short, or not a safetensors"),
+        (header_of(0), "damaged, cut short"),
+        (header_of(2), "damaged, cut short"),
+        (header_of(1 << 63), "cut short, or not a safetensors"),
+        (header_of((1 << 64) - 1), "cut short, or not a safetensors"),
+        (header_of(43), "cut short, or not a safetensors"),
+        (b"\x06" + b"\x00" * 7 + b"[null]", "not a safetensors"),
+        (b"\x08" + b"\x00" * 7 + b'{"a": ' + b"\xff" * 9, "damaged, cut short"),
+        ((DEEP).to_bytes(8, "little") + b"[" * DEEP, "damaged, cut short"),
+        (
+            (30).to_bytes(8, "little") + b'{"bias": 1, "bias": 1' + b" " * 8 + b"}",
+            "damaged, cut short",
+        ),
+        (b"text,video\n" * 100, "cut short, or not a safetensors"),
+        *((pickle.dumps(Bomb(), protocol), "pickle") for protocol in (2, 3, 4, 5)),
+        (pickle.dumps(Bomb(), 0), "not a safetensors"),
+        (torch_file(), "zip archive"),
+    ],
+    ids=range(18),
+)
+def test_files_that_are_not_safetensors(folder, data, words):
+    (folder / TENSORS).write_bytes(data)
+    refused(folder, words)
+
+
+def test_a_header_that_is_too_large(folder):
+    data = (folder / TENSORS).read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    padding = b" " * (128 << 20)
+    start = (length + len(padding)).to_bytes(8, "little")
+    (folder / TENSORS).write_bytes(start + data[8 : 8 + length] + padding + data[8 + length :])
+    refused(folder, "not a safetensors")
+
+
+def test_too_short_and_too_long(folder):
+    data = (folder / TENSORS).read_bytes()
+    for cut in (1, 100, len(data) // 2, len(data) - 9):
+        (folder / TENSORS).write_bytes(data[:-cut])
+        refused(folder, "cut short")
+    (folder / TENSORS).write_bytes(data + b"\0")
+    refused(folder, "damaged")
+
+
+# --- what is refused: folders --------------------------------------------------------------------
+
+
+def test_no_folder(folder, tmp_path):
+    refused(tmp_path / "nowhere", "does not exist")
+    refused(folder / FACTS, "is a file, not a folder")
+    refused(Path("nul\0byte"), "does not exist")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", "missing\n.*corrector.json")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_anything_but_a_file_is_refused_without_waiting(folder, name):
+    path = folder / name
+    path.unlink()
+    refused(folder, f"missing\n.*{name}")
+    path.symlink_to("nowhere")
+    refused(folder, f"missing\n.*{name}")
+    path.unlink()
+    path.symlink_to(name)
+    refused(folder, f"cannot be read\n.*{name}")
+    path.unlink()
+    path.mkdir()
+    refused(folder, f"not a regular file\n.*{name}")
+    path.rmdir()
+    os.mkfifo(path)
+    refused(folder, f"not a regular file\n.*{name}")
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    refused(folder, f"not a regular file\n.*{name}")
+    path.unlink()
+    path.symlink_to("/etc/passwd")
+    text = refused(folder, "damaged|not a safetensors")
+    assert "/bin/" not in text  # its lines are not shown around
+
+
+def test_a_file_that_may_not_be_read(folder, monkeypatch):
+    def forbidden(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", forbidden)
+    refused(folder, "cannot be read\n.*Permission denied")
+
+
+def test_nothing_is_imported_by_a_name_in_the_files(folder):
+    """Loading in a fresh interpreter loads no module that the package does not load itself."""
+    (folder / "hostile_name.py").write_text("raise SystemExit('imported')")
+    content = json.loads((folder / FACTS).read_text())
+    content["settings"]["emcl"] = "hostile_name"
+    write(folder, content)
+    code = (
+        "import sys; from emcl_plugin import Reranker; load = Reranker.from_pretrained\n"
+        "before = set(sys.modules)\n"
+        "for path in sys.argv[1:]:\n"
+        "    try: load(path)\n"
+        "    except OSError as error: print(type(error).__name__)\n"
+        "print(sorted(m for m in set(sys.modules) - before if 'hostile' in m or m == 'pickle'))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code, str(folder), str(V1)],
+        capture_output=True, text=True, cwd=folder, check=True,
+    )  # fmt: skip
+    assert out.stdout.split() == ["StateError", "[]"]
+
+
+# --- damage at random ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory) -> Path:
+    return Path(shutil.copytree(V1, tmp_path_factory.mktemp("fuzz") / "saved"))
+
+
+@st.composite
+def damages(draw, size: int) -> list[tuple[str, int, int]]:
+    kind = st.sampled_from(["flip", "set", "cut", "insert", "delete", "double"])
+    return draw(
+        st.lists(
+            st.tuples(kind, st.integers(0, size - 1), st.integers(0, 255)), min_size=1, max_size=3
+        )
+    )
+
+
+def damaged(data: bytes, damage: list[tuple[str, int, int]]) -> bytes:
+    out = bytearray(data)
+    for kind, place, value in damage:
+        place = min(place, max(0, len(out) - 1))
+        if kind == "cut":
+            del out[place:]
+        elif kind == "insert" or not out:
+            out.insert(place, value)
+        elif kind == "delete":
+            del out[place : place + 1 + value // 16]
+        elif kind == "double":
+            out[place:place] = out[place : place + value]
+        else:
+            out[place] = out[place] ^ (1 << value % 8) if kind == "flip" else value
+    return bytes(out)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_random_damage_is_refused_or_harmless(scratch, name):
+    data, expected = (V1 / name).read_bytes(), scores(load(V1))
+
+    @settings(max_examples=400)
+    @given(damages(len(data)))
+    def check(damage):
+        (scratch / name).write_bytes(damaged(data, damage))
+        try:
+            found = load(scratch)
+        except StateError:
+            return
+        assert torch.equal(scores(found), expected)
+        same(found, load(V1))
+
+    try:
+        check()
+    finally:
+        (scratch / name).write_bytes(data)
+
+
+def test_every_single_bit_of_the_numbers_counts(folder):
+    data = (folder / TENSORS).read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    rng = random.Random(0)
+    for place in rng.sample(range(start, len(data)), 60):
+        spoilt = bytearray(data)
+        spoilt[place] ^= 1 << rng.randrange(8)
+        (folder / TENSORS).write_bytes(spoilt)
+        refused(folder, "not the one that was saved|NaN|weight|unit vector")
+
+
+def test_the_sums_are_those_of_the_bytes():
+    content = json.loads((V1 / FACTS).read_text())
+    tensors = load_file(V1 / TENSORS)
+    for name, x in tensors.items():
+        assert content["tensors"][name] == hashlib.sha256(x.numpy().tobytes()).hexdigest()
+    names = json.loads((V1 / NAMES).read_text())
+    joined = tensors["gallery"].numpy().tobytes()
+    joined += json.dumps(names, separators=(",", ":")).encode()
+    assert content["gallery_order"] == hashlib.sha256(joined).hexdigest()
+    assert_array_equal(tensors["gallery"].shape, (8, 6))

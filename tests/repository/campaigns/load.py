@@ -1,0 +1,727 @@
+"""The service under load and under attack: every answer is right or a documented refusal.
+
+A real `python -m emcl_plugin serve` on loopback, and this process as all of its clients:
+
+1. searches at a concurrency, on connections that are kept, pipelined and new, every answer held
+   against `Reranker.search` of the same folder to the last bit, amid bodies that must be refused;
+2. what is no HTTP, or two requests in one; resets at every stage of a request;
+3. clients that send or read slowly, and more connections than are served;
+4. random requests of the service's own OpenAPI description (schemathesis);
+5. then memory, open files and threads, which must be back where they were after a warm-up;
+6. SIGTERM in the middle of load, once and twice, each with a new server.
+
+Latencies are recorded, never judged. Linux only (/proc). About four minutes on two cores.
+
+    python tests/repository/campaigns/load.py [--requests 20000] [--concurrency 64] [--examples 300]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import platform
+import random
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from emcl_plugin import Reranker
+from emcl_plugin.data.demo import load_demo
+from emcl_plugin.service.app import AT_ONCE, GRACE
+from emcl_plugin.service.connection import CONNECTIONS, PATIENCE
+
+GROWTH = 32 << 20
+"""Bytes that the server may hold more after all of it than after a warm-up."""
+PACKAGES = ("emcl-plugin", "torch", "numpy", "fastapi", "starlette", "pydantic", "uvicorn", "h11")
+SECRET = "the-secret-of-the-environment"
+HOSTILE = ("<script>alert(1)</script>", "\"'`${x}&amp;", "a\u202egpj.exe", "nul\0\n", "\udcff.mp4")
+
+Address = tuple[str, int]
+
+
+@dataclass
+class Row:
+    """One line of the results; the first losses are kept to be shown."""
+
+    what: str
+    tried: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    lost: list[str] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    def check(self, right: bool, *what: object) -> None:
+        if not right:
+            self.lost.append(" ".join(str(x)[:300] for x in what))
+
+    def end(self) -> dict[str, Any]:
+        seconds = round(time.monotonic() - self.started, 1)
+        click.echo(f"{self.what}: {self.tried} tried, {len(self.lost)} lost, {seconds} s", err=True)
+        for loss in self.lost[:5]:
+            click.echo(f"  {loss}", err=True)
+        counts = {name: self.counts[name] for name in sorted(self.counts)}
+        return {
+            "what": self.what,
+            "tried": self.tried,
+            "losses": len(self.lost),
+            **counts,
+            **self.figures,
+            "seconds": seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request, its status and, where that is 200, the answer."""
+
+    request: bytes
+    status: int
+    answer: dict[str, Any] | None = None
+
+
+# --- the server -----------------------------------------------------------------------------------
+
+
+def save(folder: Path) -> Reranker:
+    """A corrector of the demo's data, with hostile names among the gallery's."""
+    demo = load_demo()
+    names = [*HOSTILE, *demo.video_names[len(HOSTILE) :]]
+    Reranker().fit(demo.text_bank, demo.video, names=names).save_pretrained(folder)
+    return Reranker.from_pretrained(folder, device="cpu")
+
+
+class Server:
+    """`serve` in a process of its own, which must have ended well when the block ends."""
+
+    def __init__(self, folder: Path, log: Path) -> None:
+        command = [sys.executable, "-m", "emcl_plugin", "serve", str(folder)]
+        self.log = log
+        with log.open("w") as stream:
+            self.process = subprocess.Popen(
+                [*command, "--port", "0", "--device", "cpu"],
+                stdout=stream,
+                stderr=stream,
+                env={**os.environ, "EMCL_TEST_SECRET": SECRET},
+            )
+        end = time.monotonic() + 60
+        while (found := re.search(r"127\.0\.0\.1:(\d+)/ .*\n.*\n", log.read_text())) is None:
+            if time.monotonic() > end or self.process.poll() is not None:
+                raise RuntimeError(f"the server does not start: {log.read_text()}")
+            time.sleep(0.05)
+        self.address: Address = ("127.0.0.1", int(found[1]))
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def end(self, *signals: int, pause: float = 0) -> tuple[int, float]:
+        """The exit status, and the seconds since the last signal; a pause between them."""
+        for i, number in enumerate(signals):
+            time.sleep(pause if i else 0)
+            self.process.send_signal(number)
+            began = time.monotonic()
+        return self.process.wait(3 * GRACE), time.monotonic() - began
+
+    def written(self) -> str:
+        """What it wrote after its first two lines."""
+        return "".join(self.log.read_text().splitlines(keepends=True)[2:])
+
+    def memory(self, which: str = "VmRSS") -> int:
+        """Bytes; VmHWM: the most that there were."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(rf"{which}:\s+(\d+) kB", status)[1]) << 10  # type: ignore[index]
+
+    def holds(self) -> tuple[int, int]:
+        """Open files, and threads."""
+        files, threads = (os.listdir(f"/proc/{self.process.pid}/{x}") for x in ("fd", "task"))
+        return len(files), len(threads)
+
+
+# --- requests -------------------------------------------------------------------------------------
+
+
+def post(body: bytes, *headers: bytes, path: bytes = b"/search") -> bytes:
+    lines = (
+        b"POST %s HTTP/1.1" % path,
+        b"host: x",
+        b"content-length: %d" % len(body),
+        *(headers or (b"content-type: application/json",)),
+    )
+    return b"\r\n".join((*lines, b"", body))
+
+
+def searches(reranker: Reranker, count: int) -> list[Job]:
+    """Texts of the demo as queries, with what `Reranker.search` finds for them."""
+    names = [name.encode(errors="replace").decode() for name in reranker.corrector_.names]
+    queries = load_demo().text[:count].astype(np.float32)
+    gates = reranker.query_vectors(queries)[:, -1]
+    jobs = []
+    for i, (query, k) in enumerate(zip(queries, itertools.cycle((1, 10, 10, 50)))):
+        scores, indices = reranker.search(query[None], k)
+        results = [
+            {"rank": rank, "index": int(index), "name": names[index], "score": float(score)}
+            for rank, (index, score) in enumerate(zip(indices[0], scores[0], strict=True), 1)
+        ]
+        answer = {"protocol": "bank", "results": results, "like_the_bank": float(gates[i])}
+        jobs.append(Job(post(json.dumps({"vector": query.tolist(), "k": k}).encode()), 200, answer))
+    return jobs
+
+
+def refusals(dimension: int) -> list[Job]:
+    """Bodies and requests that are HTTP, and wrong."""
+    ones = [1.0] * dimension
+
+    def body(vector: Any = ones, **more: Any) -> bytes:
+        return json.dumps({"vector": vector, **more}).encode()
+
+    json_type = b"content-type: application/json"
+    wrong = [None, "1", {}, [], ones[1:], [*ones, 1], [*ones[1:], "1"], [*ones[1:], None],
+             [*ones[1:], float("nan")], [*ones[1:], 1e300], [0] * dimension, [ones]]  # fmt: skip
+    jobs = [Job(post(body(vector)), 422) for vector in wrong]
+    jobs += [Job(post(body(k=k)), 422) for k in (0, -1, 1001, 1.5, "1", True, None, [], 2**64)]
+    jobs += [Job(post(body(x=1)), 422), Job(post(b"null"), 422), Job(post(b"[]"), 422)]
+    torn = (b"", b"{", b"\xff\xfe", b'{"vector": [1, ', b"[" * 100_000, body() + b"x", body()[:-1])
+    jobs += [Job(post(x), 400) for x in (*torn, body().replace(b"1.0", b"9" * 5000, 1))]
+    jobs += [Job(post(body() + b" " * (1 << 20)), 413), Job(post(b"[" * (1 << 21)), 413)]
+    jobs += [Job(post(body(), b"content-type: text/plain"), 415), Job(post(body(), b"a: b"), 415)]
+    jobs += [Job(post(body(), json_type, path=b"/"), 405), Job(post(b"", path=b"/a%00b"), 404)]
+    jobs += [Job(b"DELETE /search HTTP/1.1\r\nhost: [\r\n\r\n", 405)]
+    return jobs
+
+
+def health() -> bytes:
+    return b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+def attacks(search: bytes) -> dict[str, tuple[list[bytes | float | str], list[int]]]:
+    """Requests in parts, and the statuses that they get before the service closes.
+
+    Between parts: seconds to wait, "answer" to wait for one, "end" to say no more.
+    """
+    head = b"POST /search HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    chunked = head + b"transfer-encoding: chunked\r\n"
+    last = health().replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+    return {
+        "two lengths": ([head + b"content-length: 3\r\ncontent-length: 4\r\n\r\nabcd"], [400]),
+        "a length and chunks": ([chunked + b"content-length: 4\r\n\r\n0\r\n\r\n" + last], [400]),
+        "a negative length": ([head + b"content-length: -1\r\n\r\n"], [400]),
+        "a length of letters": ([head + b"content-length: 0x10\r\n\r\n"], [400]),
+        "an unknown encoding": ([head + b"transfer-encoding: gzip, chunked\r\n\r\n"], [501]),
+        "a chunk that is none": ([chunked + b"\r\n5\r\n[1, 2\r\n", 0.02, b"zz\r\n"], [400]),
+        "a chunk that is none after the answer": (
+            [chunked.replace(b"json", b"x") + b"expect: 100-continue\r\n\r\n", "answer", b"zz\r\n"],
+            [415],
+        ),
+        "a giant header": ([b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"b" * 300_000], [431]),
+        "giant headers": ([b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * 50_000], [431]),
+        "a giant address": ([b"GET /" + b"a" * 300_000], [431]),
+        "a NUL in a header": ([b"GET / HTTP/1.1\r\nhost: x\r\na: b\0c\r\n\r\n"], [400]),
+        "a space before a colon": ([b"GET / HTTP/1.1\r\nhost : x\r\n\r\n"], [400]),
+        "no host": ([b"GET / HTTP/1.1\r\n\r\n"], [400]),
+        "two hosts": ([b"GET / HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n"], [400]),
+        "HTTP/0.9": ([b"GET /\r\n\r\n"], [400]),
+        "HTTP/2": ([b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"], [404, 400]),
+        "a TLS hello": ([bytes.fromhex("1603010200010001fc0303") + os.urandom(500)], [400]),
+        "noise": ([b"\0" + os.urandom(2000) + b"\r\n\r\n"], [400]),
+        "noise after a search": ([search + b"\0\r\n\r\n"], [200, 400]),
+        "half closed": ([search + search, "end"], [200, 200]),
+        "pipelined": ([search * 20 + last], [200] * 21),
+        "byte by byte": ([bytes([x]) for x in last], [200]),
+        "a late body": ([post(b"{}", b"connection: close")[:-2], 0.05, b"{}"], [415]),
+    }
+
+
+# --- clients --------------------------------------------------------------------------------------
+
+
+class Client:
+    """A connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def open(cls, address: Address) -> Client:
+        return cls(*await asyncio.open_connection(*address))
+
+    async def read(self) -> tuple[int, bytes, bytes]:
+        """Status, head and body; an error where there is only a part of them."""
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        found = re.search(rb"content-length: (\d+)", head.lower())
+        read = self.reader.readexactly(int(found[1])) if found else self.reader.read()
+        return int(head.split(b" ", 2)[1]), head, await read
+
+    async def ask(self, request: bytes) -> tuple[int, bytes, bytes]:
+        self.writer.write(request)
+        return await asyncio.wait_for(self.read(), 60)
+
+    def reset(self) -> None:
+        """Gone without a word."""
+        linger = struct.pack("ii", 1, 0)
+        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.writer.transport.abort()
+
+    async def close(self) -> None:
+        self.writer.close()
+        with suppress(OSError):
+            await self.writer.wait_closed()
+
+
+def refused_well(body: bytes) -> bool:
+    """Whether this is the documented body of a refusal, and tells nothing of the server."""
+    try:
+        error = json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError):
+        return False
+    words = ("Traceback", 'File "', SECRET, sys.prefix, str(Path.home()), tempfile.gettempdir())
+    return (
+        set(error) == {"problem", "received", "to_do"}
+        and all(isinstance(text, str) and text for text in error.values())
+        and len(body) < 1000
+        and not any(word in body.decode() for word in words)
+    )
+
+
+def judge(row: Row, job: Job, status: int, body: bytes) -> None:
+    right = status == job.status and (
+        json.loads(body) == job.answer if job.answer else refused_well(body)
+    )
+    row.counts["answers compared" if job.answer else "refused"] += 1
+    row.check(right, job.request[:200], "gave", status, body)
+
+
+async def load(
+    address: Address, jobs: Iterator[Job], row: Row, concurrency: int, seconds: list[float]
+) -> None:
+    """All jobs, each worker on a connection that it keeps for a while, up to 4 in one write."""
+    chance = random.Random(0)
+
+    async def work() -> None:
+        client = None
+        while batch := list(itertools.islice(jobs, chance.choice((1, 1, 1, 2, 4)))):
+            client = client or await Client.open(address)
+            began = time.perf_counter()
+            client.writer.write(b"".join(job.request for job in batch))
+            for job in batch:
+                row.tried += 1
+                if not row.tried % 5000:
+                    click.echo(f"  {row.tried} requests", err=True)
+                try:
+                    status, _, body = await asyncio.wait_for(client.read(), 60)
+                except (OSError, EOFError, asyncio.TimeoutError) as error:
+                    row.check(False, job.request[:200], "was not answered:", repr(error))
+                    await client.close()
+                    client = None
+                    break
+                seconds.append(time.perf_counter() - began)
+                judge(row, job, status, body)
+            if client and chance.random() < 0.02:
+                await client.close()
+                client = None
+        if client:
+            await client.close()
+
+    await asyncio.gather(*(work() for _ in range(concurrency)))
+
+
+async def attack(address: Address, parts: list[bytes | float | str], statuses: list[int]) -> str:
+    """What went wrong with this request in parts; the connection must be closed after it."""
+    client = await Client.open(address)
+    got: list[int] = []
+    odd: list[bytes] = []
+
+    async def read() -> None:
+        status, _, body = await asyncio.wait_for(client.read(), 3 * PATIENCE)
+        got.append(status)
+        if status != 200 and not refused_well(body):
+            odd.append(body)
+
+    try:
+        for part in parts:
+            if isinstance(part, bytes):
+                client.writer.write(part)
+                await client.writer.drain()
+            elif part == "end":
+                client.writer.write_eof()
+            elif part == "answer":
+                await read()
+            else:
+                await asyncio.sleep(float(part))
+        while not client.reader.at_eof():
+            await read()
+    except asyncio.IncompleteReadError as error:
+        if error.partial:
+            return f"half an answer: {error.partial!r}"
+    except (OSError, asyncio.TimeoutError) as error:
+        return f"{error!r} after {got}"
+    finally:
+        await client.close()
+    return "" if got == statuses and not odd else f"{got}, not {statuses}, {odd}"
+
+
+async def resets(address: Address, search: bytes, row: Row, count: int) -> None:
+    """Clients that are gone at once, at every stage."""
+
+    async def one(stage: int) -> None:
+        row.tried += 1
+        client = await Client.open(address)
+        cut = (0, 20, search.index(b"\r\n\r\n") + 4, len(search) - 10, len(search), len(search))
+        with suppress(OSError):
+            client.writer.write(search[: cut[stage]])
+            await client.writer.drain()
+            if stage == 5:
+                await client.reader.read(10)
+            elif stage:
+                await asyncio.sleep(0.002)
+        client.reset()
+
+    for start in range(0, count, 32):
+        await asyncio.gather(*(one(i % 6) for i in range(start, min(start + 32, count))))
+
+
+async def slow(address: Address, search: Job, row: Row, count: int) -> None:
+    """Slow clients are cut off in time, and nobody else waits for them."""
+    head = search.request[: search.request.index(b"\r\n\r\n") + 4]
+    starts = {
+        "nothing": b"",
+        "half a head": head[:30],
+        "half a body": search.request[:-10],
+        "half of a second head": health() + head[:30],
+        "half of chunks": head[: head.index(b"content-length")]
+        + b"content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n9\r\n[1",
+    }
+
+    async def dawdle(start: bytes, status: int | None) -> None:
+        client = await Client.open(address)
+        began = time.monotonic()
+        client.writer.write(start)
+        received = b""
+        with suppress(OSError):
+            while part := await asyncio.wait_for(client.reader.read(1 << 16), 4 * PATIENCE):
+                received += part
+        lasted = time.monotonic() - began
+        row.tried += 1
+        row.check(lasted < 2 * PATIENCE + 3, start[:40], "was held for", lasted, "s")
+        row.check((b" 408 " in received) == (status == 408), start[:40], "got", received)
+        await client.close()
+
+    async def drip() -> None:
+        """A head, a byte every 50 ms."""
+        client = await Client.open(address)
+        began = time.monotonic()
+        with suppress(OSError):
+            for x in itertools.cycle(b"a"):
+                client.writer.write(bytes([x]))
+                await client.writer.drain()
+                if client.reader.at_eof() or time.monotonic() - began > 3 * PATIENCE:
+                    break
+                await asyncio.sleep(0.05)
+        row.tried += 1
+        row.check(time.monotonic() - began < 2 * PATIENCE + 3, "a dripping head was not cut off")
+        await client.close()
+
+    async def others() -> None:
+        waits: list[float] = []
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            await load(address, iter([search] * 20), row, 4, waits)
+        row.figures["slowest other search, ms"] = round(1000 * max(waits), 1)
+
+    await asyncio.gather(
+        *(
+            dawdle(start, 408 if name in ("half a body", "half of chunks") else None)
+            for name, start in starts.items()
+            for _ in range(count)
+        ),
+        *(drip() for _ in range(count)),
+        *(ask_only(address, search, row) for _ in range(4)),
+        others(),
+    )
+
+
+async def ask_only(address: Address, search: Job, row: Row) -> None:
+    """Searches, whose answers nobody reads, until the service closes."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(connection, address)
+    body = json.dumps({**json.loads(search.request.partition(b"\r\n\r\n")[2]), "k": 1000})
+    row.tried += 1
+
+    async def ask() -> None:
+        while True:
+            await loop.sock_sendall(connection, post(body.encode()))
+
+    try:
+        await asyncio.wait_for(ask(), 5 * PATIENCE)
+    except asyncio.TimeoutError:
+        row.check(False, "a client that does not read was endured")
+    except OSError:
+        row.counts["not reading, cut off"] += 1
+    connection.close()
+
+
+async def crowd(address: Address, search: Job, row: Row) -> None:
+    """All CONNECTIONS are served, twice as many are told of it, the others are cut off."""
+    clients: list[Client] = []
+    try:
+        for count, status in ((CONNECTIONS, 200), (2 * CONNECTIONS, 503)):
+            while len(clients) < count:
+                clients.append(await Client.open(address))
+            await asyncio.sleep(0.2)
+            got, _, body = await clients[-1].ask(search.request)
+            row.check(got == status, count, "connections:", got)
+            row.check(status == 200 or refused_well(body), body)
+        clients += [await Client.open(address) for _ in range(50)]
+        for client in clients[2 * CONNECTIONS + 1 :]:
+            with suppress(OSError):
+                rest = await asyncio.wait_for(client.reader.read(), PATIENCE / 2)
+                row.check(rest == b"", "beyond the limit:", rest)
+            row.counts["cut off"] += 1
+        row.tried += len(clients)
+    finally:
+        await asyncio.gather(*(client.close() for client in clients))
+    await asyncio.sleep(0.5)
+    client = await Client.open(address)
+    status, _, body = await client.ask(search.request)
+    judge(row, search, status, body)
+    await client.close()
+
+
+def described(address: Address, row: Row, examples: int) -> None:
+    """Requests of the service's own description, right and wrong, and schemathesis' checks."""
+    import schemathesis
+    from hypothesis import HealthCheck, given, settings
+    from schemathesis.core.failures import FailureGroup
+
+    schema = schemathesis.openapi.from_url("http://{}:{}/openapi.json".format(*address))
+
+    def check(case: Any) -> None:
+        row.tried += 1
+        response = case.call()
+        row.counts[f"status {response.status_code}"] += 1
+        case.validate_response(response)
+
+    for operation in schema.get_all_operations():
+        label = operation.ok().label
+        for mode in schemathesis.GenerationMode:
+            if label.startswith("GET") and mode.is_negative:
+                continue  # nothing can be wrong
+            cases = operation.ok().as_strategy(generation_mode=mode).filter(meant)
+            limits = settings(
+                max_examples=examples,
+                deadline=None,
+                database=None,
+                derandomize=True,
+                suppress_health_check=list(HealthCheck),
+            )
+            try:
+                limits(given(cases)(check))()
+            except (Exception, FailureGroup) as error:
+                row.check(False, label, mode.name, error)
+
+
+def meant(case: Any) -> bool:
+    """Not k = 3.0, an integer for JSON Schema and refused by the service."""
+    return not isinstance(case.body, dict) or not isinstance(case.body.get("k"), float)
+
+
+async def ended(server: Server, jobs: list[Job], row: Row, signals: list[int]) -> None:
+    """A signal in the middle of load: no answer is wrong or half, and the end is in time."""
+    ending = asyncio.Event()
+
+    async def work(mine: Iterable[Job]) -> None:
+        client = await Client.open(server.address)
+        for job in mine:
+            row.tried += 1
+            try:
+                client.writer.write(job.request)
+                status, _, body = await asyncio.wait_for(client.read(), 3 * GRACE)
+            except asyncio.IncompleteReadError as error:
+                row.counts["closed"] += 1
+                row.check(not error.partial or len(signals) > 1, "half of", error.partial)
+            except OSError:
+                row.counts["reset"] += 1
+            else:
+                if status == 503 and ending.is_set():
+                    row.counts["refused"] += 1
+                else:
+                    row.counts["answered"] += 1
+                    row.check(status == 200 and json.loads(body) == job.answer, status, body)
+                    continue
+            row.check(ending.is_set(), "a connection was lost before the end")
+            await client.close()
+            try:
+                client = await Client.open(server.address)
+            except OSError:
+                break
+
+    async def stop() -> None:
+        await asyncio.sleep(1)
+        ending.set()  # two signals at the same moment would be one
+        status, seconds = await asyncio.to_thread(server.end, *signals, pause=0.3)
+        wanted = (0,) if len(signals) == 1 else (0, -signals[-1])
+        row.check(status in wanted, "exit status", status)
+        row.check(seconds < (GRACE + 1 if len(signals) == 1 else 1), "ended after", seconds, "s")
+        slowest = row.figures.get("slowest end, s", 0)
+        row.figures["slowest end, s"] = max(slowest, round(seconds, 2))
+
+    await asyncio.gather(stop(), *(work(itertools.cycle(jobs[i:] + jobs[:i])) for i in range(64)))
+    row.check(server.written() == "", "it wrote", server.written())
+
+
+# --- all of it ------------------------------------------------------------------------------------
+
+
+def percentiles(row: Row, seconds: list[float]) -> None:
+    for share in (50, 90, 99, 100):
+        name = f"p{share}, ms" if share < 100 else "slowest, ms"
+        row.figures[name] = round(1000 * float(np.percentile(seconds, share)), 1)
+
+
+def mixed(right: list[Job], wrong: list[Job], count: int) -> Iterator[Job]:
+    """Three searches to one that is refused."""
+    kinds = (itertools.cycle(right), itertools.cycle(wrong))
+    return (next(kinds[i % 4 == 3]) for i in range(count))
+
+
+async def settled(server: Server, files: int) -> tuple[int, int]:
+    """Open files and threads, once the last connections have ended."""
+    end = time.monotonic() + 4 * PATIENCE
+    while (held := server.holds())[0] > files and time.monotonic() < end:
+        await asyncio.sleep(0.1)
+    return held
+
+
+async def run(
+    folder: Path, reranker: Reranker, requests: int, concurrency: int, examples: int
+) -> list[dict[str, Any]]:
+    right = searches(reranker, 400)
+    wrong = refusals(reranker.corrector_.dimension)
+    cases = attacks(right[0].request)
+    rows = []
+    with Server(folder, folder.parent / "log.txt") as server:
+        files, _ = server.holds()
+        warm = Row("warm-up, of the same kind")
+        await load(server.address, mixed(right, wrong, max(500, requests // 5)), warm, 64, [])
+        await crowd(server.address, right[0], warm)
+        rows.append(warm.end())
+        held = Row("memory, open files and threads, back after everything")
+        before, (files, threads) = server.memory(), await settled(server, files)
+
+        seconds: list[float] = []
+        row = Row(f"searches and refused bodies, {concurrency} at a time")
+        await load(server.address, mixed(right, wrong, requests), row, concurrency, seconds)
+        percentiles(row, seconds)
+        row.figures["requests a second"] = round(row.tried / (time.monotonic() - row.started))
+        held.figures["grown by searches, MiB"] = round((server.memory() - before) / 2**20, 1)
+        rows.append(row.end())
+
+        row = Row("no HTTP, two requests in one, half-closed, pipelined, byte by byte")
+        for _ in range(20):
+            wrongs = await asyncio.gather(*(attack(server.address, *c) for c in cases.values()))
+            row.tried += len(cases)
+            for name, loss in zip(cases, wrongs, strict=True):
+                row.check(not loss, f"{name}: {loss}")
+        rows.append(row.end())
+
+        row = Row("clients that reset the connection, at every stage")
+        await resets(server.address, right[0].request, row, 2000)
+        rows.append(row.end())
+
+        row = Row("clients that send or read slowly, and searches beside them")
+        await slow(server.address, right[0], row, 20)
+        rows.append(row.end())
+
+        row = Row("more connections than are served")
+        await crowd(server.address, right[0], row)
+        rows.append(row.end())
+
+        row = Row("its own OpenAPI description, schemathesis")
+        await asyncio.to_thread(described, server.address, row, examples)
+        rows.append(row.end())
+
+        row = Row("searches after all of that")
+        await load(server.address, iter(right), row, concurrency, [])
+        rows.append(row.end())
+
+        now, left = server.memory(), await settled(server, files)
+        held.tried = 3
+        held.figures |= {
+            "before, MiB": round(before / 2**20, 1),
+            "after, MiB": round(now / 2**20, 1),
+            "most, MiB": round(server.memory("VmHWM") / 2**20, 1),
+        }
+        held.check(now - before < GROWTH, "memory grew by", now - before)
+        held.check(left[0] <= files, "open files:", files, "then", left[0])
+        held.check(left[1] <= threads, "threads:", threads, "then", left[1])
+        rows.append(held.end())
+        status, _ = server.end(signal.SIGTERM)
+        log = Row("exit status and log, which no client can fill")
+        log.tried = 2
+        log.check(status == 0, "exit status", status)
+        log.check(server.written() == "", "it wrote", server.written())
+        rows.append(log.end())
+
+    for what, signals in (
+        ("SIGTERM amid load, 5 times", [signal.SIGTERM]),
+        ("SIGTERM twice amid load, 3 times", [signal.SIGTERM] * 2),
+    ):
+        row = Row(what)
+        for _ in range(5 if len(signals) == 1 else 3):
+            with Server(folder, folder.parent / "log.txt") as server:
+                await ended(server, right, row, list(signals))
+        rows.append(row.end())
+    return rows
+
+
+@click.command()
+@click.option("--requests", default=20_000, show_default=True, help="Searches and refused bodies.")
+@click.option("--concurrency", default=64, show_default=True, help="Of them at the same time.")
+@click.option("--examples", default=300, show_default=True, help="Of each kind from the OpenAPI.")
+def main(requests: int, concurrency: int, examples: int) -> None:
+    """The service under load and under attack; exit status 1 on any loss."""
+    with tempfile.TemporaryDirectory() as folder:
+        state = Path(folder) / "state"
+        reranker = save(state)
+        rows = asyncio.run(run(state, reranker, requests, concurrency, examples))
+    results = {
+        "campaign": "load",
+        "command": f"python tests/repository/campaigns/load.py --requests {requests} "
+        f"--concurrency {concurrency} --examples {examples}",
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in (*PACKAGES, "schemathesis")},
+        "settings": {"searches at once": AT_ONCE, "cores": os.cpu_count()},
+        "rows": rows,
+    }
+    path = Path(__file__).with_name("results") / "load.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(results, indent=2) + "\n")
+    lost = sum(row["losses"] for row in rows)
+    click.echo(f"{lost} lost; {path.name} written", err=True)
+    sys.exit(lost > 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""What the service says of itself in OpenAPI is so: requests of it, and schemathesis' checks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason='the service needs pip install ".[serve]"')
+pytest.importorskip("schemathesis", reason='its tests need pip install ".[test]"')
+
+import schemathesis
+from campaigns.load import meant
+from hypothesis import settings
+
+from emcl_plugin import Reranker
+from emcl_plugin.service.app import create_app
+
+rng = np.random.default_rng(0)
+bank, gallery = (rng.standard_normal((n, 4), np.float32) for n in (80, 30))
+app = create_app(Reranker().fit(bank, gallery), max_k=50, max_body=2000)
+schema = schemathesis.openapi.from_asgi("/openapi.json", app)
+
+
+@schema.parametrize()
+@settings(max_examples=10)
+def test_requests_of_the_description(case):
+    if meant(case):
+        case.call_and_validate()
