@@ -2,13 +2,17 @@
 
 import inspect
 import os
+import sys
 from functools import partialmethod
+from pathlib import Path
 
 import torch
 from click.testing import CliRunner, Result
 from hypothesis import settings
 
 from emcl_plugin.io import torch_file
+
+sys.path.insert(0, str(Path(__file__).parent / "repository"))  # of campaigns
 
 if not torch.cuda.is_available():  # heeded when a kernel is first defined
     os.environ.setdefault("TRITON_INTERPRET", "1")

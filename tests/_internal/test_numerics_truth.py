@@ -239,7 +239,8 @@ def test_a_run_again_has_the_same_bits():
     here = digests()
     assert digests() == here
     code = f"import torch, sys; torch.set_num_threads({torch.get_num_threads()}); "
-    code += "sys.path.insert(0, 'tests'); import test_numerics_truth as t; print(*t.digests())"
+    code += "sys.path[:0] = ['tests', 'tests/_internal']; import test_numerics_truth as t; "
+    code += "print(*t.digests())"
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert there.stdout.split() == here
 

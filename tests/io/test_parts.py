@@ -17,7 +17,7 @@ from written import HALF, IDS, ONE, WRITERS, X, column, refused, save_h5
 
 from emcl_plugin._internal.arrays import _mapped
 from emcl_plugin.errors import InputFileError
-from emcl_plugin.io import spill
+from emcl_plugin.io import out_of_core
 from emcl_plugin.io.formats import read_array, read_vectors
 from emcl_plugin.io.parts import parts_of
 
@@ -27,8 +27,8 @@ LARGE = np.random.default_rng(0).standard_normal((1000, 5))
 @pytest.fixture
 def small_machine(monkeypatch):
     """A quarter of the memory is 4 KiB, and blocks are of 1 KiB."""
-    monkeypatch.setattr(spill, "physical_memory", lambda: 1 << 14)
-    monkeypatch.setattr(spill, "BLOCK", 1 << 10)
+    monkeypatch.setattr(out_of_core, "physical_memory", lambda: 1 << 14)
+    monkeypatch.setattr(out_of_core, "BLOCK", 1 << 10)
 
 
 @pytest.mark.usefixtures("small_machine")
@@ -72,7 +72,7 @@ def test_one_large_file_goes_to_the_disk_in_blocks(tmp_path, name):
 @pytest.mark.usefixtures("small_machine")
 def test_a_full_disk_is_told(tmp_path, monkeypatch):
     full = partial(open, "/dev/full", "wb")
-    monkeypatch.setattr(spill.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(out_of_core.tempfile, "TemporaryFile", full)
     np.save(tmp_path / "1.npy", LARGE)
     np.save(tmp_path / "2.npy", LARGE)
     refused(tmp_path, "nor on the disk")
@@ -81,8 +81,8 @@ def test_a_full_disk_is_told(tmp_path, monkeypatch):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("memory", [1 << 14, 1 << 40])
 def test_nan_in_one_part_is_named_with_its_place(tmp_path, monkeypatch, bad, memory):
-    monkeypatch.setattr(spill, "physical_memory", lambda: memory)
-    monkeypatch.setattr(spill, "BLOCK", 1 << 10)
+    monkeypatch.setattr(out_of_core, "physical_memory", lambda: memory)
+    monkeypatch.setattr(out_of_core, "BLOCK", 1 << 10)
     for i, part in enumerate(np.array_split(LARGE, 4)):
         part = part.astype("f2")
         if i == 2:

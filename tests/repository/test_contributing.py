@@ -102,7 +102,6 @@ def test_a_format(tree):
     tree.add(written, writer + "\n\n", before="WRITERS = {\n")
     tree.add(written, '    "a.fbin": save_fbin,\n', before='    "a.npy": np.save,\n')
     tree.add(written, '"a.fbin", ', after="ONE = {")
-    tree.add("tests/repository/test_tree.py", " io/fbin", after=" io/vectors")
     line = re.search(r'`(Target\("fbin".*?\),)`', PAGE)[1]
     tree.add("tests/repository/campaigns/targets.py", f"    {line}\n", before='    Target("fvecs"')
     passed = tree.test("fbin or test_tree", "tests/io", "tests/repository/test_tree.py")

@@ -422,7 +422,7 @@ def test_where_it_cannot_listen_it_says_so(small, place):
 
 
 def test_others_are_let_in_with_a_word_of_warning(small, monkeypatch, capsys):
-    monkeypatch.setattr(app._Server, "run", lambda self, _: print(self.notice))
+    monkeypatch.setattr(service._Server, "run", lambda self, _: print(self.notice))
     for host, warned in (("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)):
         service.serve(small, host, 0)
         notice = capsys.readouterr().out
