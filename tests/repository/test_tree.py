@@ -42,13 +42,13 @@ def names(line: str) -> list[str]:
 
 def rooms() -> dict[str, int]:
     """How far down each room stands; a line that is indented further tells what is in it."""
-    lines = [line for line in block("The rooms") if not line.startswith("     ")]
+    lines = [line for line in block("Layers") if not line.startswith("     ")]
     return {name: level for level, line in enumerate(lines) for name in names(line)}
 
 
 def borders() -> dict[str, set[str]]:
     """The rooms that import a package."""
-    lines = block("The borders")
+    lines = block("Third-party packages")
     return {
         word: set(names(line)) for line in lines for word in line.split() if word not in names(line)
     }
