@@ -167,7 +167,7 @@ def main() -> None:
     print(
         f"{arguments.items} x {arguments.dimension} items, bank {arguments.bank}, strength "
         f"{corrector.strength:.2f}, biases {float(corrector.bias.std()):.3f}, EMCL rank "
-        f"{len(corrector.change)}, gate {len(corrector.likeness.known)}; fitted in "
+        f"{len(corrector.change)}, gate {len(corrector.ood_gate.known)}; fitted in "
         f"{time.perf_counter() - started:.0f} s; {os.cpu_count()} CPUs, "
         f"{torch.get_num_threads()} threads; FAISS {faiss.__version__}, torch {torch.__version__}\n"
     )

@@ -198,9 +198,9 @@ class Reranker:
     def refit(self, *, progress: Progress | None = None) -> Reranker:
         """Fit anew on the bank and the gallery as they are now."""
         old = self.corrector_
-        beside = old.beside if len(old.beside) else None
+        auxiliary = old.auxiliary if len(old.auxiliary) else None
         return self.fit(
-            old.bank, old.gallery, gallery_bank=beside, names=old.names, progress=progress
+            old.bank, old.gallery, gallery_bank=auxiliary, names=old.names, progress=progress
         )
 
     @property

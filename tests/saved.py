@@ -12,7 +12,7 @@ import torch
 
 from emcl_plugin import Reranker
 from emcl_plugin.bank import manifest, persistence
-from emcl_plugin.bank.persistence import FACTS
+from emcl_plugin.bank.persistence import MANIFEST
 from emcl_plugin.errors import EmclWarning, StateError
 
 DATA = Path(__file__).parent / "data"
@@ -51,7 +51,7 @@ def same(a: Reranker, b: Reranker) -> None:
     """All of the corrector, the settings and the report."""
     for name, x in vars(a.corrector_).items():
         y = getattr(b.corrector_, name, None)
-        if name == "likeness":
+        if name == "ood_gate":
             assert torch.equal(x.rows, y.rows)
             assert (x.low, x.high, x.within) == (y.low, y.high, y.within)
         elif isinstance(x, torch.Tensor):
@@ -68,7 +68,7 @@ def write(folder: Path, content: object, *, seal: bool = True) -> None:
     """Write corrector.json with the right checksum, so that nothing but the change is wrong."""
     if seal and isinstance(content, dict):
         content["sha256"] = manifest.seal(content)
-    (folder / FACTS).write_text(json.dumps(content))
+    (folder / MANIFEST).write_text(json.dumps(content))
 
 
 def refused(folder: Path, words: str, **options) -> str:

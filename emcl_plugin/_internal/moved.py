@@ -59,6 +59,11 @@ class _Finder(MetaPathFinder):
         return ModuleSpec(name, _Alias())
 
 
+def renamed(old: str, new: str) -> None:
+    """Warn the caller's caller that a name has changed."""
+    warnings.warn(f"{old} is now {new}; the old name goes in 0.2", DeprecationWarning, stacklevel=3)
+
+
 def keep_old_names() -> None:
     """Let the old names be imported, too."""
     sys.meta_path.append(_Finder())

@@ -7,7 +7,7 @@ arise here, because the queries to come are not these.
 How much of the biases would another bank teach, too? See :mod:`emcl_plugin.bank.fit`.
 
 Is the gallery of the bank's kind? Where a gallery bank is given (videos that belong to the bank's
-texts), the mean of :class:`~emcl_plugin.bank.ood_gate.Likeness` of the gallery to it says so.
+texts), the mean of :class:`~emcl_plugin.bank.ood_gate.OODGate` of the gallery to it says so.
 
 Is the query? That is asked of every query by itself, when it comes.
 """

@@ -50,7 +50,7 @@ def fit_corrector(
         runs over both and they take the mass that is theirs (dual-bank Sinkhorn).
     emcl, ncl, prior, guard, metric, device, memory, progress
         As in :func:`emcl_plugin.rerank`, but that NCL's own settings are :data:`BANK`.
-        ``guard=False`` also takes reliability and kinship for 1 and lets every query through.
+        ``guard=False`` also sets reliability and the in-domain score to 1 and opens the gate.
     names : tuple of str
         What the gallery's items are called.
 

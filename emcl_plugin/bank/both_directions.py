@@ -8,8 +8,8 @@ in :mod:`emcl_plugin.bank`. With gates s of the texts and s' of the videos, all 
 where EMCL's map M is found once, for text -> video, or there is only one direction. Ranking
 videos for a text must not be touched by s'_j, nor ranking texts for a video by s_i. So with both
 banks all gates are open, and whether the gallery of each direction is of its bank's kind is
-asked as a whole (the kinship of :class:`~emcl_plugin.bank.BankReport`): each direction's gallery
-bank is the other's bank.
+asked as a whole (the in-domain score of :class:`~emcl_plugin.bank.BankReport`): each
+direction's gallery bank is the other's bank.
 """
 
 from __future__ import annotations

@@ -20,8 +20,9 @@ from typing import Any
 import torch
 
 from emcl_plugin._internal.arrays import Array, check_finite, check_matrix
+from emcl_plugin._internal.moved import renamed
 from emcl_plugin._internal.sizes import DEFAULT_MEMORY
-from emcl_plugin.bank.ood_gate import Likeness, directions, fit_likeness
+from emcl_plugin.bank.ood_gate import OODGate, directions, fit_ood_gate
 from emcl_plugin.emcl import renormalized
 from emcl_plugin.errors import InputValueError
 from emcl_plugin.evidence.mutual_neighbours import nearest
@@ -52,14 +53,14 @@ class Corrector:
         EMCL's directions and their relative change; r = 0 where EMCL changes nothing.
     renormalize : bool
         Whether vectors are brought to unit length again after EMCL.
-    likeness : Likeness
-        The gate: which queries are like the bank's.
+    ood_gate : OODGate
+        How far a query is corrected: only where it resembles the bank's queries.
     bank : (n_bank, D)
         The bank's queries, to give new gallery items a bias and to fit anew.
     potential, weight : (n_bank,)
         The bank queries' own biases tau f_i, and as how many queries each counts.
-    beside, beside_bias : (n_beside, D), (n_beside,)
-        The gallery bank, and its whole tau g; n_beside = 0 without one.
+    auxiliary, auxiliary_bias : (n_auxiliary, D), (n_auxiliary,)
+        The auxiliary gallery (``gallery_bank``) and its unscaled tau g; empty without one.
     level : float
         A constant of tau g, such that its mean over the gallery was 0.
     temperature, rho, strength : float
@@ -85,12 +86,12 @@ class Corrector:
     basis: torch.Tensor
     change: torch.Tensor
     renormalize: bool
-    likeness: Likeness
+    ood_gate: OODGate
     bank: torch.Tensor
     potential: torch.Tensor
     weight: torch.Tensor
-    beside: torch.Tensor
-    beside_bias: torch.Tensor
+    auxiliary: torch.Tensor
+    auxiliary_bias: torch.Tensor
     level: float
     temperature: float
     rho: float
@@ -105,6 +106,24 @@ class Corrector:
     def dimension(self) -> int:
         """D, of queries and gallery items."""
         return int(self.gallery.shape[1])
+
+    @property
+    def likeness(self) -> OODGate:
+        """Return :attr:`ood_gate` under its old name (deprecated)."""
+        renamed("Corrector.likeness", "ood_gate")
+        return self.ood_gate
+
+    @property
+    def beside(self) -> torch.Tensor:
+        """Return :attr:`auxiliary` under its old name (deprecated)."""
+        renamed("Corrector.beside", "auxiliary")
+        return self.auxiliary
+
+    @property
+    def beside_bias(self) -> torch.Tensor:
+        """Return :attr:`auxiliary_bias` under its old name (deprecated)."""
+        renamed("Corrector.beside_bias", "auxiliary_bias")
+        return self.auxiliary_bias
 
     # --- scores -------------------------------------------------------------------------------
 
@@ -162,17 +181,17 @@ class Corrector:
     ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
         """How many rows of the tile are queries, the tile after M, and s of its rows.
 
-        As :meth:`map` and :meth:`Likeness.of`, from one product: a single query is served in
+        As :meth:`map` and :meth:`OODGate.of`, from one product: a single query is served in
         the time of a few small steps, so there are few.
         """
         self._check(queries, "queries")
-        asked = len(self.likeness.rows) if gate else 0
-        first = len(self.likeness.rows)
+        asked = len(self.ood_gate.rows) if gate else 0
+        first = len(self.ood_gate.rows)
         for start, stop, tile in tiles(queries, self.gallery.dtype, self.gallery.device):
             unit, length = _directions(tile, stop - start, start, self.metric)
             out = unit if self.metric == "cosine" else tile
             both = unit @ self._ahead.T
-            strength = self.likeness.opened(both[:, :asked]) if asked else tile.new_ones(TILE)
+            strength = self.ood_gate.opened(both[:, :asked]) if asked else tile.new_ones(TILE)
             if len(self.change):
                 along = both[:, first : first + len(self.change)]
                 if self.metric == "dot":
@@ -185,7 +204,7 @@ class Corrector:
     @cached_property
     def _ahead(self) -> torch.Tensor:
         """The gate's rows, and EMCL's directions as rows."""
-        return padded(torch.cat([self.likeness.rows, self.basis.T]))
+        return padded(torch.cat([self.ood_gate.rows, self.basis.T]))
 
     @cached_property
     def _back(self) -> torch.Tensor:
@@ -231,9 +250,9 @@ class Corrector:
         )
         best = nearest(FeaturePair(bank, gallery))
         weight = repeat_weights(bank, best.video_of_text, memory=DEFAULT_MEMORY)
-        likeness = self.likeness
-        if len(likeness.known):  # they are of the bank's kind now
-            likeness = fit_likeness(bank, best.video_of_text, best.text_score, likeness.plane)
+        ood_gate = self.ood_gate
+        if len(ood_gate.known):  # they are of the bank's kind now
+            ood_gate = fit_ood_gate(bank, best.video_of_text, best.text_score, ood_gate.plane)
         return replace(
             self,
             bank=bank.rows(0, bank.shape[0]),
@@ -241,7 +260,7 @@ class Corrector:
             weight=bank.rows(0, bank.shape[0]).new_ones(bank.shape[0])
             if weight is None
             else weight,
-            likeness=likeness,
+            ood_gate=ood_gate,
         ).renewed()
 
     @torch.no_grad()
@@ -284,7 +303,11 @@ class Corrector:
         full = self._full_bias(self.gallery)
         mean = float(full.mean())
         out = replace(self, bias=self.strength * (full - mean), level=self.level - mean)
-        return replace(out, beside_bias=out._full_bias(self.beside)) if len(self.beside) else out
+        return (
+            replace(out, auxiliary_bias=out._full_bias(self.auxiliary))
+            if len(self.auxiliary)
+            else out
+        )
 
     def weakened(self, share: float) -> Corrector:
         """With this share of its biases."""
@@ -300,8 +323,8 @@ class Corrector:
     def _full_potential(self, queries: torch.Tensor) -> torch.Tensor:
         """tau f of bank queries from the gallery's biases, up to a constant: (f)."""
         full = self.bias / self.strength if self.strength else self.bias
-        bias = torch.cat([full, self.beside_bias])
-        items = torch.cat([self.gallery, self.beside])
+        bias = torch.cat([full, self.auxiliary_bias])
+        items = torch.cat([self.gallery, self.auxiliary])
         source = Biased(self._source(queries, items), bias.new_zeros(len(queries)), bias)
         return -self.rho * self.temperature * logsumexp(source, self.temperature)[0]
 

@@ -18,7 +18,7 @@ import torch
 
 from emcl_plugin._internal.progress import Progress
 from emcl_plugin.bank.corrector import Corrector
-from emcl_plugin.bank.ood_gate import directions, fit_likeness, leading_plane, open_to_all
+from emcl_plugin.bank.ood_gate import directions, fit_ood_gate, leading_plane, open_to_all
 from emcl_plugin.bank.report import TOP, BankReport
 from emcl_plugin.errors import EmclWarning
 from emcl_plugin.evidence.mutual_neighbours import nearest
@@ -35,12 +35,12 @@ class Trust:
 
     biases: Biases | None
     reliability: float = 1.0
-    kinship: float | None = None
+    in_domain: float | None = None
 
     @property
     def share(self) -> float:
-        """Reliability times kinship."""
-        return self.reliability * (1.0 if self.kinship is None else self.kinship)
+        """Reliability times the gallery's in-domain score."""
+        return self.reliability * (1.0 if self.in_domain is None else self.in_domain)
 
 
 class BankFit:
@@ -81,10 +81,10 @@ class BankFit:
             return corrector, Trust(biases)
         before = self.found.before
         plane = leading_plane(directions(corrector.gallery))
-        gate = fit_likeness(self.queries, before.video_of_text, before.text_score, plane)
-        kinship = self._kinship(plane) if self.size < self.job.shape[1] else None
-        trust = Trust(biases, self._reliability(corrector), kinship)
-        return replace(corrector, likeness=gate).weakened(trust.share), trust
+        gate = fit_ood_gate(self.queries, before.video_of_text, before.text_score, plane)
+        in_domain = self._in_domain(plane) if self.size < self.job.shape[1] else None
+        trust = Trust(biases, self._reliability(corrector), in_domain)
+        return replace(corrector, ood_gate=gate).weakened(trust.share), trust
 
     def bare(self) -> Corrector:
         """Vectors and EMCL, without biases or gate."""
@@ -104,12 +104,12 @@ class BankFit:
             basis=basis,
             change=change,
             renormalize=renormalize and self.columns.metric == "cosine",
-            likeness=open_to_all(columns),
+            ood_gate=open_to_all(columns),
             bank=queries.clone(),
             potential=queries.new_zeros(len(queries)),
             weight=self.weights,
-            beside=columns[self.size :].clone(),
-            beside_bias=columns.new_zeros(len(columns) - self.size),
+            auxiliary=columns[self.size :].clone(),
+            auxiliary_bias=columns.new_zeros(len(columns) - self.size),
             level=0.0,
             temperature=1.0,
             rho=1.0,
@@ -122,12 +122,12 @@ class BankFit:
         sides = self._features(corrector.map(queries)), self._features(columns)
         return FeaturePair(*sides, memory=self.job.memory)
 
-    def _kinship(self, plane: torch.Tensor) -> float:
+    def _in_domain(self, plane: torch.Tensor) -> float:
         """How far the gallery is of the gallery bank's kind."""
         rows = torch.arange(self.size, self.columns.shape[0], device=self.job.device)
         others = self._features(self.columns.take(rows))
         before = self.found.before
-        gate = fit_likeness(
+        gate = fit_ood_gate(
             others, before.text_of_video[self.size :], before.video_score[self.size :], plane
         )
         unit = directions(self.columns.rows(0, self.size))
@@ -186,7 +186,7 @@ class BankFit:
             converged=biases is None or biases.converged,
             guard=found.guard,
             reliability=trust.reliability,
-            kinship=trust.kinship,
+            in_domain=trust.in_domain,
             strength=corrector.strength,
             coverage=int((torch.bincount(ranked.flatten()) > 0).sum()) / self.size,
             evenness=None if found.prior is None else found.prior.evenness,

@@ -1,6 +1,6 @@
 """corrector.json: what a saved corrector says of itself, and whether that can be.
 
-It must be the dataclass :class:`Facts` below, key by key.
+It must be the dataclass :class:`Manifest` below, key by key.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class Manifest:
     """What corrector.json holds, key by key."""
 
     kind: str
@@ -148,13 +148,13 @@ def content_of(reranker: Fitted) -> dict[str, Any]:
         "n_bank": len(corrector.bank),
         "n_gallery": len(corrector),
         "n_directions": len(corrector.change),
-        "n_known": len(corrector.likeness.known),
-        "n_plane": corrector.likeness.plane.shape[1],
-        "n_beside": len(corrector.beside),
+        "n_known": len(corrector.ood_gate.known),
+        "n_plane": corrector.ood_gate.plane.shape[1],
+        "n_beside": len(corrector.auxiliary),
         **{name: getattr(corrector, name) for name in SCALARS},
-        "likeness_low": corrector.likeness.low,
-        "likeness_high": corrector.likeness.high,
-        "likeness_within": corrector.likeness.within,
+        "likeness_low": corrector.ood_gate.low,
+        "likeness_high": corrector.ood_gate.high,
+        "likeness_within": corrector.ood_gate.within,
         "settings": {field.name: getattr(reranker, field.name) for field in fields(Settings)},
         "report": corrector.facts or None,
         "named": bool(corrector.names),
@@ -176,8 +176,8 @@ def _plain(value: object) -> Any:
     )
 
 
-def checked(content: Any, path: Path) -> Facts:
-    """The facts that the content of corrector.json amounts to, or what is wrong with it."""
+def checked(content: Any, path: Path) -> Manifest:
+    """The manifest that the content of corrector.json amounts to, or what is wrong with it."""
     check_kind(content, path)
     version = read_as(int, content.get("format_version"), f"{path}: format_version")
     if version > FORMAT:
@@ -197,13 +197,13 @@ def checked(content: Any, path: Path) -> Facts:
         received = f"{path}: {shown(error)}"
         raise bad(f"this is not what format {version} looks like", received) from None
     nested = {"report": _nested(current["report"])} if "report" in current else {}
-    facts: Facts = read_as(Facts, current | nested, f"{path}")
-    facts.check(path)
-    if current["report"] != (None if facts.report is None else facts.report.to_dict()):
+    manifest: Manifest = read_as(Manifest, current | nested, f"{path}")
+    manifest.check(path)
+    if current["report"] != (None if manifest.report is None else manifest.report.to_dict()):
         raise bad("the report is not that of a fit", f"{path}: report")
     if seal(content) != content["sha256"]:
         raise bad("the file was changed after it was saved", f"{path}: another sha256")
-    return facts
+    return manifest
 
 
 def check_kind(content: Any, path: Path) -> None:
@@ -227,6 +227,7 @@ def _nested(report: Any) -> Any:
     """A report's ``to_dict`` as its dataclasses are nested, as far as it looks like one."""
     try:
         out = dict(report)
+        out["in_domain"] = out.pop("kinship")
         hubs = out.pop("hubs")
         out |= {f"hubs_{when}": hubs[when] for when in ("before", "after")}
         out["guard"] = {key: value for key, value in out["guard"].items() if key != "applied"}

@@ -46,7 +46,7 @@ WITHIN = (0.01, 0.5, 0.99)
 
 
 @dataclass(frozen=True)
-class Likeness:
+class OODGate:
     """The gate (s).
 
     Attributes
@@ -70,7 +70,7 @@ class Likeness:
     def of(self, unit: torch.Tensor) -> torch.Tensor:
         """s of unit vectors, (n,), each in [0, 1].
 
-        >>> gate = Likeness(torch.eye(3), low=0.5, high=1.0, plane=torch.empty(3, 0))
+        >>> gate = OODGate(torch.eye(3), low=0.5, high=1.0, plane=torch.empty(3, 0))
         >>> gate.of(torch.tensor([[1.0, 0, 0], [0.6, 0.8, 0]]))
         tensor([1.0000, 0.6000])
         """
@@ -119,9 +119,9 @@ def leading_plane(unit: torch.Tensor) -> torch.Tensor:
     return vectors[:, unit.shape[1] - p :].contiguous()
 
 
-def fit_likeness(
+def fit_ood_gate(
     items: Features, group: torch.Tensor, order: torch.Tensor, plane: torch.Tensor
-) -> Likeness:
+) -> OODGate:
     """Learn the gate from known items.
 
     Parameters
@@ -154,12 +154,12 @@ def fit_likeness(
     low, high = (float(torch.quantile(found, q)) for q in QUANTILES)
     towards = torch.linalg.vector_norm(probes @ plane, dim=1)
     least, middle, most = (float(torch.quantile(towards, q)) for q in WITHIN)
-    return Likeness(known, low, max(high, low + 1e-6), plane, (least, middle, most))
+    return OODGate(known, low, max(high, low + 1e-6), plane, (least, middle, most))
 
 
-def open_to_all(like: torch.Tensor) -> Likeness:
+def open_to_all(like: torch.Tensor) -> OODGate:
     """The gate that lets everything through, in this dtype and dimension, (n, D)."""
-    return Likeness(like[:0], -1.0, 0.0, like[:0].T)
+    return OODGate(like[:0], -1.0, 0.0, like[:0].T)
 
 
 def _spread(x: torch.Tensor, most: int) -> torch.Tensor:

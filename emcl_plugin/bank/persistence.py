@@ -4,7 +4,7 @@
     corrector.safetensors   the tensors of :class:`~emcl_plugin.bank.corrector.Corrector`
     names.json              what the gallery's items are called, where they have names
 
-The JSON must be :class:`~emcl_plugin.bank.manifest.Facts`, key by key, and says what the
+The JSON must be :class:`~emcl_plugin.bank.manifest.Manifest`, key by key, and says what the
 other two hold, down to the byte. So whatever is missing, cut
 short, swapped, edited or not ours is found before it is used.
 """
@@ -30,23 +30,25 @@ from emcl_plugin.bank.corrector import Corrector
 from emcl_plugin.bank.manifest import (
     CODES,
     SCALARS,
-    Facts,
     Fitted,
+    Manifest,
     as_json,
     check_kind,
     checked,
     content_of,
     seal,
 )
-from emcl_plugin.bank.ood_gate import Likeness
+from emcl_plugin.bank.ood_gate import OODGate
 from emcl_plugin.io.atomic import atomic_folder, check_folder_target
 from emcl_plugin.io.members import utf8_name
 from emcl_plugin.io.strict_json import bad, check_size, opened, read_json, same_keys
 from emcl_plugin.pipeline.inputs import pick_device
 
-FACTS, TENSORS, NAMES = FILES = ("corrector.json", "corrector.safetensors", "names.json")
-LARGEST = {FACTS: 1 << 20, NAMES: 64 << 20}
+MANIFEST, TENSORS, NAMES = FILES = ("corrector.json", "corrector.safetensors", "names.json")
+LARGEST = {MANIFEST: 1 << 20, NAMES: 64 << 20}
 """Bytes of JSON that are read of each file."""
+RENAMED = {"auxiliary": "beside", "auxiliary_bias": "beside_bias"}
+"""Tensors of the corrector that format 1 stores under another name."""
 UNIT = 1e-4
 """How far a unit vector's length may be from 1."""
 
@@ -94,7 +96,7 @@ def save(reranker: Fitted, folder: Path, *, force: bool = False) -> None:
     tensors = _tensors(corrector)
     check_folder_target(folder, sum(x.nbytes for x in tensors.values()), force=force, files=FILES)
     if folder.exists() and any(folder.iterdir()):
-        check_kind(read_json(folder / FACTS, LARGEST[FACTS]), folder / FACTS)
+        check_kind(read_json(folder / MANIFEST, LARGEST[MANIFEST]), folder / MANIFEST)
     count = len(corrector) if corrector.names else 0
     names = _check_names(list(corrector.names), count, folder / NAMES)
     digests = _digests(tensors)
@@ -102,13 +104,13 @@ def save(reranker: Fitted, folder: Path, *, force: bool = False) -> None:
     content["tensors"] = {name: digest.hexdigest() for name, digest in digests.items()}
     content["gallery_order"] = _order(digests["gallery"], names)
     content["sha256"] = seal(content)
-    facts = checked(content, folder / FACTS)  # what could not be loaded is not saved
-    _check_tensors(tensors, digests, facts, folder / TENSORS)
-    texts = {FACTS: json.dumps(content, indent=2).encode(), NAMES: as_json(names).encode()}
+    manifest = checked(content, folder / MANIFEST)  # what could not be loaded is not saved
+    _check_tensors(tensors, digests, manifest, folder / TENSORS)
+    texts = {MANIFEST: json.dumps(content, indent=2).encode(), NAMES: as_json(names).encode()}
     for name, text in texts.items():
         check_size(folder / name, len(text), LARGEST[name])
     with atomic_folder(folder, force=force, files=FILES) as part:
-        _write(part / FACTS, texts[FACTS])
+        _write(part / MANIFEST, texts[MANIFEST])
         _write(part / TENSORS, to_bytes(tensors))
         if names:
             _write(part / NAMES, texts[NAMES])
@@ -152,16 +154,16 @@ def load(folder: Path, kind: Callable[..., AnyFitted], *, device: str | None = N
     if not os.path.isdir(folder):
         what = "is a file, not a folder" if os.path.exists(folder) else "does not exist"
         raise bad("there is no saved corrector", f"{folder} {what}", "check the path")
-    facts = checked(read_json(folder / FACTS, LARGEST[FACTS]), folder / FACTS)
-    tensors = _read_tensors(folder / TENSORS, facts)
+    manifest = checked(read_json(folder / MANIFEST, LARGEST[MANIFEST]), folder / MANIFEST)
+    tensors = _read_tensors(folder / TENSORS, manifest)
     digests = _digests(tensors)
-    _check_tensors(tensors, digests, facts, folder / TENSORS)
+    _check_tensors(tensors, digests, manifest, folder / TENSORS)
     names: list[str] = []
-    if facts.named:
+    if manifest.named:
         names = _check_names(
-            read_json(folder / NAMES, LARGEST[NAMES]), facts.n_gallery, folder / NAMES
+            read_json(folder / NAMES, LARGEST[NAMES]), manifest.n_gallery, folder / NAMES
         )
-    if _order(digests["gallery"], names) != facts.gallery_order:
+    if _order(digests["gallery"], names) != manifest.gallery_order:
         raise bad(
             "the gallery's items or names are not those that were saved, in their order",
             f"{folder}: another gallery_order",
@@ -169,18 +171,20 @@ def load(folder: Path, kind: Callable[..., AnyFitted], *, device: str | None = N
     place = pick_device(device or "cpu", Kind.of(tensors["gallery"]))
     held: dict[str, Any] = {name: x.to(place) for name, x in tensors.items()}
     known, plane = held.pop("likeness.known"), held.pop("likeness.plane")
-    reranker = kind(device=device, **vars(facts.settings))
+    named = {name: held.pop(stored) for name, stored in RENAMED.items()}
+    reranker = kind(device=device, **vars(manifest.settings))
     reranker.corrector_ = Corrector(
         **held,
-        **{name: getattr(facts, name) for name in SCALARS},
-        likeness=Likeness(
-            known, facts.likeness_low, facts.likeness_high, plane, facts.likeness_within
+        **named,
+        **{name: getattr(manifest, name) for name in SCALARS},
+        ood_gate=OODGate(
+            known, manifest.likeness_low, manifest.likeness_high, plane, manifest.likeness_within
         ),
         names=tuple(names),
-        facts={} if facts.report is None else facts.report.to_dict(),
+        facts={} if manifest.report is None else manifest.report.to_dict(),
     )
-    if facts.report is not None:
-        reranker.report_ = facts.report
+    if manifest.report is not None:
+        reranker.report_ = manifest.report
     return reranker
 
 
@@ -201,9 +205,9 @@ def _order(gallery: Any, names: list[str]) -> str:
 def _tensors(corrector: Corrector) -> dict[str, torch.Tensor]:
     """All tensors by name, contiguous and on the CPU."""
     names = [f.name for f in fields(Corrector) if f.type == "torch.Tensor"]
-    every = {name: getattr(corrector, name) for name in names}
-    every["likeness.known"] = corrector.likeness.known
-    every["likeness.plane"] = corrector.likeness.plane
+    every = {RENAMED.get(name, name): getattr(corrector, name) for name in names}
+    every["likeness.known"] = corrector.ood_gate.known
+    every["likeness.plane"] = corrector.ood_gate.plane
     return {name: x.detach().cpu().contiguous() for name, x in every.items()}
 
 
@@ -211,9 +215,9 @@ def _digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     return {name: hashlib.sha256(x.numpy().reshape(-1).data) for name, x in tensors.items()}
 
 
-def _read_tensors(path: Path, facts: Facts) -> dict[str, torch.Tensor]:
+def _read_tensors(path: Path, manifest: Manifest) -> dict[str, torch.Tensor]:
     """The tensors, once their names, shapes and dtypes are what they must be."""
-    shapes, code = facts.shapes(), CODES[facts.dtype]
+    shapes, code = manifest.shapes(), CODES[manifest.dtype]
     with opened(path) as (file, size):
         start = file.read(8)
     if size > physical_memory():
@@ -241,21 +245,23 @@ def _read_tensors(path: Path, facts: Facts) -> dict[str, torch.Tensor]:
 
 
 def _check_tensors(
-    tensors: Mapping[str, torch.Tensor], digests: Mapping[str, Any], facts: Facts, path: Path
+    tensors: Mapping[str, torch.Tensor], digests: Mapping[str, Any], manifest: Manifest, path: Path
 ) -> None:
     """That the tensors can be a corrector's, and are those that were saved."""
     for name, x in tensors.items():
-        if tuple(x.shape) != facts.shapes()[name] or str(x.dtype)[6:] != facts.dtype:
+        if tuple(x.shape) != manifest.shapes()[name] or str(x.dtype)[6:] != manifest.dtype:
             received = f"{path}: {name} {tuple(x.shape)}, {x.dtype}"
             raise bad("a tensor's shape or dtype does not go with the others'", received)
         _all(torch.isfinite(x), name, x, "a tensor holds NaN or infinity", path)
     weight = tensors["weight"]
     _all((weight > 0) & (weight <= 1), "weight", weight, "a weight is not in (0, 1]", path)
-    for name in ("gallery", "bank", "beside", "likeness.known") if facts.metric == "cosine" else ():
+    for name in (
+        ("gallery", "bank", "beside", "likeness.known") if manifest.metric == "cosine" else ()
+    ):
         length = torch.linalg.vector_norm(tensors[name], dim=1)
         _all((length - 1).abs() <= UNIT, f"length of {name}", length, "no unit vector", path)
     for name, digest in digests.items():
-        if digest.hexdigest() != facts.tensors.get(name):
+        if digest.hexdigest() != manifest.tensors.get(name):
             raise bad("a tensor is not the one that was saved", f"{path}: {name}, another sha256")
 
 

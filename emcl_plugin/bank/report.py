@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emcl_plugin._internal.citations import CITATIONS
+from emcl_plugin._internal.moved import renamed
 from emcl_plugin.emcl import EMCLReport
 from emcl_plugin.evidence.guard import GuardDecision
 from emcl_plugin.evidence.mutual_neighbours import Hubs
@@ -35,10 +36,10 @@ class BankReport:
         Evidence on the bank that there are hubs to correct.
     reliability : float
         R: which part of the biases another bank of this size would teach, too.
-    kinship : float or None
-        How far the gallery is of the gallery bank's kind, in [0, 1]; None without one.
+    in_domain : float or None
+        Mean share, in [0, 1], to which gallery items resemble the gallery bank; None without one.
     strength : float
-        What the biases were multiplied with: guard, reliability and kinship.
+        What the biases were multiplied with: guard, reliability and the in-domain score.
     coverage : float
         Share of the gallery that is among the ten best of some bank query.
     evenness : float or None
@@ -73,7 +74,7 @@ class BankReport:
     converged: bool
     guard: GuardDecision
     reliability: float
-    kinship: float | None
+    in_domain: float | None
     strength: float
     coverage: float
     evenness: float | None
@@ -81,6 +82,12 @@ class BankReport:
     hubs_after: Hubs
     protocol: str = "bank"
     citations: tuple[str, ...] = CITATIONS
+
+    @property
+    def kinship(self) -> float | None:
+        """Return :attr:`in_domain` under its old name (deprecated)."""
+        renamed("BankReport.kinship", "in_domain")
+        return self.in_domain
 
     def facts(self, verbose: bool = False) -> list[tuple[str, str]]:
         """In words: (what, how) for people."""
@@ -118,16 +125,23 @@ class BankReport:
                     f"{100 * self.reliability:.0f} %: what two halves of the bank agree on",
                 )
             )
-            if self.kinship is not None:
+            if self.in_domain is not None:
                 facts.append(
-                    ("kinship", f"{100 * self.kinship:.0f} % of the gallery is like its bank")
+                    (
+                        "domain",
+                        f"{100 * self.in_domain:.0f} % of the gallery resembles the gallery bank",
+                    )
                 )
         facts.append(("applied", f"{100 * self.strength:.0f} % of the biases"))
         return facts
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        out = {k: v for k, v in vars(self).items() if not k.startswith("hubs_")}
+        out = {
+            "kinship" if k == "in_domain" else k: v
+            for k, v in vars(self).items()
+            if not k.startswith("hubs_")
+        }
         out["emcl"] = None if self.emcl is None else self.emcl.to_dict()
         out["guard"] = self.guard.to_dict()
         out["hubs"] = {"before": dict(vars(self.hubs_before)), "after": dict(vars(self.hubs_after))}

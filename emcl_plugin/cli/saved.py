@@ -40,8 +40,8 @@ def show_command(folder: Path, as_json: bool) -> None:
         "rho": corrector.rho,
         "strength": corrector.strength,
         "emcl_directions": len(corrector.change),
-        "gate": [corrector.likeness.low, corrector.likeness.high]
-        if len(corrector.likeness.known)
+        "gate": [corrector.ood_gate.low, corrector.ood_gate.high]
+        if len(corrector.ood_gate.known)
         else None,
         "drift": drift,
         "fit": corrector.facts or None,
@@ -54,10 +54,10 @@ def show_command(folder: Path, as_json: bool) -> None:
     lowest, highest = (int(corrector.bias.argmin()), int(corrector.bias.argmax()))
     gate = "every query is let through"
     if facts["gate"] is not None:
-        low, high = corrector.likeness.low, corrector.likeness.high
-        plane = corrector.likeness.plane.shape[1]
+        low, high = corrector.ood_gate.low, corrector.ood_gate.high
+        plane = corrector.ood_gate.plane.shape[1]
         gate = (
-            f"by the cosine to the nearest of {len(corrector.likeness.known)} bank queries: none "
+            f"by the cosine to the nearest of {len(corrector.ood_gate.known)} bank queries: none "
             f"of the correction up to {low:.3f}, all from {high:.3f}"
             + (", where they lie towards the gallery as the bank does" if plane else "")
         )

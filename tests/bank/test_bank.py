@@ -149,7 +149,7 @@ def test_without_ncl_emcl_alone_is_applied(settings):
     assert_allclose(torch.cat(list(corrector.scores(x.bank))), wanted.scores, rtol=0, atol=1e-12)
     assert not corrector.bias.any()
     assert (report.strength, report.temperature, report.rounds) == (0, 0, 0)
-    assert len(corrector.likeness.known) == 0
+    assert len(corrector.ood_gate.known) == 0
 
 
 def test_without_emcl_vectors_are_as_they_came():
@@ -213,7 +213,7 @@ def test_a_bank_given_k_times_teaches_the_same(seed, times):
     assert_allclose(other.queries, 70, rtol=1e-9)
     assert other.bank == 70 * times
     assert_allclose(other.guard.z, report.guard.z, rtol=1e-9)
-    gates = found.likeness, wanted.likeness
+    gates = found.ood_gate, wanted.ood_gate
     width = gates[1].high - gates[1].low
     assert_allclose(*(gate.high for gate in gates), rtol=0, atol=0.5 * width)
 
@@ -241,7 +241,7 @@ def test_nor_do_they_in_float32(magnitude):
     wanted, report = fit(x, metric="dot", dtype="f4")
     found, other = fit(scaled, metric="dot", dtype="f4")
     assert_allclose(other.strength, report.strength, rtol=1e-3)
-    assert_allclose(found.likeness.high, wanted.likeness.high, rtol=1e-3)
+    assert_allclose(found.ood_gate.high, wanted.ood_gate.high, rtol=1e-3)
     assert_allclose(found.drift(), wanted.drift(), rtol=1e-2, atol=1e-6)
 
 
@@ -282,7 +282,7 @@ def test_tensors_give_what_arrays_give(dtype, dual):
         found = fit_corrector(sides[0], sides[1], emcl=None, **extra)[0]
         assert torch.equal(found.bias, wanted.bias)
         assert torch.equal(found.gallery, wanted.gallery)
-        assert found.likeness.low == wanted.likeness.low
+        assert found.ood_gate.low == wanted.ood_gate.low
     assert wanted.bias.dtype == (torch.float64 if dtype == "f8" else torch.float32)
 
 

@@ -41,7 +41,12 @@ def test_the_report_goes_into_json(case):
     assert any("2212.11790" in line for line in written["citations"])
     assert json.loads(json.dumps(corrector.facts)) == written
     fields = {field.name for field in dataclasses.fields(BankReport)}
-    assert set(written) == fields - {"hubs_before", "hubs_after"} | {"hubs"}
+    assert set(written) == fields - {"hubs_before", "hubs_after", "in_domain"} | {
+        "hubs",
+        "kinship",
+    }
+    with pytest.warns(DeprecationWarning, match="in_domain"):
+        assert report.kinship == report.in_domain == written["kinship"]
 
 
 def test_the_report_of_a_bank_that_teaches_nothing_goes_into_json():

@@ -199,14 +199,14 @@ def test_emcl_that_does_not_bring_vectors_back_to_length_goes_on_by_the_inner_pr
 
 
 def test_a_bank_of_another_kind_than_the_gallery_is_not_believed():
-    """Asked as a whole, by kinship: almost nothing is applied to anybody."""
+    """Asked as a whole, by the in-domain score: almost nothing is applied to anybody."""
     x = data()
     x = x._replace(text=x.text[:90], video=x.video[:90])
-    assert all(report.kinship > 0.8 for report in run(x).report.banks.values())
+    assert all(report.in_domain > 0.8 for report in run(x).report.banks.values())
     rng = np.random.default_rng(2)
     strangers = unit(rng.standard_normal((180, 24)) - 3 * x.video_bank.mean(0))
     found = run(x._replace(video_bank=strangers))
-    assert found.correctors[FORWARD].strength <= found.report.banks[FORWARD].kinship < 0.05
+    assert found.correctors[FORWARD].strength <= found.report.banks[FORWARD].in_domain < 0.05
     rows = matrix(found) - x.text @ x.video.T
     assert apart(rows, 1) < 0.05 * apart(matrix(run(x)) - x.text @ x.video.T, 1)
 
@@ -319,12 +319,12 @@ def test_without_ncl_and_emcl_the_scores_are_the_input_s(banks, off):
 @EVERY
 @BANKS
 def test_without_the_guard_all_of_the_biases_are_applied_to_all(banks, emcl):
-    """No gate, no reliability, no kinship."""
+    """No gate, no reliability, no in-domain score."""
     x = data()
     found = run(x, banks, emcl=emcl, guard=False)
     assert set(found.gates.values()) == {1.0}
     for way, report in found.report.banks.items():
-        assert (report.strength, report.reliability, report.kinship) == (1, 1, None)
+        assert (report.strength, report.reliability, report.in_domain) == (1, 1, None)
         assert not report.guard.enabled
         assert found.correctors[way].strength == 1
     if banks != "text video":
@@ -376,7 +376,7 @@ def test_the_report_says_bank_and_what_each_bank_taught(banks):
         assert isinstance(bank, BankReport)
         assert (bank.bank, bank.gallery) == sizes[way]
         assert bank.gallery_bank == (180 if len(ways) == 2 else 0)
-        assert (bank.kinship is None) == (len(ways) == 1)
+        assert (bank.in_domain is None) == (len(ways) == 1)
         assert bank.strength == found.correctors[way].strength
     best = max(bank.guard.strength for bank in report.banks.values())
     assert report.guard.strength == best

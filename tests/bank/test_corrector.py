@@ -119,9 +119,9 @@ def plain_state(corrector, x):
     emcl["renormalize"] = corrector.renormalize
     x = np.asarray(x, float)
     x = unit(x) if corrector.metric == "cosine" else x
-    known = corrector.likeness.known.double().numpy()
-    ends = (corrector.likeness.low, corrector.likeness.high)
-    gate = corrector.likeness
+    known = corrector.ood_gate.known.double().numpy()
+    ends = (corrector.ood_gate.low, corrector.ood_gate.high)
+    gate = corrector.ood_gate
     s = plain_gate(known, ends, unit(x), gate.plane.double().numpy(), gate.within)
     return plain_map(x, **emcl), s, plain_map(state["gallery"], **emcl), state["bias"]
 
@@ -375,3 +375,13 @@ def test_not_all_items_can_go():
     assert len(fitted().without(range(89))) == 1
     assert len(fitted().without([])) == 90
     assert len(fitted().without([3, 3, 3])) == 89
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("likeness", "ood_gate"), ("beside", "auxiliary"), ("beside_bias", "auxiliary_bias")],
+)
+def test_old_names_warn_at_the_callers_line(old, new):
+    with pytest.warns(DeprecationWarning, match=f"Corrector.{old} is now {new}") as caught:
+        assert getattr(fitted(), old) is getattr(fitted(), new)
+    assert caught[0].filename == __file__

@@ -174,9 +174,9 @@ def test_new_queries_are_of_the_bank_s_kind_from_then_on():
     assert s[60:120].mean() > 0.8
     bank = np.concatenate([data().bank, new])
     ends = plain_ends(bank, (bank @ data().gallery.T).argmax(1))
-    assert_allclose([grown.likeness.low, grown.likeness.high], ends, rtol=1e-9)
-    without = replace(corrector, likeness=open_to_all(corrector.gallery))
-    assert len(without.with_queries(new).likeness.known) == 0
+    assert_allclose([grown.ood_gate.low, grown.ood_gate.high], ends, rtol=1e-9)
+    without = replace(corrector, ood_gate=open_to_all(corrector.gallery))
+    assert len(without.with_queries(new).ood_gate.known) == 0
 
 
 def test_items_after_queries_are_on_the_constant_of_the_renewed_biases():

@@ -12,7 +12,7 @@ import pytest
 from saved import DEEP, V1, at, load, refused, same, write
 
 from emcl_plugin.bank import persistence
-from emcl_plugin.bank.persistence import FACTS, NAMES
+from emcl_plugin.bank.persistence import MANIFEST, NAMES
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ TYPES = {
 
 @pytest.mark.parametrize("key", TYPES)
 def test_missing_keys_and_wrong_types(folder, key):
-    content = json.loads((folder / FACTS).read_text())
+    content = json.loads((folder / MANIFEST).read_text())
     assert content.keys() == TYPES.keys() | {"kind"}
     write(folder, {**content, key: TYPES[key]}, seal=False)
     assert key in refused(folder, "another type")
@@ -107,14 +107,14 @@ def test_missing_keys_and_wrong_types(folder, key):
     ids=lambda value: str(value)[:40],
 )
 def test_every_value_is_checked(folder, path, value, words):
-    content = json.loads((folder / FACTS).read_text())
+    content = json.loads((folder / MANIFEST).read_text())
     at(path, value)(content)
     write(folder, content)
     refused(folder, words)
 
 
 def test_a_newer_version_is_named(folder):
-    content = json.loads((folder / FACTS).read_text())
+    content = json.loads((folder / MANIFEST).read_text())
     write(folder, {**content, "format_version": 3, "package_version": "9.9", "new": 1})
     text = refused(folder, "newer")
     assert "'9.9'" in text
@@ -123,15 +123,15 @@ def test_a_newer_version_is_named(folder):
 
 @pytest.mark.parametrize("path", ["temperature", "level", "likeness_high", "report.score_std"])
 def test_a_change_by_hand_is_noticed(folder, path):
-    content = json.loads((folder / FACTS).read_text())
+    content = json.loads((folder / MANIFEST).read_text())
     at(path, 0.9375)(content)
     write(folder, content, seal=False)
     refused(folder, "changed after it was saved")
 
 
 def test_layout_of_the_json_does_not_matter(folder):
-    content = json.loads((folder / FACTS).read_text())
-    (folder / FACTS).write_text(json.dumps(dict(sorted(content.items())), indent=7))
+    content = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(dict(sorted(content.items())), indent=7))
     same(load(folder), load(V1))
 
 
@@ -151,7 +151,7 @@ NOT_JSON = [
 ]
 
 
-@pytest.mark.parametrize("name", [FACTS, NAMES])
+@pytest.mark.parametrize("name", [MANIFEST, NAMES])
 @pytest.mark.parametrize(("data", "words"), NOT_JSON, ids=range(len(NOT_JSON)))
 def test_json_that_is_none(folder, name, data, words):
     (folder / name).write_bytes(data)
@@ -159,7 +159,7 @@ def test_json_that_is_none(folder, name, data, words):
 
 
 def test_traps_within_a_corrector(folder):
-    text = (folder / FACTS).read_text()
+    text = (folder / MANIFEST).read_text()
     for old, new, words in [
         (r'"level": [^,]*', '"level": 1e999', "not finite"),
         (r'"level": [^,]*', '"level": Infinity', "not finite"),
@@ -170,12 +170,12 @@ def test_traps_within_a_corrector(folder):
     ]:
         spoilt, count = re.subn(old, new, text)
         assert count == 1
-        (folder / FACTS).write_text(spoilt)
+        (folder / MANIFEST).write_text(spoilt)
         refused(folder, words)
 
 
 def test_json_that_is_too_large(folder):
-    for name in (FACTS, NAMES):
+    for name in (MANIFEST, NAMES):
         shutil.copytree(V1, folder, dirs_exist_ok=True)
         os.truncate(folder / name, persistence.LARGEST[name] + 1)  # sparse
         refused(folder, "too large")

@@ -15,7 +15,7 @@ from emcl_plugin.bank.ood_gate import (
     MOST,
     PROBES,
     QUANTILES,
-    fit_likeness,
+    fit_ood_gate,
     leading_plane,
     open_to_all,
 )
@@ -39,7 +39,7 @@ def fit(x, group, order, dtype=F64, metric="cosine", plane=None):
     items = Features(x, dtype=dtype, metric=metric)
     plane = x.T[:, :0] if plane is None else plane
     plane = torch.as_tensor(plane, dtype=dtype)
-    return fit_likeness(items, torch.as_tensor(group), torch.as_tensor(order), plane)
+    return fit_ood_gate(items, torch.as_tensor(group), torch.as_tensor(order), plane)
 
 
 def let_through(gate, x, dtype=F64):

@@ -18,8 +18,8 @@ from saved import DATA, V1, fitted, hubby, load, refused, same, write
 
 from emcl_plugin import EMCL, NCL, Reranker
 from emcl_plugin.bank import manifest, persistence
-from emcl_plugin.bank.ood_gate import Likeness
-from emcl_plugin.bank.persistence import FACTS, FILES, NAMES, TENSORS, save
+from emcl_plugin.bank.ood_gate import OODGate
+from emcl_plugin.bank.persistence import FILES, MANIFEST, NAMES, TENSORS, save
 from emcl_plugin.errors import EmclWarning, InputFileError, NotFittedError, StateError
 
 EXPECTED = DATA / "state_v1_expected.json"
@@ -43,8 +43,8 @@ def make_fixture() -> None:  # how tests/data/state_v1 was made; it is not to be
         reranker.fit(text, video, names=[f"clip {c}" for c in "abcdefgé"])
     corrector = reranker.corrector_
     plane = torch.eye(6, dtype=corrector.bank.dtype)[:, :1]
-    gate = Likeness(corrector.bank[:5].clone(), 0.25, 0.875, plane, (0.125, 0.25, 0.75))
-    reranker.corrector_ = replace(corrector, likeness=gate)
+    gate = OODGate(corrector.bank[:5].clone(), 0.25, 0.875, plane, (0.125, 0.25, 0.75))
+    reranker.corrector_ = replace(corrector, ood_gate=gate)
     queries = np.random.default_rng(1).standard_normal((3, 6)).round(2)
     scores = reranker.transform(queries)
     DATA.mkdir(exist_ok=True)
@@ -175,7 +175,7 @@ def test_this_version_of_the_format_stays_loadable():
     corrector = reranker.corrector_
     assert (corrector.names[0], corrector.names[-1]) == ("clip a", "clip é")
     assert len(corrector.change) > 0
-    assert len(corrector.likeness.known) == 5
+    assert len(corrector.ood_gate.known) == 5
     assert 0 < float(next(corrector.vectors(expected["queries"] * np.ones(1)))[0, -1]) <= 1
     assert reranker.report_.gallery == 8
     assert sum(p.stat().st_size for p in DATA.rglob("*") if p.is_file()) < 30_000
@@ -187,7 +187,7 @@ def test_older_formats_are_brought_up_step_by_step(folder, monkeypatch):
         return {**rest, "rho": content["relaxation"], "format_version": 2}
 
     expected = load(V1)
-    content = json.loads((folder / FACTS).read_text())
+    content = json.loads((folder / MANIFEST).read_text())
     content["relaxation"] = content.pop("rho")
     write(folder, content)
     refused(folder, "something is missing\n.*rho")
@@ -248,7 +248,7 @@ def test_settings_that_make_no_sense_are_not_saved(tmp_path, params, words):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", [FACTS, NAMES])
+@pytest.mark.parametrize("name", [MANIFEST, NAMES])
 def test_what_would_be_too_large_to_load_is_not_saved(tmp_path, monkeypatch, name):
     monkeypatch.setitem(persistence.LARGEST, name, 100)
     with pytest.raises(StateError, match=f"too large\n.*{name}"):
@@ -301,11 +301,11 @@ def foreign_folder(folder: Path) -> None:
 
 
 def foreign_json(folder: Path) -> None:
-    (folder / FACTS).write_text('{"kind": "something else"}')
+    (folder / MANIFEST).write_text('{"kind": "something else"}')
 
 
 def no_json(folder: Path) -> None:
-    (folder / FACTS).unlink()
+    (folder / MANIFEST).unlink()
 
 
 @pytest.mark.parametrize("spoil", [foreign_file, foreign_folder, foreign_json, no_json])

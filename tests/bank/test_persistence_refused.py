@@ -23,7 +23,7 @@ from numpy.testing import assert_array_equal
 from safetensors.torch import load_file, save_file
 from saved import DEEP, V1, at, load, refused, same, scores, write
 
-from emcl_plugin.bank.persistence import FACTS, FILES, NAMES, TENSORS
+from emcl_plugin.bank.persistence import FILES, MANIFEST, NAMES, TENSORS
 from emcl_plugin.errors import StateError
 
 TENSOR_NAMES = {
@@ -126,7 +126,7 @@ def test_a_header_that_lies(folder, path, value, words):
 
 
 def test_a_header_and_a_json_that_lie_alike_take_no_memory(folder):
-    content = json.loads((folder / FACTS).read_text())
+    content = json.loads((folder / MANIFEST).read_text())
     content["n_bank"] = 1 << 38
 
     def change(header):
@@ -233,7 +233,7 @@ def test_too_short_and_too_long(folder):
 
 def test_no_folder(folder, tmp_path):
     refused(tmp_path / "nowhere", "does not exist")
-    refused(folder / FACTS, "is a file, not a folder")
+    refused(folder / MANIFEST, "is a file, not a folder")
     refused(Path("nul\0byte"), "does not exist")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "missing\n.*corrector.json")
@@ -275,7 +275,7 @@ def test_a_file_that_may_not_be_read(folder, monkeypatch):
 def test_nothing_is_imported_by_a_name_in_the_files(folder):
     """Loading in a fresh interpreter loads no module that the package does not load itself."""
     (folder / "hostile_name.py").write_text("raise SystemExit('imported')")
-    content = json.loads((folder / FACTS).read_text())
+    content = json.loads((folder / MANIFEST).read_text())
     content["settings"]["emcl"] = "hostile_name"
     write(folder, content)
     code = (
@@ -361,7 +361,7 @@ def test_every_single_bit_of_the_numbers_counts(folder):
 
 
 def test_the_sums_are_those_of_the_bytes():
-    content = json.loads((V1 / FACTS).read_text())
+    content = json.loads((V1 / MANIFEST).read_text())
     tensors = load_file(V1 / TENSORS)
     for name, x in tensors.items():
         assert content["tensors"][name] == hashlib.sha256(x.numpy().tobytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""How far a bank's biases are trusted: reliability, kinship, the gate."""
+"""How far a bank's biases are trusted: reliability, in-domain score, the gate."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ def test_strength_is_the_guard_s_times_reliability_times_kinship(emcl, dual):
         reliability = plain_reliability(S, w, n, tau, 0.8, by=raw)
         assert 0.3 < reliability < 1
         assert_allclose(report.reliability, reliability, rtol=0, atol=1e-9)
-        kinship = 1.0
+        in_domain = 1.0
         if dual:
             ends = plain_ends(x.gallery_bank, raw[:, n:].argmax(0), QUANTILES, FEWEST)
             plane = plain_plane(x.gallery)
             within = plain_within(x.gallery_bank, plane)
-            kinship = plain_gate(x.gallery_bank, ends, x.gallery, plane, within).mean()
-            assert 0.8 < kinship <= 1
-            assert_allclose(report.kinship, kinship, rtol=0, atol=1e-9)
+            in_domain = plain_gate(x.gallery_bank, ends, x.gallery, plane, within).mean()
+            assert 0.8 < in_domain <= 1
+            assert_allclose(report.in_domain, in_domain, rtol=0, atol=1e-9)
         else:
-            assert report.kinship is None
-        strength = report.guard.strength * reliability * kinship
+            assert report.in_domain is None
+        strength = report.guard.strength * reliability * in_domain
         assert_allclose([report.strength, corrector.strength], strength, rtol=1e-8)
         assert_allclose(corrector.bias, strength * g, rtol=0, atol=1e-9)
     assert guards[:2] == [1, 1]
@@ -67,7 +67,7 @@ def test_the_gate_is_that_of_the_bank_grouped_by_best_match(dual):
     corrector, _ = fit(x, dual=dual)
     best = plain_scores(x, dual=dual).argmax(1)
     ends = plain_ends(unit(x.bank), best, QUANTILES, FEWEST)
-    assert_allclose([corrector.likeness.low, corrector.likeness.high], ends, rtol=1e-9)
+    assert_allclose([corrector.ood_gate.low, corrector.ood_gate.high], ends, rtol=1e-9)
     others = np.concatenate([x.queries, -x.queries, unit(1 + x.queries)])
     s = torch.cat(list(corrector.vectors(others)))[:, -1]
     plane = plain_plane(unit(x.gallery))
@@ -82,7 +82,7 @@ def test_without_the_guard_everything_is_let_through(dual):
     x = data()
     junk = x._replace(gallery_bank=np.random.default_rng(0).standard_normal((90, 20)))
     corrector, report = fit(junk, dual=dual, guard=False)
-    assert (report.reliability, report.kinship, report.strength) == (1, None, 1)
+    assert (report.reliability, report.in_domain, report.strength) == (1, None, 1)
     assert not report.guard.enabled
     assert (torch.cat(list(corrector.vectors(-x.queries)))[:, -1] == 1).all()
 
@@ -154,10 +154,10 @@ def test_a_bank_with_no_two_halves_teaches_nothing():
 def test_a_gallery_bank_of_the_gallery_s_kind_is_kin_and_one_of_another_space_is_not():
     for seed in range(3):
         x = banked(seed, 150, 200)
-        assert fit(x, dual=True)[1].kinship > 0.9
+        assert fit(x, dual=True)[1].in_domain > 0.9
         other = x._replace(gallery_bank=banked(seed + 50, 150, 200).gallery_bank)
         corrector, report = fit(other, dual=True)
-        assert report.kinship < 0.02
+        assert report.in_domain < 0.02
         assert spread(corrector.bias) < 0.02 * spread(fit(x)[0].bias)
 
 
@@ -167,14 +167,14 @@ def test_nor_is_one_whose_items_all_have_the_same_best_query():
     away = 1.5 * np.random.default_rng(2).standard_normal(24)
     other = x._replace(gallery_bank=unit(away + 0.5 * x.gallery_bank))
     assert len(set((x.bank @ other.gallery_bank.T).argmax(0))) == 1
-    assert fit(other, dual=True)[1].kinship < 0.02
+    assert fit(other, dual=True)[1].in_domain < 0.02
 
 
 def test_a_small_gallery_bank_is_not_judged():
     """Fewer than fifty have no percentiles."""
     x = banked(0, 100, 200)
     small = x._replace(gallery_bank=-x.gallery_bank[:30])
-    assert fit(small, dual=True)[1].kinship == 1
+    assert fit(small, dual=True)[1].in_domain == 1
 
 
 @pytest.mark.parametrize("emcl", ["auto", MAP])

@@ -51,7 +51,7 @@ def test_fit_saves_what_the_bank_taught(folder, emcl, way, names, dual):
     assert f"Now try: emcl-rerank apply new {asks} q.npy" in result.words
     for words in ("200 bank queries x 200 gallery items", "protocol     bank", "guard", "written"):
         assert words in result.words
-    assert ("kinship" in result.words) == dual
+    assert ("domain" in result.words) == dual
     assert "transductive" not in result.words
 
 

@@ -28,7 +28,7 @@ def test_show_tells_what_is_in_a_corrector(emcl):
         "200 items of dimension 128, float32, with names",
         f"{corrector.bias.min():+.4f} ({hub}, the largest hub)",
         f"{corrector.bias.max():+.4f} ({lifted})",
-        f"none of the correction up to {corrector.likeness.low:.3f}",
+        f"none of the correction up to {corrector.ood_gate.low:.3f}",
         f"{100 * corrector.drift():.1f} % since the fit",
         "Reranker()",
     ):
@@ -53,7 +53,7 @@ def test_show_in_json(emcl):
         "rho": 0.8,
         "strength": corrector.strength,
         "emcl_directions": len(corrector.change),
-        "gate": [corrector.likeness.low, corrector.likeness.high],
+        "gate": [corrector.ood_gate.low, corrector.ood_gate.high],
         "drift": pytest.approx(corrector.drift()),
         "fit": json.loads(json.dumps(reranker().report_.to_dict())),
     }

@@ -490,7 +490,7 @@ def _seal_again(home: Path) -> None:
     from emcl_plugin.bank import persistence
     from emcl_plugin.bank.manifest import seal
 
-    facts = json.loads((home / persistence.FACTS).read_bytes())
+    facts = json.loads((home / persistence.MANIFEST).read_bytes())
     tensors = load_file(home / persistence.TENSORS)
     digests = persistence._digests(tensors)
     with suppress(Exception):
@@ -498,7 +498,7 @@ def _seal_again(home: Path) -> None:
     names = json.loads((home / persistence.NAMES).read_bytes()) if facts.get("named") else []
     facts["gallery_order"] = persistence._order(digests["gallery"], names)
     facts["sha256"] = seal(facts)
-    (home / persistence.FACTS).write_text(json.dumps(facts))
+    (home / persistence.MANIFEST).write_text(json.dumps(facts))
 
 
 def _state_seeds(folder: Path) -> Iterator[bytes]:
