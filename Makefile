@@ -1,30 +1,34 @@
 # The commands of everyday work; `make setup` first.
 BIN := .venv/bin
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/pytest --all -n auto --dist loadfile
 
-.PHONY: setup demo test coverage lint bench docs ci
+.PHONY: setup demo test test-all coverage lint bench docs ci
 
-setup:  ## an environment in .venv with everything
+setup:  ## create .venv with every extra
 	python3 -m venv .venv
 	$(BIN)/pip install -c constraints.txt -e ".[all]"
 
-demo:  ## the main job on the data that ship with the package
+demo:  ## run the main job on the data that ship with the package
 	$(BIN)/emcl-rerank demo
 
-test:  ## the suite, in as many processes as there are cores
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+test:  ## run the fast tests
+	$(BIN)/pytest
 
-coverage:  ## how much of the package the suite reaches; less than pyproject.toml wants is an error
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile \
-		--cov --cov-report=term-missing:skip-covered -k "not full_disk and not somebody_else"
+test-all:  ## run every test, in one process per core
+	$(PARALLEL)
 
-lint:  ## style and types, as before every commit
+coverage:  ## measure branch coverage; fails below the limit in pyproject.toml
+	$(PARALLEL) --cov --cov-report=term-missing:skip-covered \
+		-k "not full_disk and not somebody_else"
+
+lint:  ## check style and types, as before every commit
 	PATH="$(abspath $(BIN)):$$PATH" pre-commit run --all-files
 
-bench:  ## how fast each part is, beside the plain way
+bench:  ## compare the speed of each part with the plain implementation
 	$(BIN)/python benchmarks/core_speed.py
 
-docs:  ## the site, in docs/_build/html; warnings are errors
+docs:  ## build the site in docs/_build/html; warnings are errors
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
-ci:  ## all that has to pass
+ci:  ## run everything that must pass
 	bash .ci/run

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason='the service needs pip install ".[serve]"')
 pytest.importorskip("uvicorn", reason='the service needs pip install ".[serve]"')
-pytest.importorskip("httpx", reason='its tests need pip install ".[test]"')
+pytest.importorskip("httpx", reason='its tests need pip install ".[test-all]"')
 
 import httpx
 

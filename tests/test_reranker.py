@@ -149,6 +149,7 @@ def test_order_of_items_does_not_matter(seed, n_text, n_video):
     assert_allclose(mixed, plain[np.ix_(rows, columns)], rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 @given(scale=st.sampled_from([1e-6, 1e-3, 20.0, 100.0, 1e6]), seed=st.integers(0, 20))
 def test_logit_scale_and_feature_length_do_not_matter(scale, seed):
     text, video = hubby(30, 30, seed=seed)

@@ -111,6 +111,7 @@ def test_the_package_runs_no_foreign_code():
     assert found == KNOWN
 
 
+@pytest.mark.slow
 def test_everything_works_without_a_network_and_leaves_nothing_behind(tmp_path):
     """Sockets and other programs are refused; HOME and TMPDIR are empty, and stay so."""
     pytest.importorskip("faiss")

@@ -234,6 +234,7 @@ def digests():
     return [hashlib.sha256(np.ascontiguousarray(x)).hexdigest() for _, x in runs()]
 
 
+@pytest.mark.slow
 def test_a_run_again_has_the_same_bits():
     """In this process and in another with as many threads."""
     here = digests()

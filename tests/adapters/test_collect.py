@@ -206,6 +206,7 @@ def _process(rank, count, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_every_process_gets_the_bits_of_a_single_one(count, tmp_path):
     torch.multiprocessing.spawn(_process, (count, tmp_path), count)

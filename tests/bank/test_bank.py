@@ -181,6 +181,7 @@ def test_the_guard_is_that_of_rescore():
 # --- what does not matter ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(seeds)
 def test_the_order_of_bank_and_gallery_does_not_matter(seed):
     """Biases move with the gallery, to 1e-9, with EMCL and the gate as well; so do scores."""
@@ -201,6 +202,7 @@ def test_the_order_of_bank_and_gallery_does_not_matter(seed):
     assert_allclose(torch.cat(list(found.scores(x.queries))), scores, rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 @given(seeds, st.integers(2, 6))
 def test_a_bank_given_k_times_teaches_the_same(seed, times):
     """Biases and their strength to 1e-8; the gate's ends to a tenth of the way between."""
@@ -245,6 +247,7 @@ def test_nor_do_they_in_float32(magnitude):
     assert_allclose(found.drift(), wanted.drift(), rtol=1e-2, atol=1e-6)
 
 
+@pytest.mark.slow
 @given(seeds)
 def test_lengths_do_not_matter_to_the_cosine(seed):
     """Each vector has its own."""

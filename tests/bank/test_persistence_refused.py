@@ -272,6 +272,7 @@ def test_a_file_that_may_not_be_read(folder, monkeypatch):
     refused(folder, "cannot be read\n.*Permission denied")
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_by_a_name_in_the_files(folder):
     """Loading in a fresh interpreter loads no module that the package does not load itself."""
     (folder / "hostile_name.py").write_text("raise SystemExit('imported')")
@@ -328,6 +329,7 @@ def damaged(data: bytes, damage: list[tuple[str, int, int]]) -> bytes:
     return bytes(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_random_damage_is_refused_or_harmless(scratch, name):
     data, expected = (V1 / name).read_bytes(), scores(load(V1))

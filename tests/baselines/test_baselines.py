@@ -367,6 +367,7 @@ def test_lengths_are_left_alone_for_inner_products(name):
     assert_allclose(METHODS[name].correct(direction(longer, metric="dot")).dense(), 4 * once)
 
 
+@pytest.mark.slow
 def test_nnn_is_that_of_its_authors():
     """The PyPI package nnn-retrieval finds the same items with the same scores."""
     pytest.importorskip("tqdm", reason="nnn-retrieval needs tqdm")

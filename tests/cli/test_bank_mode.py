@@ -107,6 +107,7 @@ def test_with_ground_truth_the_gain_is_measured_and_named_bank(emcl, banks):
     assert len(re.findall(r"^ +emcl_plugin +\d", result.words, re.M)) == 2
 
 
+@pytest.mark.slow
 @BANKS
 def test_the_page_says_bank_and_never_transductive(folder, emcl, banks):
     pytest.importorskip("matplotlib")
@@ -123,6 +124,7 @@ def test_the_page_says_bank_and_never_transductive(folder, emcl, banks):
     assert all(option in page for option in options)
 
 
+@pytest.mark.slow
 def test_the_figures_can_be_had_by_banks_too(folder, emcl):
     pytest.importorskip("matplotlib")
     emcl(*BOTH, *TEXT_BANK, "--gt", "diagonal", "--plots", "figures", "-q")

@@ -95,6 +95,7 @@ def test_gallery_and_queries_of_every_space(run, saved, tmp_path, space):
     assert ("phi 1.5" in result.stderr) == (space != "ip")
 
 
+@pytest.mark.slow
 def test_the_shown_lines_of_python_find_the_same(run, saved, tmp_path):
     lancedb = pytest.importorskip("lancedb")
     faiss = pytest.importorskip("faiss")

@@ -91,6 +91,7 @@ def whole(home, name="out.npy"):
 # --- signals --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [0.0, 0.05, 0.15])
 @pytest.mark.parametrize(
     "numbers",
@@ -509,6 +510,7 @@ Job.blocks = lambda *given: [os.write(1, b"noise"), os.write(2, b"noise"), block
     assert whole(home)
 
 
+@pytest.mark.slow
 def test_the_interpreter_ends_in_silence_where_its_output_is_full(home):
     with open("/dev/full", "w") as full:
         done = subprocess.run(
@@ -569,6 +571,7 @@ def test_without_a_home_and_without_temporary_files(forks, home):
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
+@pytest.mark.slow
 def test_files_are_utf_8_wherever_one_lives(home):
     """Names of files, ids and captions are in letters that neither locale nor terminal know."""
     ids = "\n".join(f"{i} {name}" for i, name in enumerate(NAMES))

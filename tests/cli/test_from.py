@@ -186,6 +186,7 @@ def test_options_of_the_main_job_cannot_go_with_a_sub_command(invoke):
         assert f"{options[0]} cannot go with the sub-command eval" in " ".join(found.output.split())
 
 
+@pytest.mark.slow
 def test_the_report_calls_items_by_their_ids(invoke):
     data = load_demo()
     names = [f"clip-{i}" for i in range(len(data.video))]

@@ -198,6 +198,7 @@ def test_a_file_called_as_an_array_of_another_is_not_read_for_it(run_here, array
     np.testing.assert_array_equal(np.load("a.npy"), np.load("b.npy"))
 
 
+@pytest.mark.slow
 def test_a_list_of_ids_from_a_shells_pipe(folder):
     (folder / "ids.txt").write_text("".join(f"x{i}\n" for i in range(N)))
     command = '"$0" -m emcl_plugin --text t.npy --video v.npy --run r.csv --text-ids <(cat ids.txt)'

@@ -80,6 +80,7 @@ def test_main_job_with_no_option(folder):
     assert files(folder) == ["reranked.npy", "t.npy", "v.npy"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["npz", "folder", "h5", "safetensors"])
 def test_the_same_from_other_files(folder, kind):
     text, video = (np.load(folder / name) for name in ("t.npy", "v.npy"))
@@ -120,6 +121,7 @@ def test_json_is_all_of_standard_output(folder):
     assert facts["guard"]["after"] > facts["guard"]["before"]
 
 
+@pytest.mark.slow
 def test_every_option_is_read_from_the_environment(folder):
     env = {
         **os.environ,
@@ -249,6 +251,7 @@ def test_similarity_alone(folder):
     assert "held; about" in result.stderr
 
 
+@pytest.mark.slow
 def test_with_ground_truth_it_measures_and_explains(folder):
     data = load_demo()
     (folder / "names.txt").write_text("\n".join(data.text_names), "utf-8")
@@ -264,6 +267,7 @@ def test_with_ground_truth_it_measures_and_explains(folder):
     assert {path.suffix for path in (folder / "figures").iterdir()} == {".png", ".svg", ".pdf"}
 
 
+@pytest.mark.slow
 def test_texts_without_a_row_in_the_ground_truth_are_counted(folder):
     rows = [f"{row},{row}" for row in range(1, 945)]
     (folder / "gt.csv").write_text("\n".join(["text,video", *rows]), "utf-8")
@@ -338,6 +342,7 @@ def large(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_leaves_no_file(large, number):
     process = subprocess.Popen(
@@ -385,6 +390,7 @@ def test_full_disk_leaves_no_file(folder):
     assert files(folder) == ["t.npy", "v.npy"]
 
 
+@pytest.mark.slow
 def test_peak_memory_stays_within_the_budget_plus_500_mb(tmp_path):
     """8000 x 8000 float32: one matrix alone would be 256 MB, the budget is 64 MiB."""
     rng = np.random.default_rng(0)
@@ -415,6 +421,7 @@ def test_help_is_quick_and_does_not_import_torch():
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_import_of_the_whole_api_stays_without_optional_packages():
     code = (
         "import sys\n"

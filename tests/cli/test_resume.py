@@ -248,6 +248,7 @@ assert ends(start("to its end"), 60)
 """
 
 
+@pytest.mark.slow
 def test_a_job_killed_at_any_moment_leaves_a_whole_result_or_none(here):
     """Eight random moments, then with the result written but not yet named, and just named."""
     options = ["--prior", "even", "--temperature", "0.001", "--rounds", "1500"]

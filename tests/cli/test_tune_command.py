@@ -60,6 +60,7 @@ def test_verbose_tune_shows_all(emcl):
         assert f"{trial.candidate.name:26}{trial.r1:8.1f}{trial.mrr:9.3f}{z}\n" in words
 
 
+@pytest.mark.slow
 def test_tune_in_json_is_what_tune_finds(emcl):
     result = emcl(*TUNE, "--cuts", 1, "--json", "-q")
     assert result.words == ""
@@ -75,6 +76,7 @@ def test_tune_says_where_there_was_no_time(emcl):
     assert (facts["chosen"]["name"], facts["cuts"], facts["tried"]) == ("defaults", 0, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["video", "text"])
 def test_tune_saves_a_corrector_with_what_was_chosen(emcl, side):
     options = ("--video", "v.npy") if side == "video" else ("--text", "t.npy")
@@ -105,6 +107,7 @@ def made(folder):
         np.save(folder / f"{name}.npy", side)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("made")
 def test_other_settings_that_win_are_those_of_the_saved_corrector(emcl):
     result = emcl(*TUNE, "--cuts", 2, "--video", "v.npy", "--save", "tuned")
@@ -131,6 +134,7 @@ def test_where_nothing_wins_the_saved_corrector_does_nothing(folder, emcl):
     assert not saved.corrector_.bias.any()
 
 
+@pytest.mark.slow
 def test_pairs_of_the_bank_come_from_a_file(folder, emcl):
     """Two texts for each of a hundred videos; the other direction turns them round."""
     index = np.repeat(np.arange(100), 2)

@@ -90,6 +90,7 @@ def among(request, sides, tmp_path_factory):
     return arrays, told, starts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.filterwarnings("ignore:.*exact copies")
 def test_processes_give_what_one_gives(among, sides, case):
@@ -109,6 +110,7 @@ def test_processes_give_what_one_gives(among, sides, case):
     assert together == wanted
 
 
+@pytest.mark.slow
 def test_a_checkpoint_belongs_to_the_rows_of_all_processes(among):
     arrays, told, _ = among
     assert "belongs to another run" in told[0]["other rows"]
@@ -128,6 +130,7 @@ def test_alone_every_exchange_gives_back_what_it_was_given():
     assert list(ALONE.in_order("abc")) == list("abc")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*exact copies")
 def test_without_the_group_a_process_is_alone(among, sides):
     arrays, _, starts = among
@@ -137,6 +140,7 @@ def test_without_the_group_a_process_is_alone(among, sides):
             np.testing.assert_allclose(arrays[rank]["alone"], own, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "problem"),
     [
@@ -154,6 +158,7 @@ def test_what_is_wrong_in_one_process_fails_in_all(among, case, problem):
         assert (name == "WorkerError") == (rank != 1)
 
 
+@pytest.mark.slow
 def test_processes_with_other_videos_are_refused(among):
     _, told, _ = among
     for of_one in told:
@@ -174,6 +179,7 @@ def folder(sides, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_command_writes_and_measures_the_same(folder):
     command = ["-m", "emcl_plugin", "--text", "t.npy", "--video", "v.npy", "--gt", "gt.npy"]
     names = ["scores.npy", "best.csv", "texts.csv"]
@@ -210,6 +216,7 @@ def test_the_command_writes_and_measures_the_same(folder):
         assert sum(a != b for a, b in zip(*pairs, strict=True)) <= 0.01 * len(pairs[0])
 
 
+@pytest.mark.slow
 def test_one_bad_row_ends_the_job_with_one_message(folder, sides):
     texts = sides[0].copy()
     texts[-1] = np.nan
@@ -222,6 +229,7 @@ def test_one_bad_row_ends_the_job_with_one_message(folder, sides):
     assert not (folder / "x.npy").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_dead_process_ends_the_job_without_output(folder, victim):
     command = ["-m", "emcl_plugin", "--text", "t.npy", "--video", "v.npy", "--output", "y.npy"]
@@ -261,6 +269,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_ends_the_job_after_a_while(folder):
     """Without the three seconds here it is an hour."""
     command = ["-c", IMPATIENT, "--text", "t.npy", "--video", "v.npy", "--output", "h.npy"]

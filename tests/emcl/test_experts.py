@@ -136,6 +136,7 @@ def test_a_strength_is_every_experts_map_applied_to_its_vectors(strength, renorm
     assert_allclose(scores, expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_retrieval_gains():
     right = np.arange(240) % 120
     gains = []
@@ -152,6 +153,7 @@ def test_items_order_does_not_matter():
     assert order_leaks(job, job.correct()) == 0
 
 
+@pytest.mark.slow
 def test_memory_stays_within_the_budget():
     """7 experts at 5,000 x 5,000: their weights per pair alone would be 700 MB."""
     setup = (

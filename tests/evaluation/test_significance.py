@@ -31,6 +31,7 @@ def test_for_ranks_it_is_close_to_scipys_paired_test():
     assert_allclose([found.low, found.high], [found.gain - half, found.gain + half], atol=0.06)
 
 
+@pytest.mark.slow
 def test_under_chance_alone_it_is_rarely_significant():
     """5 % of the time, within what 300 draws can tell."""
     rng = np.random.default_rng(2)
@@ -41,6 +42,7 @@ def test_under_chance_alone_it_is_rarely_significant():
     assert 0.01 < np.mean(hits) < 0.08
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_truth():
     rng = np.random.default_rng(3)
     covered = 0

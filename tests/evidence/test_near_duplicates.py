@@ -104,6 +104,7 @@ def test_a_group_larger_than_the_memory_is_weighed_in_parts(kind):
     assert_allclose(in_parts, at_once, rtol=1e-12)
 
 
+@pytest.mark.slow
 @given(seeds, st.integers(1, 40), st.integers(3000, 60_000))
 def test_weights_do_not_depend_on_the_memory(seed, n_video, memory):
     """Of any number of groups of any sizes, to 1e-12."""

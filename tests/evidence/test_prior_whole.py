@@ -96,6 +96,7 @@ def test_the_scale_of_scores_and_features_does_not_matter(seed, magnitude, from_
     assert_allclose(scaled, found.scores, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [-100.0, -1.0, 0.3, 10.0])
 def test_the_offset_of_the_scores_does_not_matter(monkeypatch, offset):
     """But for the texts' own shift: to 1e-6 of the spread, where all runs go to their end."""

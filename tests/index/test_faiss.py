@@ -354,6 +354,7 @@ def test_own_and_unknown_methods():
 # --- LanceDB and Qdrant -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("space", "metric"), [("ip", "dot"), ("cosine", "cosine"), ("l2", "l2")])
 def test_lancedb_agrees_for_every_query(side, tmp_path, space, metric):
     lancedb = pytest.importorskip("lancedb", reason="pip install lancedb")
@@ -370,6 +371,7 @@ def test_lancedb_agrees_for_every_query(side, tmp_path, space, metric):
     check_top(corrector, queries, np.array(items).reshape(-1, K), scores)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", SPACES)
 def test_qdrant_agrees_for_every_query(side, tmp_path, space):
     qdrant_client = pytest.importorskip("qdrant_client", reason="pip install qdrant-client")

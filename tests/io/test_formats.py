@@ -402,6 +402,7 @@ def test_zip_bombs(tmp_path):
     refused(tmp_path / "a.npz", "far more than there is")
 
 
+@pytest.mark.slow
 def test_bombs_of_other_kinds(tmp_path):
     """A PyTorch archive that was packed anew, and a Parquet column of one number, encoded once."""
     torch.save(torch.zeros(5_000, 5_000), tmp_path / "big.pt")

@@ -232,6 +232,7 @@ def test_arrow_bombs(tmp_path, compression):
         refused(path, "far more than there is")
 
 
+@pytest.mark.slow
 def test_one_long_id_for_all_rows(tmp_path):
     """A gigabyte of ids in a few kilobytes: one object, or refused, and never a gigabyte."""
     long = "x" * 1_000_000

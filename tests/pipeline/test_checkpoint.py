@@ -77,6 +77,7 @@ def _converged():
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("run", "settings", "solves"), RUNS)
 def test_a_run_killed_after_any_round_goes_on_to_the_same_bits(
     tmp_path, monkeypatch, run, settings, solves

@@ -104,6 +104,7 @@ def test_the_demo_page_says_what_was_found(demo, demo_page):
     assert "http" not in page.text
 
 
+@pytest.mark.slow
 def test_the_same_study_gives_the_same_page(demo, demo_page):
     again = render(demo[0], settings=SETTINGS, features=demo[1])
     assert again == demo_page.read_text(encoding="utf-8")
@@ -159,6 +160,7 @@ def test_a_plain_link_is_kept(given, expected):
     assert link_of(given) == expected
 
 
+@pytest.mark.slow
 def test_thumbnails_come_only_from_where_the_links_say():
     links = ["https://a.example:8000/1.jpg", "thumbs/2.png", "https://b.example/watch?v=3"]
     found, _ = hostile(links)
@@ -171,6 +173,7 @@ def test_thumbnails_come_only_from_where_the_links_say():
     assert "img-src 'self' file: https://a.example:8000;" in policy
 
 
+@pytest.mark.slow
 def test_an_origin_cannot_write_into_the_policy():
     found, _ = hostile(["https://a;script-src/x.jpg", "https://a b,c/x.jpg"])
     page = Page(render(found, settings={}))
@@ -179,6 +182,7 @@ def test_an_origin_cannot_write_into_the_policy():
     assert "img-src https:;" in policy
 
 
+@pytest.mark.slow
 def test_many_origins_are_summed_up():
     found, _ = hostile([f"https://v{i}.example/a.jpg" for i in range(60)])
     page = Page(render(found, settings={}))
@@ -194,6 +198,7 @@ def test_without_features_and_names(small):
     assert re.search(r"text \d+", page.text)
 
 
+@pytest.mark.slow
 def test_a_similarity_alone():
     rng = np.random.default_rng(1)
     sim = rng.standard_normal((30, 30)) + np.eye(30) + rng.standard_normal(30)
@@ -204,6 +209,7 @@ def test_a_similarity_alone():
     assert "In the full feature space" not in page.text
 
 
+@pytest.mark.slow
 def test_where_the_guard_holds_back():
     eye = np.eye(12, dtype=np.float32)
     found, features = make(eye, eye)
@@ -216,6 +222,7 @@ def test_where_the_guard_holds_back():
     assert "left as it was by the guard" in page.text
 
 
+@pytest.mark.slow
 def test_what_was_assumed_of_the_queries_is_said(demo, demo_page):
     """How even, why, and where the biases were added in part, how large a part."""
     prior = demo[0].report.prior
@@ -232,6 +239,7 @@ def test_what_was_assumed_of_the_queries_is_said(demo, demo_page):
     assert "How often each video" not in Page(render(make(eye, eye)[0], settings={})).text
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*exact copies")
 def test_exact_copies_are_counted():
     text, video = noisy(12)
@@ -248,6 +256,7 @@ def test_a_small_set_is_called_small():
     assert page.text.count("Too small to tell") == sum(gain.too_small for gain in gains)
 
 
+@pytest.mark.slow
 def test_many_captions_to_one_video_and_texts_without_one():
     rng = np.random.default_rng(0)
     text, video = noisy(40)
@@ -260,6 +269,7 @@ def test_many_captions_to_one_video_and_texts_without_one():
     assert "Text to video: 38 queries, 25 items; 2 without a right item left out" in page.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_the_smallest_inputs(n):
     found, features = make(*(x[:n] for x in noisy(8)))
@@ -287,6 +297,7 @@ class Watched(Similarity):
         return Watched(self.base.T, self.log)
 
 
+@pytest.mark.slow
 def test_scores_are_read_in_blocks_only(small):
     found, _ = small
     logs = [], []

@@ -47,6 +47,7 @@ def test_tables_of_the_figures_add_up(demo):
         assert recall[str(k)] == [f"{p.metric(f'R@{k}'):.1f}" for p in (first, last)]
 
 
+@pytest.mark.slow
 def test_every_figure_is_written_in_every_format(small, tmp_path):
     folder = tmp_path / "plots"
     paths = write_plots(folder, small[0], features=small[1])

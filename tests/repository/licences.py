@@ -36,7 +36,7 @@ SAID = {"atheris": "Apache-2.0"}
 GROUPS = {
     "Every installation": ["core"],
     "Extras for use: `cpu`, `report`, `formats`, `serve`": ["cpu", "report", "formats", "serve"],
-    "Tests, docs and fuzzing": ["test", "docs", "dev", "fuzz"],
+    "Tests, docs and fuzzing": ["test", "test-all", "docs", "dev", "fuzz"],
 }
 
 
@@ -89,7 +89,7 @@ def page() -> str:
     """docs/licences.md as of today."""
     by_extra = wanted()
     direct = {canonicalize_name(one.name) for lines in by_extra.values() for one in lines}
-    text, told = ABOUT, set[str]()
+    text, told = ABOUT, {"emcl-plugin"}
     for title, extras in GROUPS.items():
         names = brought([one for extra in extras for one in by_extra[extra]]) - told
         told |= names

@@ -66,7 +66,17 @@ def run_tests() -> None:
     nodes = [f"{module.replace('.', '/')}.py::{name}" for module, name in sections]
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "--all",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-n",
+            "2",
+        ]
         command += ["--dist", "loadfile", f"--junitxml={results}", *nodes]
         subprocess.run(command, cwd=ROOT, check=False)
         cases = list(ElementTree.parse(results).iter("testcase"))

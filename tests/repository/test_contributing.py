@@ -54,7 +54,18 @@ class Tree:
         """The lines with what passed."""
         environment = {x: y for x, y in os.environ.items() if x != "PYTEST_ADDOPTS"}
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-k", only, *paths],
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "--all",
+                "-v",
+                "-p",
+                "no:cacheprovider",
+                "-k",
+                only,
+                *paths,
+            ],
             cwd=self.folder,
             env=environment,
             capture_output=True,

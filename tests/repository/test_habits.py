@@ -29,7 +29,7 @@ def setup_cfg() -> configparser.ConfigParser:
 
 def makefile() -> dict[str, str]:
     """What every target runs."""
-    parts = re.split(r"^(\w+):.*\n", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    parts = re.split(r"^([\w-]+):.*\n", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 

@@ -124,6 +124,7 @@ def test_items_order_does_not_matter():
     assert order_leaks(job, job.correct()) == 0
 
 
+@pytest.mark.slow
 def test_memory_stays_within_the_budget():
     """2,000 x 2,000 with 32 x 12 tokens: their products alone would be 6 GB."""
     setup = (

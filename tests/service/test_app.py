@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason='the service needs pip install ".[serve]"')
 pytest.importorskip("uvicorn", reason='the service needs pip install ".[serve]"')
-pytest.importorskip("httpx", reason='its tests need pip install ".[test]"')
+pytest.importorskip("httpx", reason='its tests need pip install ".[test-all]"')
 
 from asked import GOOD, JSON, MAX_BODY, MAX_K, D, N, ask, check_answer, check_error, make, search
 from campaigns import load

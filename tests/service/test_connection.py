@@ -18,7 +18,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason='the service needs pip install ".[serve]"')
 pytest.importorskip("uvicorn", reason='the service needs pip install ".[serve]"')
-pytest.importorskip("httpx", reason='its tests need pip install ".[test]"')
+pytest.importorskip("httpx", reason='its tests need pip install ".[test-all]"')
 
 import httpx
 from asked import JSON, check_answer, check_error
@@ -106,6 +106,7 @@ def fitted():
     return Reranker().fit(demo.text_bank, demo.video, names=demo.video_names)
 
 
+@pytest.mark.slow
 def test_sixty_four_at_once(server, fitted):
     queries = load_demo().text[:64].astype(np.float32)
 
@@ -128,6 +129,7 @@ def test_a_large_body_over_the_network(server):
         check_error(httpx.post(f"{server.url}/search", content=content, headers=JSON), 413)
 
 
+@pytest.mark.slow
 def test_slow_clients_stop_nobody_and_are_cut_off(server):
     starts = (
         b"",
@@ -174,6 +176,7 @@ def test_a_refusal_reaches_those_who_have_not_sent_all_yet(server):
     assert received.endswith(b"}}")
 
 
+@pytest.mark.slow
 def test_who_reads_nothing_is_cut_off(server, fitted):
     row = load.Row("")
     asyncio.run(load.ask_only(server.address, load.searches(fitted, 1)[0], row))
@@ -187,6 +190,7 @@ def test_connections_beyond_the_limit_are_told_and_then_cut_off(server, fitted):
     assert row.counts["cut off"] > 40
 
 
+@pytest.mark.slow
 def test_without_files_for_connections_it_says_so_once_and_goes_on():
     with served(0, "few") as server:
         clients = [socket.create_connection(server.address) for _ in range(100)]
@@ -198,6 +202,7 @@ def test_without_files_for_connections_it_says_so_once_and_goes_on():
     assert errors == "Note: connections had to wait: Too many open files\n"
 
 
+@pytest.mark.slow
 def test_connections_that_wait_for_files_when_it_ends_are_no_error():
     """asyncio tries again a second later, at a socket that has been closed meanwhile."""
     with served(3, "few") as server, socket.create_connection(server.address) as searcher:
@@ -211,6 +216,7 @@ def test_connections_that_wait_for_files_when_it_ends_are_no_error():
             client.close()
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once():
     with served(30) as server, socket.create_connection(server.address) as client:
         client.sendall(SEARCH)
@@ -223,6 +229,7 @@ def test_a_second_signal_ends_it_at_once():
         assert server.process.wait(1) == -signal.SIGTERM
 
 
+@pytest.mark.slow
 def test_a_body_without_end_is_cut_off(server):
     with socket.create_connection(server.address, timeout=10) as client:
         client.sendall(HEAD + b"transfer-encoding: chunked\r\n\r\n")
@@ -239,6 +246,7 @@ def test_its_own_example_works_as_printed(server):
     assert len(json.loads(found.stdout)["results"]) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_once_requests_are_answered(number):
     with served(3, *(["log"] if number == signal.SIGTERM else [])) as server:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("fastapi", reason='the service needs pip install ".[serve]"')
-pytest.importorskip("schemathesis", reason='its tests need pip install ".[test]"')
+pytest.importorskip("schemathesis", reason='its tests need pip install ".[test-all]"')
 
 import schemathesis
 from campaigns.load import meant

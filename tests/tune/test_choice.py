@@ -75,6 +75,7 @@ def test_where_other_settings_are_plainly_better_they_are_chosen():
     assert r1[0] + 0.2 < r1[1] < r1[2] - 0.05
 
 
+@pytest.mark.slow
 def test_where_corrections_hurt_nothing_is_done():
     queries, items, truth = popular()
     found = tune(queries, items, truth, cuts=2, metric="dot")
@@ -180,6 +181,7 @@ def test_without_a_single_cut_the_defaults_are_given_and_it_says_why(judged):
 # --- seed --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_seed_and_cuts_give_the_same_numbers():
     """Whatever the state of the global generators, and without moving it."""
     first = tune(*bank(), cuts=2, seed=7)
@@ -196,6 +198,7 @@ def test_another_seed_cuts_otherwise():
     assert mrr[0] != mrr[1]
 
 
+@pytest.mark.slow
 def test_more_cuts_ask_more_queries():
     """Each at most once in a cut."""
     counts = [tune(*bank(), cuts=cuts).parts[0][0].asked for cuts in (1, 4)]
@@ -226,6 +229,7 @@ def test_bfloat16_and_float64_can_be_tuned_on():
     assert tune(*bank(dtype="f8"), cuts=1).cuts == 2
 
 
+@pytest.mark.slow
 def test_metric_device_and_memory_reach_the_fit():
     queries, items = bank()
     long = queries * np.linspace(1, 9, 60, dtype="f4")[:, None], items

@@ -221,6 +221,7 @@ def one_cut(kind):
     return queries, items, truth, found, cuts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "alone"),
     [
