@@ -35,6 +35,7 @@ def work(folder: Path, way: str) -> dict[str, float]:
     from emcl_plugin.distributed.process_group import World
     from emcl_plugin.ncl import NCL, Problem
     from emcl_plugin.pipeline.job import Job
+    from emcl_plugin.pipeline.settings import Resources
     from emcl_plugin.scores import FeaturePair
 
     torch.set_num_threads(1)
@@ -43,7 +44,7 @@ def work(folder: Path, way: str) -> dict[str, float]:
     text, video = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("text", "video"))
     distributed.barrier()
     started = time.perf_counter()
-    job = Job(None, (text, video), memory=WAYS[way], world=world)
+    job = Job(None, (text, video), resources=Resources(memory=WAYS[way], group=world))
     found = job.correct()
     whole = time.perf_counter() - started
     source = FeaturePair(*job.features, memory=job.memory) if job.features else found.base

@@ -30,6 +30,7 @@ from emcl_plugin.evaluation.compare import INPUT, OURS, compare
 from emcl_plugin.evaluation.metrics import place
 from emcl_plugin.ground_truth import GroundTruth
 from emcl_plugin.pipeline.job import Job
+from emcl_plugin.pipeline.settings import Settings
 from emcl_plugin.scores import Biased, FeaturePair, Features, Similarity
 
 Array = np.ndarray[Any, Any]
@@ -89,7 +90,7 @@ def shifted(text: Array, video: Array, bank: Array) -> Similarity:
 
     The gentle prior: what a bank asks for says little about what will be asked next.
     """
-    found = Job(None, (bank, video), prior="gentle").correct()
+    found = Job(None, (bank, video), Settings(prior="gentle")).correct()
     query, gallery = Features(text), Features(video)
     scores: Similarity = FeaturePair(query, gallery)
     if found.guard.applied and found.emcl is not None and found.subspaces is not None:

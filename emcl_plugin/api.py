@@ -19,6 +19,7 @@ from emcl_plugin.pipeline.checkpoint import journal
 from emcl_plugin.pipeline.inputs import FeaturesPair
 from emcl_plugin.pipeline.job import Job
 from emcl_plugin.pipeline.report import Report
+from emcl_plugin.pipeline.settings import Resources, Settings
 from emcl_plugin.pipeline.shards import shared
 from emcl_plugin.scores import Scorer
 from emcl_plugin.scores.candidates import Candidates
@@ -182,27 +183,17 @@ def rescore(
     >>> result.protocol, result.hubs_before.largest, result.guard.applied  # so few show nothing
     ('transductive', 3, False)
     """
-    world = ALONE
+    group = ALONE
     if process_group is not None:
-        world, feats = shared(process_group, sim, feats)
+        group, feats = shared(process_group, sim, feats)
 
     def prepare() -> Job:
-        job = Job(
-            sim,
-            feats,
-            emcl=emcl,
-            ncl=ncl,
-            prior=prior,
-            guard=guard,
-            metric=metric,
-            device=device,
-            memory=memory,
-            world=world,
-        )
+        settings = Settings.of(emcl, ncl, prior, guard, metric)
+        job = Job(sim, feats, settings, Resources(device=device, memory=memory, group=group))
         job.require_dense()
         return job
 
-    job = world.together(prepare)
+    job = group.together(prepare)
     with journal(job, resume) as kept:
         report, blocks = job.run(progress, kept)
         return RerankResult(scores=job.collect(blocks), **vars(report))
@@ -285,19 +276,9 @@ def rerank_top(
             "k must be at least 1 and at most the candidates", f"k={k} of {candidates}",
             "search more candidates",
         )  # fmt: skip
-    job = Job(
-        None,
-        feats,
-        emcl=emcl,
-        ncl=ncl,
-        prior=prior,
-        guard=guard,
-        metric=metric,
-        device=device,
-        memory=memory,
-        candidates=candidates,
-        index=index,
-    )
+    settings = Settings.of(emcl, ncl, prior, guard, metric)
+    resources = Resources(device=device, memory=memory)
+    job = Job(None, feats, settings, resources, candidates=candidates, index=index)
     with journal(job, resume) as kept:
         found = job.correct(progress, journal=kept)
         assert isinstance(found.source, Candidates)

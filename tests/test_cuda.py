@@ -12,6 +12,7 @@ from emcl_plugin.emcl.experts import Experts
 from emcl_plugin.evaluation.metrics import evaluate
 from emcl_plugin.ncl import NCL
 from emcl_plugin.pipeline.job import Job
+from emcl_plugin.pipeline.settings import Resources
 from emcl_plugin.scores import Dense
 from emcl_plugin.scores.tokens import Tokens
 
@@ -74,7 +75,7 @@ def test_a_full_gpu_gets_smaller_blocks_and_no_stored_kernel():
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(used / total)
     try:
-        found = Job(None, sides, memory=1 << 32).correct()
+        found = Job(None, sides, resources=Resources(memory=1 << 32)).correct()
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert found.biases.solver == "blocks"

@@ -25,6 +25,7 @@ from emcl_plugin.errors import (
     ScaleWarning,
 )
 from emcl_plugin.pipeline.job import Job
+from emcl_plugin.pipeline.settings import Resources
 
 
 def hubby(n_text: int = 60, n_video: int = 60, dim: int = 16, seed: int = 0, noise: float = 0.6):
@@ -348,8 +349,8 @@ def test_progress_is_called_to_the_end():
 
 def test_plan_stores_what_fits():
     text, video = hubby(600, 500)
-    assert Job(None, (text, video), memory=1 << 30).plan.store_scores
-    tight = Job(None, (text, video), memory=1 << 20).plan
+    assert Job(None, (text, video), resources=Resources(memory=1 << 30)).plan.store_scores
+    tight = Job(None, (text, video), resources=Resources(memory=1 << 20)).plan
     assert not tight.store_kernel
     assert not tight.store_scores
     assert tight.held == 0

@@ -16,9 +16,9 @@ from emcl_plugin.bank.report import BankReport
 from emcl_plugin.bank.settings import default_ncl
 from emcl_plugin.emcl import EMCL
 from emcl_plugin.errors import InputTypeError, InputValueError, RepeatedItemsWarning
-from emcl_plugin.evidence.prior import check_mode
 from emcl_plugin.ncl import NCL
 from emcl_plugin.pipeline.job import Job
+from emcl_plugin.pipeline.settings import Resources, Settings
 
 
 @torch.no_grad()
@@ -73,25 +73,20 @@ def fit_corrector(
             "NCL(text_marginal=...) or NCL(video_marginal=...)",
             "leave them out; repeated bank queries are weighed by themselves",
         )
-    check_mode(prior)
     given = default_ncl(prior) if ncl == "auto" else ncl
+    settings = Settings.of(emcl, given, prior, guard, metric)
     job = Job(
         None,
         (bank, gallery if gallery_bank is None else _stacked(gallery, gallery_bank)),
-        emcl=emcl,
-        ncl=given,
-        prior=prior if prior in ("even", "off") else "gentle",
-        guard=guard,
-        metric=metric,
-        device=device,
-        memory=memory,
+        replace(settings, prior=prior if prior in ("even", "off") else "gentle"),
+        Resources(device=device, memory=memory),
         names=("bank", "gallery" if gallery_bank is None else "gallery and gallery bank"),
     )
     with warnings.catch_warnings():
         if gallery_bank is not None:  # it may well hold items of the gallery
             warnings.simplefilter("ignore", RepeatedItemsWarning)
         fit = BankFit(job, n, progress)
-    corrector, trust = fit.corrector(job.ncl)
+    corrector, trust = fit.corrector(job.settings.ncl)
     report = fit.report(corrector, trust)
     return replace(corrector, names=tuple(names), facts=report.to_dict()), report
 

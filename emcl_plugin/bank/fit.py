@@ -95,7 +95,7 @@ class BankFit:
         if applied and found.subspaces is not None and emcl is not None and emcl.strength:
             basis = found.subspaces.basis.to(columns)
             change = found.subspaces.factors(emcl.strength).to(columns)
-        renormalize = job.emcl is not None and job.emcl.renormalize
+        renormalize = job.settings.emcl is not None and job.settings.emcl.renormalize
         queries = self.queries.rows(0, job.shape[0])
         return Corrector(
             metric=self.columns.metric,

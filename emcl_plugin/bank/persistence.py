@@ -42,7 +42,7 @@ from emcl_plugin.bank.ood_gate import OODGate
 from emcl_plugin.io.atomic import atomic_folder, check_folder_target
 from emcl_plugin.io.members import utf8_name
 from emcl_plugin.io.strict_json import bad, check_size, opened, read_json, same_keys
-from emcl_plugin.pipeline.inputs import pick_device
+from emcl_plugin.pipeline.settings import Resources
 
 MANIFEST, TENSORS, NAMES = FILES = ("corrector.json", "corrector.safetensors", "names.json")
 LARGEST = {MANIFEST: 1 << 20, NAMES: 64 << 20}
@@ -168,7 +168,7 @@ def load(folder: Path, kind: Callable[..., AnyFitted], *, device: str | None = N
             "the gallery's items or names are not those that were saved, in their order",
             f"{folder}: another gallery_order",
         )
-    place = pick_device(device or "cpu", Kind.of(tensors["gallery"]))
+    place = Resources(device=device or "cpu").device_for(Kind.of(tensors["gallery"]))
     held: dict[str, Any] = {name: x.to(place) for name, x in tensors.items()}
     known, plane = held.pop("likeness.known"), held.pop("likeness.plane")
     named = {name: held.pop(stored) for name, stored in RENAMED.items()}

@@ -13,6 +13,7 @@ from emcl_plugin.baselines.registry import METHODS
 from emcl_plugin.errors import InputValueError
 from emcl_plugin.pipeline.inputs import FeaturesPair
 from emcl_plugin.pipeline.job import Job
+from emcl_plugin.pipeline.settings import Resources, Settings
 from emcl_plugin.scores import FeaturePair
 
 
@@ -72,7 +73,8 @@ def correct(
     """
     method = _find(name)
     _check_settings(method, settings)
-    job = Job(sim, feats, emcl=None, ncl=None, metric=metric, device=device, memory=memory)
+    plain = Settings(emcl=None, ncl=None, metric=metric)
+    job = Job(sim, feats, plain, Resources(device=device, memory=memory))
     job.require_dense()
     with torch.no_grad():
         direction = _direction(method, job, query_bank, gallery_bank)

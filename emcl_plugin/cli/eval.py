@@ -57,13 +57,15 @@ def evaluate_command(
     from emcl_plugin.evaluation.hubness import hubness
     from emcl_plugin.evaluation.metrics import evaluate
     from emcl_plugin.pipeline.job import Job
+    from emcl_plugin.pipeline.settings import Resources, Settings
     from emcl_plugin.report.tables import metrics_table
 
     given = read_inputs(text, video, sim, source, orientation)
     tell(given.notes)
     with warnings_as_notes(quiet=False):
         feats = given.feats if given.sim is None else None
-        job = Job(given.sim, feats, metric=metric, device=device, memory=budget)
+        resources = Resources(device=device, memory=budget)
+        job = Job(given.sim, feats, Settings.of(metric=metric), resources)
         right = read_ground_truth(job.shape, **truth, given=given)
         scores = job.source()
         found = evaluate(scores, right, several)

@@ -131,7 +131,7 @@ def prepare_outputs(
     from emcl_plugin.io.write import prepare_run, prepare_scores
     from emcl_plugin.scores.candidates import Candidates
 
-    world = job.world
+    world = job.group
     kind = replace(job.kind, device=job.device)  # the best are found where the scores are
 
     def rows_of(source: Similarity, progress: Progress) -> Iterator[Matrix]:

@@ -132,6 +132,7 @@ def run_rerank(
     from emcl_plugin.evaluation.ablation import order_leaks, study
     from emcl_plugin.io.atomic import check_target
     from emcl_plugin.pipeline.job import Job
+    from emcl_plugin.pipeline.settings import Resources, Settings
     from emcl_plugin.report.tables import metrics_table
 
     features = text is not None or source is not None
@@ -150,17 +151,15 @@ def run_rerank(
         job = Job(
             given.sim,
             given.feats,
-            emcl=emcl,
-            ncl=ncl,
-            prior=method["prior"],
-            guard=method["guard"],
-            metric=metric,
-            device=device,
-            dtype=None if dtype == "auto" else getattr(torch, dtype),
-            memory=budget,
+            Settings.of(emcl, ncl, method["prior"], method["guard"], metric),
+            Resources(
+                device=device,
+                dtype=None if dtype == "auto" else getattr(torch, dtype),
+                memory=budget,
+                group=world,
+            ),
             candidates=candidates,
             index=index or "Flat",
-            world=world,
         )
         truth = None
         if gt is not None or given.truth is not None:
@@ -194,7 +193,7 @@ def run_rerank(
             with _kept(job, resume, outputs, quiet=quiet) as kept:
                 if banked:
                     banks = read_banks(text_bank, video_bank)
-                    gentle = ncl and bank_ncl(ncl, job.prior)
+                    gentle = ncl and bank_ncl(ncl, job.settings.prior)
                     found = correct_by_banks(
                         job, *banks, emcl=emcl, ncl=gentle, progress=progress.update
                     )
@@ -290,7 +289,7 @@ def _tell_plan(job: Job, outputs: Outputs, as_json: bool) -> None:
         facts = plan.to_dict(seconds, job.memory)
         click.echo(json.dumps({**facts, **outputs.to_dict()}, indent=2))
         return
-    each = f", in each of {job.world.size} processes" if job.world.size > 1 else ""
+    each = f", in each of {job.group.size} processes" if job.group.size > 1 else ""
     lines = [
         ("plan", f"{plan.shape[0]} texts x {plan.shape[1]} videos{each}: {plan.way}"),
         ("time", f"about {seconds:.1f} s on {job.device}, without measuring"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from emcl_plugin.ground_truth import GroundTruth
 from emcl_plugin.pipeline.correct import Correction
 from emcl_plugin.pipeline.inputs import FeaturesPair
 from emcl_plugin.pipeline.job import Job
+from emcl_plugin.pipeline.settings import Resources, Settings
 from emcl_plugin.scores import Dense, Features, Scorer, Similarity
 from emcl_plugin.scores.memory import kernel_fits
 
@@ -141,7 +142,8 @@ def compare(
     skipped : dict of str to str
         Methods that could not run, and what they lack.
     """
-    job = Job(sim, feats, metric=metric, device=device, memory=memory)
+    resources = Resources(device=device, memory=memory)
+    job = Job(sim, feats, Settings.of(metric=metric), resources)
     chosen = list(KNOWN if methods is None else methods)
     for name in chosen:
         if name not in KNOWN:
@@ -236,10 +238,11 @@ def ablation_row(
     title = "the scores as they are" if name == INPUT else name
     if name in PRIORS:
         prior, title = PRIORS[name]
-        found = job.correct(emcl=False, prior=prior, guard=False)
+        settings = job.settings.with_only(ncl=True)
+        found = job.correct(settings=replace(settings, prior=prior, guard=False))
     elif name != INPUT and found is None:
         emcl, ncl = ABLATION[name]
-        found = job.correct(emcl=emcl, ncl=ncl)
+        found = job.correct(settings=job.settings.with_only(emcl=emcl, ncl=ncl))
     if found is not None:
         source = found.source
         note = "" if found.guard.applied else "left as it was by the guard"

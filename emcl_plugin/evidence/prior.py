@@ -43,7 +43,6 @@ from typing import Any
 import torch
 
 from emcl_plugin._internal.progress import Progress
-from emcl_plugin.errors import InputValueError
 from emcl_plugin.evidence.guard import Evidence, ramp
 from emcl_plugin.evidence.mutual_neighbours import Nearest
 from emcl_plugin.ncl import NCL, Biases, Journal, Problem
@@ -122,13 +121,6 @@ class Prior:
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {**vars(self), "even": self.even, "reason": self.reason}
-
-
-def check_mode(mode: str) -> str:
-    """``mode``, if it is one."""
-    if mode not in MODES:
-        raise InputValueError("this prior is not known", repr(mode), ", ".join(MODES))
-    return mode
 
 
 def probe(

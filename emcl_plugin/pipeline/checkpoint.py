@@ -52,7 +52,7 @@ def journal(job: Job, path: str | Path | None) -> Iterator[Checkpoint | SharedCh
     """The checkpoint of a job, or none where there is no path."""
     if path is None:
         yield None
-    elif job.world.size == 1:
+    elif job.group.size == 1:
         with Checkpoint(Path(path), job) as own:
             yield own
     else:
@@ -112,10 +112,11 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path, job: Job, others: object = None) -> None:
-        if job.ncl is None or job.prior == "off" or job.ncl.solver == "pot":
+        settings = job.settings
+        if settings.ncl is None or not settings.normalises or settings.ncl.solver == "pot":
             raise InputValueError(
                 "this run has no rounds that could be kept",
-                f"{path}, with " + ("POT's solver" if job.ncl and job.prior != "off" else "no NCL"),
+                f"{path}, with " + ("POT's solver" if settings.normalises else "no NCL"),
                 "leave resume out",
             )
         self.path = path
@@ -185,7 +186,7 @@ class SharedCheckpoint:
     """The checkpoint of several processes: the first one keeps it."""
 
     def __init__(self, path: Path, job: Job) -> None:
-        self.world, self.device = job.world, job.device
+        self.world, self.device = job.group, job.device
         rows = None if self.world.counts is None else self._rows(job)
         first = self.world.rank == 0
         self.own = self.world.together(lambda: Checkpoint(path, job, rows) if first else None)
@@ -286,7 +287,8 @@ def _fingerprint(job: Job, others: object) -> str:
     """
     digest = hashlib.sha256()
     features = [side.array for side in job.features or ()]
-    method = job.emcl, job.ncl, job.prior, job.guard, job.metric, job.candidates, job.index
+    own = job.settings
+    method = own.emcl, own.ncl, own.prior, own.guard, own.metric, job.candidates, job.index
     _feed(digest, [__version__, job.dtype, job.given, features, method, others], job.dtype)
     return digest.hexdigest()
 

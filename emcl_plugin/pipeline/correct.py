@@ -13,14 +13,15 @@ import torch
 
 from emcl_plugin._internal.arrays import check_finite
 from emcl_plugin._internal.progress import Progress
-from emcl_plugin.emcl import EMCL, EMCLReport, Subspaces
+from emcl_plugin.emcl import EMCLReport, Subspaces
 from emcl_plugin.emcl.strength_search import propose, try_strengths
 from emcl_plugin.evidence.guard import EVIDENCE, GuardDecision, Parts, deal, decide
 from emcl_plugin.evidence.mutual_neighbours import Nearest, NearestAccumulator, finish, nearest
 from emcl_plugin.evidence.near_duplicates import weights as repeat_weights
 from emcl_plugin.evidence.prior import Prior, Probes, earned_biases, probe
-from emcl_plugin.ncl import NCL, Biases, Journal
+from emcl_plugin.ncl import Biases, Journal
 from emcl_plugin.pipeline.memory_plan import Estimate
+from emcl_plugin.pipeline.settings import Settings
 from emcl_plugin.scores import Dense, FeaturePair, Features, Shard, Similarity
 from emcl_plugin.scores.candidates import Candidates, Coverage, coverage
 from emcl_plugin.scores.reductions import Moments, moments
@@ -55,11 +56,8 @@ class Correction:
 def correct(
     sim: Similarity | None,
     features: tuple[Features, Features] | None,
+    settings: Settings,
     *,
-    emcl: EMCL | None,
-    ncl: NCL | None,
-    prior: str,
-    guard: bool,
     memory: int,
     plan: Estimate,
     candidates: Candidates | None = None,
@@ -74,13 +72,8 @@ def correct(
         The retriever's own scores.
     features : (text, video) or None
         At least one of ``sim`` and ``features`` is there. EMCL needs features.
-    emcl, ncl
-        Settings, or None to leave the step out.
-    prior : {"auto", "even", "gentle", "off"}
-        What to assume about how often each video is asked for; "off" leaves NCL out. With
-        "even" every text counts once, copies too, as NCL was published.
-    guard : bool
-        Apply no more than the mutual nearest neighbours bear out.
+    settings : Settings
+        With the prior "even" every text counts once, copies too, as NCL was published.
     memory : int
         Bytes to keep within.
     plan : Estimate
@@ -92,6 +85,7 @@ def correct(
     journal : Journal, optional
         Where the solves go on from, and where every round is kept.
     """
+    emcl, ncl, prior, guard = settings.emcl, settings.ncl, settings.prior, settings.guard
     pair = None if features is None else FeaturePair(*features, memory=memory)
     base = candidates or (pair if sim is None else sim)
     assert base is not None

@@ -1,14 +1,13 @@
-"""What comes in, checked: arrays that fit together, settings that are known, a usable device."""
+"""Check the kinds and shapes of the arrays that come in."""
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
-from emcl_plugin._internal.arrays import Array, Kind, check_matrix, describe
-from emcl_plugin.emcl import EMCL
+from emcl_plugin._internal.arrays import Array, check_matrix, describe
 from emcl_plugin.emcl.experts import Experts
 from emcl_plugin.errors import InputTypeError, InputValueError
 from emcl_plugin.scores import Scorer
@@ -66,35 +65,3 @@ def check_inputs(sim: Array | Scorer | None, feats: FeaturesPair | None) -> list
                 )
         arrays += [sim] if isinstance(sim, np.ndarray | torch.Tensor) else sim.arrays
     return arrays
-
-
-def settings_of(given: Any, kind: Any, name: str) -> Any:
-    """The settings object that "auto", None, a preset's name or an object stands for."""
-    if given is None or isinstance(given, kind):
-        return given
-    if given == "auto":
-        return kind()
-    if kind is EMCL and isinstance(given, str):
-        return EMCL.preset(given)
-    raise InputTypeError(
-        f"{name} must be 'auto', None or {kind.__name__}(...)",
-        repr(given),
-        f"from emcl_plugin import {kind.__name__}",
-    )
-
-
-def pick_device(given: str | torch.device | None, kind: Kind) -> torch.device:
-    """Where to compute: as told, where the tensors are, or CUDA if there is one."""
-    if given is None and not kind.numpy:
-        return kind.device
-    if given is None or str(given) == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(given)
-        torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].partition(". ")[0]
-        raise InputValueError(
-            "this device cannot be used", f"{given!s}: {reason}", "use auto or cpu"
-        ) from error
-    return device

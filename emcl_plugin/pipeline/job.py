@@ -19,16 +19,15 @@ from emcl_plugin._internal.arrays import Array, Kind, check_matrix, compute_dtyp
 from emcl_plugin._internal.progress import Progress
 from emcl_plugin._internal.sizes import format_size
 from emcl_plugin.distributed.process_group import ALONE, World
-from emcl_plugin.emcl import EMCL
 from emcl_plugin.emcl.experts import Experts
 from emcl_plugin.errors import InputValueError, MemoryBudgetError, RepeatedItemsWarning
 from emcl_plugin.evidence.exact_duplicates import repeated
-from emcl_plugin.evidence.prior import check_mode
-from emcl_plugin.ncl import NCL, Journal
+from emcl_plugin.ncl import Journal
 from emcl_plugin.pipeline.correct import Correction, correct
-from emcl_plugin.pipeline.inputs import FeaturesPair, check_inputs, pick_device, settings_of
+from emcl_plugin.pipeline.inputs import FeaturesPair, check_inputs
 from emcl_plugin.pipeline.memory_plan import Estimate, available, estimate
 from emcl_plugin.pipeline.report import Report
+from emcl_plugin.pipeline.settings import Resources, Settings
 from emcl_plugin.scores import Dense, FeaturePair, Features, Scorer, Shard, Similarity
 from emcl_plugin.scores.candidates import Candidates
 from emcl_plugin.scores.candidates.search import search
@@ -45,97 +44,96 @@ class Job:
         self,
         sim: Array | Scorer | None,
         feats: FeaturesPair | None,
+        settings: Settings | None = None,
+        resources: Resources | None = None,
         *,
-        emcl: EMCL | str | None = "auto",
-        ncl: NCL | str | None = "auto",
-        prior: str = "auto",
-        guard: bool = True,
-        metric: str = "cosine",
-        device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
-        memory: int | None = None,
         names: tuple[str, str] = ("text", "video"),
         candidates: int | None = None,
         index: str = "Flat",
-        world: World = ALONE,
     ) -> None:
-        self.world = world
-        self.emcl = settings_of(emcl, EMCL, "emcl")
-        self.ncl = settings_of(ncl, NCL, "ncl")
-        self.prior = check_mode(prior)
-        self.guard = guard
-        if metric not in ("cosine", "dot"):
-            raise InputValueError("the metric is not known", repr(metric), '"cosine" or "dot"')
-        self.metric = metric
-        if world.counts is None or feats is None:
-            arrays = check_inputs(sim, feats)
-        else:  # the features are of all texts, sim of this process's
-            arrays = check_inputs(None, feats) + ([] if sim is None else check_inputs(sim, None))
-        main = (
-            arrays
-            if sim is None
-            else [sim]
-            if isinstance(sim, np.ndarray | torch.Tensor)
-            else sim.arrays[:1]
-        )
-        self.kind = Kind.of(*main)
-        self.device = pick_device(device, self.kind)
-        self.dtype = compute_dtype(*arrays)
-        if dtype is not None:
+        self.settings = settings or Settings()
+        self.resources = resources or Resources()
+        self.group = self.resources.group
+        self.given, self.candidates, self.index = sim, candidates, index
+        self._searched: Candidates | None = None
+        arrays = self._check(feats)
+        main = arrays
+        if sim is not None:
+            main = [sim] if isinstance(sim, np.ndarray | torch.Tensor) else sim.arrays[:1]
+        self.kind, self.dtype = Kind.of(*main), compute_dtype(*arrays)
+        if (dtype := self.resources.dtype) is not None:
             self.kind = replace(self.kind, dtype=dtype)
             self.dtype = torch.promote_types(self.dtype, dtype)
-        self.memory = available(self.device) // (2 * world.beside(self.device))
-        if memory is not None:
-            self.memory = memory
-        if self.memory < 1 << 20:
-            raise InputValueError(
-                "the memory budget is too small", format_size(self.memory), "give at least 1 MiB"
-            )
-        common: dict[str, Any] = {
-            "dtype": self.dtype,
-            "device": self.device,
-            "memory": self.memory,
-        }
-        self.given = sim
+        self.device = self.resources.device_for(self.kind)
+        self.memory = self.resources.memory_on(self.device)
+        self.sim = self._open()
+        self.features: tuple[Features, Features] | None = None
+        if feats is not None:
+            text = self._read(feats[0], names[0], self.group)
+            self.features = text, self._read(feats[1], names[1])
+        self.shape = self._shape()
+
+    def _check(self, feats: FeaturesPair | None) -> list[Array]:
+        """Return the arrays that came in, features first."""
+        sim, candidates = self.given, self.candidates
         if candidates is not None and (feats is None or sim is not None or candidates < 1):
             raise InputValueError(
                 "candidates are searched among embeddings",
                 f"candidates={candidates}" + ("" if sim is None else ", sim"),
                 "pass feats without sim, and at least 1 candidate",
             )
-        self.candidates, self.index = candidates, index
-        self._searched: Candidates | None = None
-        self.sim: Similarity | None = None
-        if isinstance(sim, np.ndarray | torch.Tensor) and world.counts is not None:
-            self.sim = Shard(sim, (sum(world.counts), int(sim.shape[1])), world, **common)
-        elif isinstance(sim, np.ndarray | torch.Tensor):
-            self.sim = Dense(sim, **common).among(world)
-        elif sim is not None:
-            self.sim = sim.open(**common).among(world)
-        self.features: tuple[Features, Features] | None = None
-        if feats is not None:
-            self.features = (
-                Features(feats[0], name=names[0], metric=metric, **common, world=world),
-                Features(feats[1], name=names[1], metric=metric, **common),
-            )
+        if self.group.counts is None or feats is None:
+            return check_inputs(sim, feats)
+        # the features are of all texts, sim of this process's
+        return check_inputs(None, feats) + ([] if sim is None else check_inputs(sim, None))
+
+    def _open(self) -> Similarity | None:
+        """Return the given similarity as a source, shared by the processes."""
+        sim, group = self.given, self.group
+        if sim is None:
+            return None
+        reading: dict[str, Any] = {
+            "dtype": self.dtype, "device": self.device, "memory": self.memory
+        }  # fmt: skip
+        if not isinstance(sim, np.ndarray | torch.Tensor):
+            return sim.open(**reading).among(group)
+        if group.counts is not None:
+            return Shard(sim, (sum(group.counts), int(sim.shape[1])), group, **reading)
+        return Dense(sim, **reading).among(group)
+
+    def _shape(self) -> tuple[int, int]:
+        """Return (texts, videos) of all processes."""
         if self.sim is not None:
-            self.shape = self.sim.shape
+            shape = self.sim.shape
         else:
-            assert feats is not None
-            self.shape = (int(feats[0].shape[0]), int(feats[1].shape[0]))
-        if self.shape[0] < world.size:
+            assert self.features is not None
+            shape = self.features[0].shape[0], self.features[1].shape[0]
+        if shape[0] < self.group.size:
             raise InputValueError(
                 "there are more processes than texts",
-                f"{world.size} processes, {self.shape[0]} texts",
+                f"{self.group.size} processes, {shape[0]} texts",
                 "start fewer processes",
             )
+        return shape
+
+    def _read(self, array: Array, name: str, group: World = ALONE) -> Features:
+        """Return embeddings, read as this job reads."""
+        return Features(
+            array,
+            name=name,
+            metric=self.settings.metric,
+            dtype=self.dtype,
+            device=self.device,
+            memory=self.memory,
+            world=group,
+        )
 
     @property
     def plan(self) -> Estimate:
         """What will be stored and what recomputed."""
-        kernel = None
-        if self.ncl is not None and self.prior != "off" and self.ncl.solver in ("auto", "stored"):
-            kernel = self.ncl.kernel_dtype(self.dtype)
+        ncl, kernel = self.settings.ncl, None
+        if ncl is not None and self.settings.normalises and ncl.solver in ("auto", "stored"):
+            kernel = ncl.kernel_dtype(self.dtype)
         return estimate(
             self._own_shape,
             self._products,
@@ -143,7 +141,7 @@ class Job:
             self.memory,
             kernel=kernel,
             candidates=self.candidates,
-            fused=self.ncl is not None and self.ncl.solver == "fused",
+            fused=ncl is not None and ncl.solver == "fused",
         )
 
     @cached_property
@@ -155,7 +153,7 @@ class Job:
 
     @property
     def _own_shape(self) -> tuple[int, int]:
-        first, last = self.world.part(self.shape[0])
+        first, last = self.group.part(self.shape[0])
         return last - first, self.shape[1]
 
     @property
@@ -212,14 +210,7 @@ class Job:
                 f"{tuple(vectors.shape)} against {own.shape}",
                 "embed it with the same model",
             )
-        return Features(
-            vectors,
-            name=name,
-            metric=own.metric,
-            dtype=self.dtype,
-            device=self.device,
-            memory=self.memory,
-        )
+        return self._read(vectors, name)
 
     def require_dense(self) -> None:
         """Raise where the whole result does not fit into the memory."""
@@ -245,21 +236,17 @@ class Job:
     def correct(
         self,
         progress: Progress | None = None,
+        settings: Settings | None = None,
         *,
-        emcl: bool = True,
-        ncl: bool = True,
-        prior: str | None = None,
-        guard: bool | None = None,
         journal: Journal | None = None,
     ) -> Correction:
-        """Run this job; ``emcl=False`` or ``ncl=False`` leaves that part out (for ablations).
+        """Run this job, with other settings than its own where they are given (for ablations).
 
-        ``prior`` and ``guard`` replace the job's own. ``journal`` keeps the rounds.
+        ``journal`` keeps the Sinkhorn iterations.
         """
-        prior = self.prior if prior is None else prior
-        guard = self.guard if guard is None else guard
+        settings = settings or self.settings
         for count, side in zip(self.repeated, ("texts", "videos"), strict=True):
-            if count and (side == "videos" or prior == "even"):
+            if count and (side == "videos" or settings.prior == "even"):
                 warnings.warn(
                     f"{count} of the {side} are exact copies of others; each copy counts as an "
                     "item of its own",
@@ -269,10 +256,7 @@ class Job:
         return correct(
             self.sim,
             self.features,
-            emcl=self.emcl if emcl else None,
-            ncl=self.ncl if ncl else None,
-            prior=prior,
-            guard=guard,
+            settings,
             memory=self.memory,
             plan=self.plan,
             candidates=self.search(progress),

@@ -22,6 +22,7 @@ from emcl_plugin._internal.progress import Progress
 from emcl_plugin.errors import InputValueError
 from emcl_plugin.evaluation.significance import Comparison, compare
 from emcl_plugin.ground_truth import GroundTruth
+from emcl_plugin.pipeline.settings import Resources
 from emcl_plugin.scores import Features
 from emcl_plugin.tune.cuts import Cuts
 from emcl_plugin.tune.trials import DEFAULTS, NCLS, NOTHING, Candidate, Trial, emcls, settings
@@ -150,8 +151,8 @@ def tune(
         )
     for x, name in ((queries, "queries"), (items, "items")):
         Features(x, name=name, metric=metric, memory=memory)  # looks at every vector
-    options = {"metric": metric, "device": device, "memory": memory}
-    run = Cuts(queries, items, truth, budget, started, progress, options)
+    resources = Resources(device=device, memory=memory)
+    run = Cuts(queries, items, truth, budget, started, progress, metric, resources)
     with _one_thread():
         first, done = run.part(DEFAULTS, NCLS, cuts, FIRST, (seed, 0))
         stands = _best(first) if first else None

@@ -23,6 +23,7 @@ from emcl_plugin.errors import InputValueError
 from emcl_plugin.evaluation.metrics import place
 from emcl_plugin.ground_truth import Floats, GroundTruth, Ints
 from emcl_plugin.pipeline.job import Job
+from emcl_plugin.pipeline.settings import Resources, Settings
 from emcl_plugin.tune.trials import NOTHING, Candidate, Trial
 
 MOST_ITEMS = 1_000
@@ -40,7 +41,8 @@ class Cuts:
     budget: float
     started: float
     progress: Progress | None
-    options: dict[str, Any]
+    metric: str
+    resources: Resources
 
     def __post_init__(self) -> None:
         groups = _groups(self.truth)
@@ -113,8 +115,8 @@ class Cuts:
             if key not in fits:
                 sides = _take(self.queries, bank), _take(self.items, gallery)
                 use = None if ncl is None else "auto"
-                job = Job(None, sides, emcl=emcl, ncl=use, prior="gentle", **self.options)
-                fits[key] = BankFit(job, len(gallery))
+                settings = Settings.of(emcl, use, "gentle", metric=self.metric)
+                fits[key] = BankFit(Job(None, sides, settings, self.resources), len(gallery))
             if trial.candidate is NOTHING:
                 corrector = fits[key].bare()
             else:

@@ -21,6 +21,7 @@ from emcl_plugin.data.demo import load_demo
 from emcl_plugin.errors import InputTypeError, InputValueError, LeakWarning
 from emcl_plugin.evaluation.metrics import evaluate
 from emcl_plugin.pipeline.job import Job
+from emcl_plugin.pipeline.settings import Resources, Settings
 
 FORWARD, BACKWARD = DIRECTIONS
 MAP = EMCL(strength=-0.75)
@@ -59,10 +60,11 @@ def data(metric="cosine", dtype="f8"):
     return Data(*(side.astype(dtype) for side in sides))
 
 
-def run(x, banks="text video", *, emcl=None, ncl="auto", **settings):
+def run(x, banks="text video", *, emcl=None, ncl="auto", memory=None, **settings):
     """What these banks make of x."""
     given = (x.text_bank if "text" in banks else None, x.video_bank if "video" in banks else None)
-    return correct_by_banks(Job(None, (x.text, x.video), **settings), *given, emcl=emcl, ncl=ncl)
+    job = Job(None, (x.text, x.video), Settings.of(**settings), Resources(memory=memory))
+    return correct_by_banks(job, *given, emcl=emcl, ncl=ncl)
 
 
 def matrix(found):

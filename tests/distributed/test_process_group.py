@@ -25,6 +25,7 @@ from emcl_plugin.distributed.process_group import ALONE, World
 from emcl_plugin.emcl.experts import Experts
 from emcl_plugin.errors import InputValueError
 from emcl_plugin.pipeline.job import Job
+from emcl_plugin.pipeline.settings import Resources
 from emcl_plugin.pipeline.shards import shared
 from emcl_plugin.scores import Dense, FeaturePair, Features, Rows
 
@@ -377,7 +378,7 @@ def test_alone_nothing_is_exchanged():
 
 def test_more_processes_than_texts_are_refused():
     with pytest.raises(InputValueError, match="more processes than texts"):
-        Job(torch.randn(1, 5), None, world=Second())
+        Job(torch.randn(1, 5), None, resources=Resources(group=Second()))
 
 
 def test_processes_share_no_experts():

@@ -160,6 +160,7 @@ def test_memory_stays_within_the_budget():
         "import numpy as np\n"
         "from emcl_plugin import EMCL\n"
         "from emcl_plugin.pipeline.job import Job\n"
+        "from emcl_plugin.pipeline.settings import Resources, Settings\n"
         "from emcl_plugin.emcl.experts import Experts\n"
         "rng = np.random.default_rng(0)\n"
         "side = lambda: {str(e): rng.standard_normal((5000, 8), np.float32) for e in range(7)}\n"
@@ -170,7 +171,8 @@ def test_memory_stays_within_the_budget():
     )
     budget = 320 << 20
     work = (
-        f"job = Job(given, None, memory={budget}, emcl=EMCL(strength=-0.5), guard=False)\n"
+        "settings = Settings(emcl=EMCL(strength=-0.5), guard=False)\n"
+        f"job = Job(given, None, settings, Resources(memory={budget}))\n"
         "assert sum(len(x) for x in job.blocks(job.correct().source)) == 5000\n"
     )
     assert 0 < extra_memory(setup, work) <= budget

@@ -16,13 +16,14 @@ from emcl_plugin.evidence.mutual_neighbours import nearest
 from emcl_plugin.ground_truth import GroundTruth
 from emcl_plugin.pipeline.correct import correct
 from emcl_plugin.pipeline.job import Job
+from emcl_plugin.pipeline.settings import Settings
 from emcl_plugin.scores import Dense, Features
 
 DEMO = load_demo()
 
 
 def measured(**settings):
-    job = Job(None, (DEMO.text, DEMO.video), **settings)
+    job = Job(None, (DEMO.text, DEMO.video), Settings.of(**settings))
     return study(job, job.correct(), GroundTruth.diagonal(job.shape))
 
 
@@ -74,9 +75,9 @@ def test_order_does_not_leak(with_truth):
 def test_a_leak_of_the_order_is_found(monkeypatch, with_truth):
     """A method that favours the item at the same place must be caught."""
 
-    def leaky(sim, features, **settings):
-        found = correct(sim, features, **settings)
-        scores = found.source.dense() + 10 * torch.eye(*sim.shape)
+    def leaky(*given, **options):
+        found = correct(*given, **options)
+        scores = found.source.dense() + 10 * torch.eye(*given[0].shape)
         return replace(found, source=Dense(scores), after=nearest(Dense(scores)))
 
     monkeypatch.setattr("emcl_plugin.pipeline.job.correct", leaky)

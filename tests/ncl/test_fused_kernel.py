@@ -26,6 +26,7 @@ from emcl_plugin import rescore
 from emcl_plugin.errors import InputValueError
 from emcl_plugin.ncl import NCL, Problem, fit_biases, fused_lse
 from emcl_plugin.pipeline.job import Job
+from emcl_plugin.pipeline.settings import Settings
 from emcl_plugin.scores import Dense, FeaturePair, Features, LowRank, OutOfMemory
 
 # Triton 3.0's interpreter and NumPy
@@ -131,7 +132,7 @@ def test_products_in_bfloat16_are_off_by_their_bound():
 def test_a_whole_run_is_that_of_blocks():
     """Nothing is stored for it, although it would fit."""
     sides = tuple(torch.from_numpy(x).float().to(DEVICE) for x in cone_pair(90, 70, 24, seed=0))
-    assert not Job(None, sides, ncl=FUSED).plan.store_scores
+    assert not Job(None, sides, Settings(ncl=FUSED)).plan.store_scores
     found, wanted = (rescore(None, sides, ncl=config) for config in (FUSED, BLOCKS))
     assert (found.biases.solver, wanted.biases.solver) == ("fused", "blocks")
     assert_allclose(found.scores.cpu(), wanted.scores.cpu(), rtol=0, atol=1e-5)

@@ -7,6 +7,7 @@ import numpy as np
 from emcl_plugin.evaluation.ablation import Names, study
 from emcl_plugin.ground_truth import GroundTruth
 from emcl_plugin.pipeline.job import Job
+from emcl_plugin.pipeline.settings import Settings
 
 FIGURES = [
     "occurrence-videos", "occurrence-texts", "probability-videos", "probability-texts",
@@ -57,7 +58,7 @@ HOSTILE_LINKS = [
 
 
 def make(text, video, truth=None, names=None, **settings):
-    job = Job(None, (text, video), **settings)
+    job = Job(None, (text, video), Settings.of(**settings))
     truth = GroundTruth.diagonal(job.shape) if truth is None else truth
     return study(job, job.correct(), truth, names=names), job.features
 

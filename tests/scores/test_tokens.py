@@ -130,6 +130,7 @@ def test_memory_stays_within_the_budget():
     setup = (
         "import numpy as np\n"
         "from emcl_plugin.pipeline.job import Job\n"
+        "from emcl_plugin.pipeline.settings import Resources\n"
         "from emcl_plugin.scores.tokens import Tokens\n"
         "rng = np.random.default_rng(0)\n"
         "make = lambda n: Tokens(rng.standard_normal((n, 32, 16), np.float32),\n"
@@ -139,7 +140,7 @@ def test_memory_stays_within_the_budget():
     )
     budget = 128 << 20
     work = (
-        f"job = Job(given, None, memory={budget})\n"
+        f"job = Job(given, None, resources=Resources(memory={budget}))\n"
         "assert sum(len(x) for x in job.blocks(job.correct().source)) == 2000\n"
     )
     assert 0 < extra_memory(setup, work) <= budget

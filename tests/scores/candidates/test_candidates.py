@@ -23,6 +23,7 @@ from emcl_plugin.ncl import NCL, Problem
 from emcl_plugin.ncl.block_kernel import BlockKernel
 from emcl_plugin.ncl.candidate_kernel import CandidateKernel
 from emcl_plugin.pipeline.job import Job
+from emcl_plugin.pipeline.settings import Settings
 from emcl_plugin.scores import Dense, FeaturePair, Features
 from emcl_plugin.scores.candidates import AllPairs, Candidates, Others, Pairs, coverage
 from emcl_plugin.scores.candidates.search import search
@@ -227,7 +228,8 @@ def test_biases_of_candidates_are_the_dense_ones():
 def test_all_pairs_as_candidates_are_the_dense_result(settings):
     demo = load_demo()
     whole = rescore(None, (demo.text, demo.video), **settings)
-    job = Job(None, (demo.text, demo.video), candidates=len(demo.video), **settings)
+    given = Settings.of(**settings)
+    job = Job(None, (demo.text, demo.video), given, candidates=len(demo.video))
     found = job.correct()
     scores = found.source.dense()
     assert_allclose(scores, whole.scores.astype(np.float32), atol=2e-3 * whole.score_std + 1e-3)
