@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from emcl_plugin.errors import InputFileError
-from emcl_plugin.io.hdf5_heaps import check_heaps
 from emcl_plugin.io.members import (
     Matrix,
     check_magic,
@@ -68,13 +67,12 @@ def _numbers(data: Any, path: Path) -> Matrix:
 def _names(data: Any, path: Path) -> Matrix | None:
     """Texts or whole numbers; many texts may be one in the file, so that they are counted."""
     _check_inside(data, path)
-    if data.dtype.kind in "iuS":
-        check_ratio(data.nbytes, data.id.get_storage_size(), path)
+    if data.dtype.kind not in "iuSO":
+        return None
+    check_ratio(data.nbytes, data.id.get_storage_size(), path)
+    if data.dtype.kind != "O":
         array: Matrix = data[()]
         return array
-    if data.dtype.kind != "O":
-        return None
-    check_heaps(data, path)
     found: list[object] = []
     size = 0
     for start in range(0, len(data), 256):

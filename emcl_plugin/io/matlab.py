@@ -6,8 +6,14 @@ import math
 from pathlib import Path
 
 from emcl_plugin.io.hdf5 import MAGIC, read_hdf5
-from emcl_plugin.io.mat_kinds import check_kinds
-from emcl_plugin.io.members import Matrix, check_claim, first_bytes, parsing, pick
+from emcl_plugin.io.members import (
+    Matrix,
+    check_claim,
+    first_bytes,
+    no_false_claims,
+    parsing,
+    pick,
+)
 from emcl_plugin.io.vectors import Vectors
 
 _NUMBERS = ("double", "single")
@@ -21,10 +27,11 @@ def read_mat(path: Path, key: str | None = None) -> Vectors:
         return Vectors(read_hdf5(path, key, at=512 if start[512:] == MAGIC else 0).array.T)
     from scipy.io import loadmat, whosmat
 
-    with parsing(path, ".mat"):
-        check_kinds(path)
+    with parsing(path, ".mat"), no_false_claims(path):
         shapes = {name: shape for name, shape, kind in whosmat(path) if kind in _NUMBERS}
         name = pick({name: len(shape) for name, shape in shapes.items()}, key, path)
         check_claim(8 * math.prod(shapes[name]), path.stat().st_size, path)
         array: Matrix = loadmat(path, variable_names=[name])[name]
+        if array.dtype.kind != "f":
+            raise ValueError(f"variable {name} holds {array.dtype}")
         return Vectors(array)

@@ -1,9 +1,8 @@
 """Pickles, without what makes them dangerous: arrays, containers, texts and numbers only.
 
-A pickle is a program. Its instructions are looked at first (:mod:`.pickle_scan`), then it is run
-with an unpickler that knows a handful of names. Behind each stands a function of this module that
-checks what it is given: NumPy's own would trust sizes and dtypes of a pickle, and a dtype that
-says that bytes are objects would be enough to take over the process.
+A pickle is a program. It runs in an unpickler that knows a handful of names. Behind each name
+stands a function of this module that checks its arguments. NumPy's own functions would trust the
+sizes and dtypes in the pickle: a dtype that declares bytes to be objects can take over the process.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from emcl_plugin.io.members import (
     pick,
 )
 from emcl_plugin.io.npy import MAGIC, read_header
-from emcl_plugin.io.pickle_scan import scan
 from emcl_plugin.io.vectors import Vectors, leaves, with_ids
 
 
@@ -87,9 +85,6 @@ def unpickle(path: Path) -> Any:
     with parsing(path, "pickle"), no_false_claims(path), path.open("rb") as file:
         if start == MAGIC and not read_header(file)[1].hasobject:
             raise ValueError("it is an array of numbers, no pickle")
-        begin, size = file.tell(), path.stat().st_size
-        scan(file, size)
-        file.seek(begin)
         return _Unpickler(file, path).load()
 
 

@@ -18,7 +18,6 @@ from emcl_plugin.io.members import (
     parsing,
     pick,
 )
-from emcl_plugin.io.pickle_scan import scan
 from emcl_plugin.io.safetensor import as_numpy
 from emcl_plugin.io.vectors import Vectors, leaves, with_ids
 
@@ -84,30 +83,16 @@ def load_tensors(path: Path) -> Any:
 
 _FOLDER = 0x10
 """A mark of archives: PyTorch reads nothing of such a member, and gives what was in memory."""
-_LEGACY = 5
-"""Pickles one after another in a file of PyTorch before 1.6; numbers follow."""
 
 
 def _check(path: Path) -> None:
-    """Refuse an archive that claims far more than there is, and pickles that bring Python down."""
-    size = path.stat().st_size
+    """Refuse an archive that claims to unpack to far more than it stores."""
     if not zipfile.is_zipfile(path):
-        with path.open("rb") as file:
-            for _ in range(_LEGACY):
-                scan(file, size, _STORAGES, _BYTES)
         return
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-        check_claim(sum(info.file_size for info in members), size, path)
-        for info in members:
-            check_claim(info.file_size, info.compress_size, path)
-            if info.file_size and (info.external_attr & _FOLDER or info.is_dir()):
-                raise ValueError(f"{info.filename} is said to be a folder, and has content")
-            if info.filename.endswith("data.pkl"):
-                with archive.open(info) as file:
-                    scan(file, size, _STORAGES, _BYTES)
-
-
-_STORAGES = ("BINPERSID",)
-_BYTES = ("builtins bytearray", "__builtin__ bytearray")
-"""What PyTorch calls with any number: that many bytes of memory."""
+    check_claim(sum(info.file_size for info in members), path.stat().st_size, path)
+    for info in members:
+        check_claim(info.file_size, info.compress_size, path)
+        if info.file_size and (info.external_attr & _FOLDER or info.is_dir()):
+            raise ValueError(f"{info.filename} is marked as a folder but has content")

@@ -214,24 +214,6 @@ def test_clip_retrieval_of_other_lengths(tmp_path):
 # --- what is refused ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("compression", ["zstd", "lz4", "uncompressed"])
-def test_arrow_bombs(tmp_path, compression):
-    """Far more than there is in the columns: of a batch, and of a dictionary."""
-    path = tmp_path / "a.feather"
-    table = pa.table({"vector": column(np.zeros((20_000, 1_000), "f4"))})
-    feather.write_feather(table, str(path), compression=compression)
-    if compression == "zstd":
-        assert path.stat().st_size < 1_000_000
-        refused(path, "far more than there is")
-    else:
-        assert read_array(path).shape == (20_000, 1_000)
-    words = pa.array(["x" * 50_000_000]).dictionary_encode()
-    table = pa.table({"id": words, "vector": column(X[:1])})
-    feather.write_feather(table, str(path), compression=compression)
-    if compression == "zstd":
-        refused(path, "far more than there is")
-
-
 @pytest.mark.slow
 def test_one_long_id_for_all_rows(tmp_path):
     """A gigabyte of ids in a few kilobytes: one object, or refused, and never a gigabyte."""

@@ -146,7 +146,7 @@ def test_a_lack_of_memory_is_the_fault_of_a_small_file_only(tmp_path, monkeypatc
     path = tmp_path / f"x{suffix}"
     torch.save(torch.ones(2), path)
     monkeypatch.setattr("torch.load", lacking)
-    monkeypatch.setattr("emcl_plugin.io.pickled.scan", lacking)
+    monkeypatch.setattr("emcl_plugin.io.pickled._Unpickler", lacking)
     with pytest.raises(InputFileError, match="claims more than the memory holds"):
         read_bundle(path, trust_pickle=True)
     monkeypatch.setattr(members, "LARGE", path.stat().st_size)
