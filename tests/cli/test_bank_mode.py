@@ -29,7 +29,7 @@ from emcl_plugin.bank import BANK
 from emcl_plugin.bank.both_directions import correct_by_banks
 from emcl_plugin.evaluation.metrics import evaluate
 from emcl_plugin.pipeline.job import Job
-from emcl_plugin.pipeline.settings import Settings
+from emcl_plugin.pipeline.settings import Resources, Settings
 
 # --- the main command --------------------------------------------------------------------
 
@@ -43,7 +43,9 @@ def by_banks(banks, x=None, **settings):
     emcl = {"emcl": settings.pop("emcl", "auto"), "ncl": settings.pop("ncl", "auto")}
     given = [x.text_bank if "--text-bank" in banks else None]
     given += [x.video_bank if "--video-bank" in banks else None]
-    return correct_by_banks(Job(None, (x.text, x.video), Settings.of(**settings)), *given, **emcl)
+    limits = {name: settings.pop(name, None) for name in ("dtype", "memory")}
+    job = Job(None, (x.text, x.video), Settings.of(**settings), Resources(**limits))
+    return correct_by_banks(job, *given, **emcl)
 
 
 def ways(banks):
