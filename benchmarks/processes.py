@@ -32,7 +32,7 @@ def work(folder: Path, way: str) -> dict[str, float]:
     """What one of the processes does."""
     from torch import distributed
 
-    from emcl_plugin.distributed.process_group import World
+    from emcl_plugin.distributed.process_group import ProcessGroup
     from emcl_plugin.ncl import NCL, Problem
     from emcl_plugin.pipeline.job import Job
     from emcl_plugin.pipeline.settings import Resources
@@ -40,11 +40,11 @@ def work(folder: Path, way: str) -> dict[str, float]:
 
     torch.set_num_threads(1)
     distributed.init_process_group("gloo")
-    world = World(distributed.group.WORLD)
+    group = ProcessGroup(distributed.group.WORLD)
     text, video = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("text", "video"))
     distributed.barrier()
     started = time.perf_counter()
-    job = Job(None, (text, video), resources=Resources(memory=WAYS[way], group=world))
+    job = Job(None, (text, video), resources=Resources(memory=WAYS[way], group=group))
     found = job.correct()
     whole = time.perf_counter() - started
     source = FeaturePair(*job.features, memory=job.memory) if job.features else found.base
@@ -55,7 +55,7 @@ def work(folder: Path, way: str) -> dict[str, float]:
     problem.solve()
     rounds = time.perf_counter() - started
     scores = np.concatenate([block.numpy() for block in job.blocks(found.source)])
-    np.save(folder / f"{way}-{world.size}-{world.rank}.npy", scores)
+    np.save(folder / f"{way}-{group.size}-{group.rank}.npy", scores)
     distributed.destroy_process_group()
     return {"whole": whole, "rounds": rounds}
 

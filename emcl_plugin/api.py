@@ -11,7 +11,7 @@ import torch
 
 from emcl_plugin._internal.arrays import Array
 from emcl_plugin._internal.progress import Progress
-from emcl_plugin.distributed.process_group import ALONE
+from emcl_plugin.distributed.process_group import SINGLE_PROCESS
 from emcl_plugin.emcl import EMCL
 from emcl_plugin.errors import InputValueError
 from emcl_plugin.ncl import NCL
@@ -183,7 +183,7 @@ def rescore(
     >>> result.protocol, result.hubs_before.largest, result.guard.applied  # so few show nothing
     ('transductive', 3, False)
     """
-    group = ALONE
+    group = SINGLE_PROCESS
     if process_group is not None:
         group, feats = shared(process_group, sim, feats)
 

@@ -38,7 +38,7 @@ class EmclError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        problem, received, remedy = map(printable, (self.problem, self.received, self.remedy))
+        problem, received, remedy = map(escaped, (self.problem, self.received, self.remedy))
         return f"{problem}\n  received: {received}\n  to do:    {remedy}"
 
 
@@ -121,7 +121,7 @@ class DriftWarning(EmclWarning):
 # --- escaping ---
 
 
-def printable(given: object) -> str:
+def escaped(given: object) -> str:
     r"""One line of what was given, in which nothing acts on the terminal.
 
     Names of files and ids may hold anything: escape sequences that colour or erase, line breaks
@@ -136,9 +136,9 @@ def printable(given: object) -> str:
 
     Examples
     --------
-    >>> print(printable("\x1b[2Jred\n\udcff.npy"))
+    >>> print(escaped("\x1b[2Jred\n\udcff.npy"))
     \x1b[2Jred\n\udcff.npy
-    >>> print(printable("two words, déjà vu"))
+    >>> print(escaped("two words, déjà vu"))
     two words, déjà vu
     """
     text = str(given)
@@ -149,10 +149,10 @@ def printable(given: object) -> str:
     return text if len(text) <= _LONGEST else f"{text[:half]} ... {text[-half:]}"
 
 
-def clean(text: str, longest: int | None = _CAPTION) -> str:
+def one_line(text: str, longest: int | None = _CAPTION) -> str:
     r"""One line without control characters, cut where it is longer than ``longest``.
 
-    >>> clean("two\nlines"), clean("too long for this", 9)
+    >>> one_line("two\nlines"), one_line("too long for this", 9)
     ('two lines', 'too long…')
     """
     text = "".join(c if c.isprintable() or c in "\u200d\u200c" else " " for c in text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ import torch
 
 from emcl_plugin._internal.arrays import Array, Kind
 from emcl_plugin._internal.progress import Progress
+from emcl_plugin._internal.warn import warn
 from emcl_plugin.api import rescore
 from emcl_plugin.bank import BankReport, fit_corrector, leak
 from emcl_plugin.bank.corrector import DRIFT
@@ -119,7 +119,7 @@ class Reranker:
         """
         seen = self.corrector_.seen(queries)
         if seen:
-            warnings.warn(leak(seen, len(queries), "queries"), LeakWarning, stacklevel=2)
+            warn(leak(seen, len(queries), "queries"), LeakWarning)
         return self._out(queries, list(self.corrector_.scores(queries)))
 
     def search(self, queries: Array, k: int = 10, *, index: Any = None) -> tuple[Array, Array]:
@@ -249,11 +249,10 @@ class Reranker:
         if refit_at is not None and drift > refit_at:
             return self.refit()
         if refit_at is None and drift > DRIFT:
-            warnings.warn(
+            warn(
                 f"the biases have drifted by {100 * drift:.0f} % since the fit; refit() would "
                 "renew them",
                 DriftWarning,
-                stacklevel=3,
             )
         return self
 

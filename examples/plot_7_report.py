@@ -13,7 +13,7 @@ from textwrap import fill
 import matplotlib.pyplot as plt
 
 from emcl_plugin.data.demo import load_demo
-from emcl_plugin.evaluation.ablation import Names, study
+from emcl_plugin.evaluation.ablation import Names, ablation
 from emcl_plugin.ground_truth import GroundTruth
 from emcl_plugin.pipeline.job import Job
 from emcl_plugin.report.page import write_report
@@ -22,7 +22,7 @@ from emcl_plugin.report.plots import build
 demo = load_demo()
 job = Job(None, (demo.text[:400], demo.video[:400]))
 names = Names(demo.text_names[:400], demo.video_names[:400])
-found = study(job, job.correct(), GroundTruth.diagonal(job.shape), names=names)
+found = ablation(job, job.correct(), GroundTruth.diagonal(job.shape), names=names)
 with tempfile.TemporaryDirectory() as folder:
     page = Path(folder) / "page.html"
     write_report(page, found, settings={}, force=False, features=job.features)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-import warnings
 from functools import partial
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+
+from emcl_plugin._internal.warn import warn
 
 PACKAGE = "emcl_plugin."
 MOVED = {
@@ -51,17 +52,13 @@ class _Finder(MetaPathFinder):
         old = name.removeprefix(PACKAGE)
         if old == name or old not in MOVED:
             return None
-        warnings.warn(
-            f"{name} is now {PACKAGE}{MOVED[old]}; the old name goes in 0.2",
-            DeprecationWarning,
-            stacklevel=2,
-        )
+        warn(f"{name} is now {PACKAGE}{MOVED[old]}; the old name goes in 0.2", DeprecationWarning)
         return ModuleSpec(name, _Alias())
 
 
 def renamed(old: str, new: str) -> None:
     """Warn the caller's caller that a name has changed."""
-    warnings.warn(f"{old} is now {new}; the old name goes in 0.2", DeprecationWarning, stacklevel=3)
+    warn(f"{old} is now {new}; the old name goes in 0.2", DeprecationWarning)
 
 
 def keep_old_names() -> None:

@@ -14,7 +14,6 @@ direction's gallery bank is the other's bank.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +21,7 @@ import torch
 from emcl_plugin._internal.arrays import Array
 from emcl_plugin._internal.directions import DIRECTIONS
 from emcl_plugin._internal.progress import Progress
+from emcl_plugin._internal.warn import warn
 from emcl_plugin.bank import BankReport, fit_corrector, leak
 from emcl_plugin.bank.corrector import Corrector
 from emcl_plugin.emcl import EMCL
@@ -31,7 +31,7 @@ from emcl_plugin.ncl import NCL
 from emcl_plugin.pipeline.job import Job
 from emcl_plugin.pipeline.report import Report
 from emcl_plugin.scores import Similarity
-from emcl_plugin.scores.batch_invariant import TiledPair
+from emcl_plugin.scores.batch_invariant import BatchInvariantPair
 
 
 @dataclass(frozen=True)
@@ -139,12 +139,12 @@ def correct_by_banks(
         else:
             left = torch.cat([left, second.bias[:, None]], 1)
             right = torch.cat([right, asks[:, -1:]], 1)
-    source = TiledPair(left, right)
+    source = BatchInvariantPair(left, right)
     whats = dict(zip(DIRECTIONS, ("texts", "videos"), strict=True))
     for direction, count in seen.items():
         if count:
             total = len(text if direction == forward else video)
-            warnings.warn(leak(count, total, whats[direction]), LeakWarning, stacklevel=2)
+            warn(leak(count, total, whats[direction]), LeakWarning)
     base = job.source()
     report = _report(job, base, source, {way: facts for way, (_, facts) in found.items()})
     correctors = {way: corrector for way, (corrector, _) in found.items()}

@@ -30,7 +30,7 @@ class Changed(Features):
         self.change = change
         self.name, self.metric = base.name, "dot"
         self.dtype, self.device = base.dtype, base.device
-        self.shape, self.block_rows, self.world = base.shape, base.block_rows, base.world
+        self.shape, self.block_rows, self.group = base.shape, base.block_rows, base.group
         self.kept = None
         if base.resident:
             self.kept = torch.cat([block for _, _, block in self.blocks()])

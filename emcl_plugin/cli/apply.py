@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from emcl_plugin.cli.options import SOURCE, trust_option
-from emcl_plugin.errors import printable
+from emcl_plugin.errors import escaped
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +81,7 @@ def apply_command(
     output = output or Path("scores.npy" if top is None else "top.csv")
     if output.suffix != wanted:
         what = "scores are written as .npy" if top is None else "--top writes a table, .csv"
-        raise click.UsageError(f"{what}: name the output so, not {printable(output.name)}", context)
+        raise click.UsageError(f"{what}: name the output so, not {escaped(output.name)}", context)
     started = time.perf_counter()
 
     from emcl_plugin._internal.arrays import Kind
@@ -124,7 +124,7 @@ def apply_command(
             ("applied", f"{100 * corrector.strength:.0f} % of the biases"),
             ("gate", f"{100 * gate:.0f} % of the queries are like the bank's, others left alone"),
             ("leak", f"{seen or 'none'} of the queries {'is' if seen == 1 else 'are'} in the bank"),
-            ("written", f"{printable(output)}, {seconds:.1f} s in all"),
+            ("written", f"{escaped(output)}, {seconds:.1f} s in all"),
         ]  # fmt: skip
         click.echo("\n".join(f"  {name:11} {value}" for name, value in lines), err=True)
         if rows:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from emcl_plugin.errors import printable
+from emcl_plugin.errors import escaped
 
 
 @click.command(
@@ -45,5 +45,5 @@ def demo(as_json: bool, save: Path | None) -> None:
     click.echo()
     click.echo(metrics_table(outcome.rows))
     if save is not None:
-        text, video = (printable(shlex.quote(f"{save}/{name}.npy")) for name in ("text", "video"))
+        text, video = (escaped(shlex.quote(f"{save}/{name}.npy")) for name in ("text", "video"))
         click.echo(f"\nNow try: emcl-rerank --text {text} --video {video}")

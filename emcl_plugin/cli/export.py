@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from emcl_plugin.cli.options import SOURCE, trust_option
-from emcl_plugin.errors import printable
+from emcl_plugin.errors import escaped
 
 if TYPE_CHECKING:
     from emcl_plugin.index.export import Exported
@@ -116,7 +116,7 @@ def export_command(
             )
             kind = f"{to} {factory or 'Flat'}" if to == "faiss" else to
             lines += [
-                f"  written      {printable(output)} "
+                f"  written      {escaped(output)} "
                 f"({kind}, {done.count} x {done.dimension} float32)",
                 f"  space        {_space(done)}",
                 f"  search       {_search(done)}",
@@ -125,7 +125,7 @@ def export_command(
             shape = (converted.shape[0], converted.shape[1])
             write_npy(queries_output, shape, converted.dtype, [converted], force=force)
             size = f"{shape[0]} x {shape[1]} float32"
-            where = f"{printable(queries_output)} ({size}, for the space {space})"
+            where = f"{escaped(queries_output)} ({size}, for the space {space})"
             lines.append(f"  queries      {where}")
         else:
             lines.append(
@@ -172,7 +172,7 @@ def _search(done: Exported) -> str:
     """One line of Python that asks the store, with converted queries Q (one query, q)."""
     metric = "dot" if done.space == "ip" else done.space
     path, file = (
-        printable(json.dumps(str(name), ensure_ascii=False))  # a text of Python's, too
+        escaped(json.dumps(str(name), ensure_ascii=False))  # a text of Python's, too
         for name in (done.path, done.path / "gallery.npy")
     )
     best = "np.square(x - q).sum(1), smallest" if done.space == "l2" else "x @ q, largest"

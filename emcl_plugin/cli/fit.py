@@ -12,7 +12,7 @@ import click
 from emcl_plugin.cli.inputs import read_banks, read_size, read_source, sides
 from emcl_plugin.cli.method import bank_ncl, method_options, settings
 from emcl_plugin.cli.options import bank_options, device_options, saved_options
-from emcl_plugin.errors import printable
+from emcl_plugin.errors import escaped
 
 if TYPE_CHECKING:
     from emcl_plugin.emcl import EMCL
@@ -91,7 +91,7 @@ def fit_command(
     report: Any = reranker.report_
     if not quiet:
         click.echo(bank_summary(report, save, verbose=verbose), err=True)
-        folder = printable(shlex.quote(str(save)))
+        folder = escaped(shlex.quote(str(save)))
         click.echo(f"\nNow try: emcl-rerank apply {folder} {paths.asks} q.npy", err=True)
     if as_json:
         click.echo(json.dumps({**report.to_dict(), "saved": str(save)}, indent=2))

@@ -11,7 +11,7 @@ import click
 
 from emcl_plugin._internal.sizes import parse_size
 from emcl_plugin.cli.options import TRUST
-from emcl_plugin.errors import EmclError, InputValueError, printable
+from emcl_plugin.errors import EmclError, InputValueError, escaped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -170,7 +170,7 @@ def read_inputs(
         scores = read_source(sim)
     notes: list[str] = []
     if text is not None and text == video:
-        name = printable(str(text))
+        name = escaped(str(text))
         notes.append(f"--text and --video are the same, {name}: each item is its own best match")
     matrix, ids, column_ids = None, None, None
     if scores is not None:

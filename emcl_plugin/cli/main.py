@@ -37,7 +37,7 @@ from emcl_plugin.cli.rerank import run_rerank
 from emcl_plugin.cli.saved import show_command
 from emcl_plugin.cli.serve import serve_command
 from emcl_plugin.cli.tune import tune_command
-from emcl_plugin.errors import EmclError, printable, ran_out_of_memory
+from emcl_plugin.errors import EmclError, escaped, ran_out_of_memory
 from emcl_plugin.io.seen import Files, files_of_a_run
 from emcl_plugin.version import __version__
 
@@ -148,11 +148,11 @@ def main() -> NoReturn:
         _end(0)
     except click.ClickException as error:
         if processes.is_first():
-            vars(error)["message"] = "\n".join(map(printable, error.message.split("\n")))
+            vars(error)["message"] = "\n".join(map(escaped, error.message.split("\n")))
             error.show()
         _end(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        there = ", ".join(map(printable, files.written))
+        there = ", ".join(map(escaped, files.written))
         words = f"interrupted; written before: {there}" if there else None
         several = processes.count() > 1
         _fail(words or processes.INTERRUPTED[several], told=not processes.is_first())
@@ -173,7 +173,7 @@ def main() -> NoReturn:
         _fail(
             _THREE.format(
                 "an error of this program, not of yours",
-                printable(f"{type(error).__name__}: {words}"),
+                escaped(f"{type(error).__name__}: {words}"),
                 "please report it; EMCL_RERANK_DEBUG=1 shows where it comes from",
             ),
             files,
@@ -187,7 +187,7 @@ _REFUSED = "see to that file and its disk, or to where the output of this progra
 
 def _fail(message: str, files: Files | None = None, *, told: bool = False) -> NoReturn:
     if files is not None and files.written:
-        message += f"\n  written before: {', '.join(map(printable, files.written))}"
+        message += f"\n  written before: {', '.join(map(escaped, files.written))}"
     if not told:
         which = "" if processes.is_first() else f" in process {os.environ['RANK']}"
         click.echo(f"Error{which}: {message}", err=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from emcl_plugin.errors import printable
+from emcl_plugin.errors import escaped
 
 if TYPE_CHECKING:
     from emcl_plugin.cli.show import Progress
@@ -57,12 +57,11 @@ class Outputs:
         counts = dict(zip(("text", "video"), job.shape, strict=True))
         if self.matrix is not None:
             size = f"{job.shape[0]} x {job.shape[1]} {job.kind.numpy_dtype}"
-            lines.append(f"{printable(self.matrix)} ({size})")
+            lines.append(f"{escaped(self.matrix)} ({size})")
         for direction, path in self.runs.items():
             query, item = SIDES[direction]
             lines.append(
-                f"{printable(path)} (the {min(self.top, counts[item])} best {item}s of every "
-                f"{query})"
+                f"{escaped(path)} (the {min(self.top, counts[item])} best {item}s of every {query})"
             )
         return lines
 
@@ -100,7 +99,7 @@ def name_outputs(
     files = [os.path.realpath(path) for path in named]
     for path, file in zip(named, files, strict=True):
         if files.count(file) > 1:
-            raise click.UsageError(f"two outputs are the same file: {printable(path)}", context)
+            raise click.UsageError(f"two outputs are the same file: {escaped(path)}", context)
     pairs = zip(SIDES, (run, run_v2t), strict=True)
     return Outputs(output, {way: path for way, path in pairs if path is not None}, top or TOP)
 
@@ -109,7 +108,7 @@ def _check_suffix(context: click.Context, option: str, path: Path, known: Collec
     folder = os.path.isdir(path)  # which is told as one, later
     if path.suffix.lower() not in known and not folder:
         raise click.UsageError(
-            f"{option} {printable(path)}: files of this kind cannot be written, only "
+            f"{option} {escaped(path)}: files of this kind cannot be written, only "
             f"{', '.join(known)}",
             context,
         )
@@ -131,12 +130,12 @@ def prepare_outputs(
     from emcl_plugin.io.write import prepare_run, prepare_scores
     from emcl_plugin.scores.candidates import Candidates
 
-    world = job.group
+    group = job.group
     kind = replace(job.kind, device=job.device)  # the best are found where the scores are
 
     def rows_of(source: Similarity, progress: Progress) -> Iterator[Matrix]:
         own = (block.cpu().numpy() for block in job.blocks(source))
-        return progress.rows("writing", world.in_order(own), job.shape[0])
+        return progress.rows("writing", group.in_order(own), job.shape[0])
 
     def best_of(scores: Similarity, progress: Progress) -> Iterator[Ranked]:
         top = min(outputs.top, scores.shape[1])
@@ -147,12 +146,12 @@ def prepare_outputs(
         blocks = (kind.narrow(block) for _, _, block in scores.blocks())
         first, last = scores.own
         rows = progress.rows("ranking", blocks, last - first)
-        yield from world.in_order(ranked(rows, top, first))
+        yield from group.in_order(ranked(rows, top, first))
 
     def turned(source: Similarity, way: str) -> Similarity:
         return source if way == "text -> video" else source.T
 
-    if world.rank > 0:
+    if group.rank > 0:
 
         def send(source: Similarity, progress: Progress) -> None:
             if outputs.matrix is not None:

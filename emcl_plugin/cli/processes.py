@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from emcl_plugin.distributed.process_group import World
+    from emcl_plugin.distributed.process_group import ProcessGroup
 
 TIMEOUT = timedelta(hours=1)  # for a process that neither answers nor ends
 
@@ -67,12 +67,12 @@ def check_alone(context: click.Context, **options: object) -> None:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[tuple[World, str]]:
+def joined(device: str) -> Iterator[tuple[ProcessGroup, str]]:
     """The processes of this job, and the device of this one."""
-    from emcl_plugin.distributed.process_group import ALONE, World
+    from emcl_plugin.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 
     if count() == 1:
-        yield ALONE, device
+        yield SINGLE_PROCESS, device
         return
     import torch
     from torch import distributed
@@ -83,9 +83,9 @@ def joined(device: str) -> Iterator[tuple[World, str]]:
     if cuda:
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT)
-    world = World(distributed.group.WORLD)
+    group = ProcessGroup(distributed.group.WORLD)
     try:
-        yield world, device
+        yield group, device
     finally:
-        world.group = None  # an error may hold the world until the end, where a live group aborts
+        group.handle = None  # an error may hold the group until the end, where a live group aborts
         distributed.destroy_process_group()

@@ -25,7 +25,7 @@ from emcl_plugin.cli.inputs import (
 )
 from emcl_plugin.cli.method import bank_ncl, settings
 from emcl_plugin.cli.outputs import Outputs, Writer, name_outputs, prepare_outputs
-from emcl_plugin.errors import printable
+from emcl_plugin.errors import escaped
 
 if TYPE_CHECKING:
     from emcl_plugin.evaluation.ablation import Names
@@ -129,7 +129,7 @@ def run_rerank(
         tell,
         warnings_as_notes,
     )
-    from emcl_plugin.evaluation.ablation import order_leaks, study
+    from emcl_plugin.evaluation.ablation import ablation, permutation_check
     from emcl_plugin.io.atomic import check_target
     from emcl_plugin.pipeline.job import Job
     from emcl_plugin.pipeline.settings import Resources, Settings
@@ -139,9 +139,9 @@ def run_rerank(
     emcl, ncl = settings(context, features=features, **method)
     if resume is not None and (ncl is None or method["prior"] == "off"):
         raise click.UsageError("--resume keeps NCL's rounds, and NCL is off", context)
-    world, device = context.with_resource(processes.joined(device))
-    quiet = quiet or world.rank > 0
-    given = world.together(lambda: read_inputs(text, video, sim, source, orientation))
+    group, device = context.with_resource(processes.joined(device))
+    quiet = quiet or group.rank > 0
+    given = group.together(lambda: read_inputs(text, video, sim, source, orientation))
     if source is not None:  # only now it is known whether EMCL has something to work on
         settings(context, features=given.has_features, **method)
     if not quiet:
@@ -156,7 +156,7 @@ def run_rerank(
                 device=device,
                 dtype=None if dtype == "auto" else getattr(torch, dtype),
                 memory=budget,
-                group=world,
+                group=group,
             ),
             candidates=candidates,
             index=index or "Flat",
@@ -179,14 +179,14 @@ def run_rerank(
         return job, truth, called, write
 
     with warnings_as_notes(quiet=quiet):
-        job, truth, called, write = world.together(prepare)
+        job, truth, called, write = group.together(prepare)
         if plan:
-            if world.rank == 0:
+            if group.rank == 0:
                 _tell_plan(job, outputs, as_json)
             return
         if not quiet and (verbose or job.plan.is_long):
             seconds = job.plan.seconds(job.device, job.dtype)
-            each = f" in each of {world.size} processes" if world.size > 1 else ""
+            each = f" in each of {group.size} processes" if group.size > 1 else ""
             click.echo(f"{job.plan}{each}; about {seconds:.0f} s", err=True)
         with Progress(enabled=not quiet) as progress:
             found: Correction | Banked
@@ -205,11 +205,11 @@ def run_rerank(
             with _written(outputs):
                 measured = leak = None
                 if truth is not None and candidates is None:
-                    measured = study(
+                    measured = ablation(
                         job, found, truth, several=several, names=called, progress=progress.update
                     )
                 if check_leak and not isinstance(found, Banked):
-                    leak = order_leaks(job, found, truth)
+                    leak = permutation_check(job, found, truth)
         with _written(outputs):
             if measured is not None and report is not None:
                 from emcl_plugin.report.page import write_report
@@ -229,7 +229,7 @@ def run_rerank(
         first, *more = outputs.shown(job)
         click.echo(f"  written      {first}, {seconds:.1f} s in all", err=True)
         for path in (*more, *filter(None, (report, plots))):
-            click.echo(f"               {printable(path)}", err=True)
+            click.echo(f"               {escaped(path)}", err=True)
         if truth is not None and candidates is not None:
             assert not isinstance(found, Banked)
             table = before_and_after(found, truth, several)
@@ -243,7 +243,7 @@ def run_rerank(
             click.echo(f"\n{metrics_table(table, names)}\n\n{gains(measured)}", err=True)
         if gt is not None and query_mask is None and truth is not None:
             click.echo(unmeasured(truth, gt), nl=False, err=True)
-    if as_json and world.rank == 0:
+    if as_json and group.rank == 0:
         out = {**facts.to_dict(), **outputs.to_dict(), "seconds": round(seconds, 3)}
         out["notes"] = list(given.notes)
         if isinstance(found, Banked):
@@ -319,7 +319,7 @@ def unmeasured(truth: GroundTruth, path: Path) -> str:
     count, texts = truth.shape[0] - len(set(truth.query.tolist())), truth.shape[0]
     if not count:
         return ""
-    named = printable(path)
+    named = escaped(path)
     return f"\n  not measured: {count:,} of the {texts:,} texts, which have no video in {named}\n"
 
 
@@ -350,13 +350,13 @@ def _kept(
     try:
         with journal(job, resume) as kept:
             if kept is not None and kept.resumed and not quiet:
-                tell([f"{kept.resumed} rounds are done, the run goes on from {printable(resume)}"])
+                tell([f"{kept.resumed} rounds are done, the run goes on from {escaped(resume)}"])
             yield kept
     except KeyboardInterrupt:
         if resume is None or not resume.exists() or set(outputs.paths) & set(written()):
             raise
         raise click.ClickException(
-            f"interrupted; no result was written, the same command goes on from {printable(resume)}"
+            f"interrupted; no result was written, the same command goes on from {escaped(resume)}"
         ) from None
 
 
@@ -366,7 +366,7 @@ def _written(outputs: Outputs) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        names = ", ".join(map(printable, outputs.paths))
+        names = ", ".join(map(escaped, outputs.paths))
         verb = "are" if len(outputs.paths) > 1 else "is"
         raise click.ClickException(f"interrupted while measuring; {names} {verb} written") from None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from emcl_plugin.errors import printable
+from emcl_plugin.errors import escaped
 
 
 @click.command(
@@ -77,4 +77,4 @@ def show_command(folder: Path, as_json: bool) -> None:
 
 
 def _called(names: tuple[str, ...], index: int) -> str:
-    return printable(names[index]) if names else f"item {index}"
+    return escaped(names[index]) if names else f"item {index}"

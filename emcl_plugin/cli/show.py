@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from emcl_plugin.errors import printable
+from emcl_plugin.errors import escaped
 
 if TYPE_CHECKING:
     from emcl_plugin.bank import BankReport
     from emcl_plugin.bank.both_directions import Banked
-    from emcl_plugin.evaluation.ablation import Study
+    from emcl_plugin.evaluation.ablation import Ablation
     from emcl_plugin.evidence.mutual_neighbours import Hubs
     from emcl_plugin.pipeline.report import Report
 
@@ -107,7 +107,7 @@ def bank_summary(report: BankReport, saved: Path | None = None, *, verbose: bool
         ("hubs", _change(report.hubs_before, report.hubs_after, report.bank, "bank queries")),
     ]
     if saved is not None:
-        lines.append(("written", printable(saved)))
+        lines.append(("written", escaped(saved)))
     return aligned(lines)
 
 
@@ -137,10 +137,10 @@ def _hubs(hubs: Hubs, n_text: int) -> str:
     )
 
 
-def gains(study: Study) -> str:
+def gains(ablation: Ablation) -> str:
     """R@1 after against before, with interval and test, a line per direction."""
     lines = []
-    for direction, gain in study.gains().items():
+    for direction, gain in ablation.gains().items():
         words = "significant" if gain.significant else "could be chance"
         if not gain.changed:
             lines.append(f"  {direction}  R@1 +0.0: no query changed")

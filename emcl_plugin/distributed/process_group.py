@@ -2,7 +2,7 @@
 
 All else is small, one number per text or per video, and held by every process: after each pass
 the processes exchange what they found, and go on with the same numbers. A process alone is a
-world of one, in which every exchange gives back what it was given.
+group of one, in which every exchange gives back what it was given.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ T = TypeVar("T")
 _SUMMED = (torch.float32, torch.float64, torch.int64)  # by every backend; others go as bytes
 
 
-class World:
+class ProcessGroup:
     """The processes of a job and how its texts are split among them.
 
     Parameters
     ----------
-    group : torch.distributed.ProcessGroup, optional
-        Of the processes. Default: this process alone.
+    handle : torch.distributed.ProcessGroup, optional
+        torch's own group. Default: this process alone.
     counts : sequence of int, optional
         How many texts each process has, in the order of their ranks. Default: evenly split.
 
     Examples
     --------
-    >>> ALONE.part(10), ALONE.sum(torch.tensor([2.0])).tolist()
+    >>> SINGLE_PROCESS.part(10), SINGLE_PROCESS.sum(torch.tensor([2.0])).tolist()
     ((0, 10), [2.0])
     """
 
-    def __init__(self, group: Any = None, counts: Sequence[int] | None = None) -> None:
-        self.group, self.counts = group, counts
+    def __init__(self, handle: Any = None, counts: Sequence[int] | None = None) -> None:
+        self.handle, self.counts = handle, counts
         self.rank, self.size = 0, 1
-        if group is not None:
+        if handle is not None:
             import torch.distributed
 
-            self.rank = torch.distributed.get_rank(group)
-            self.size = torch.distributed.get_world_size(group)
+            self.rank = torch.distributed.get_rank(handle)
+            self.size = torch.distributed.get_world_size(handle)
 
     def part(self, count: int) -> tuple[int, int]:
         """The first of ``count`` texts that is this process's, and the first that is not."""
@@ -59,9 +59,9 @@ class World:
             return 1
         return int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
 
-    def even(self) -> World:
+    def even(self) -> ProcessGroup:
         """The same processes, for other rows than the texts'."""
-        return self if self.counts is None else World(self.group)
+        return self if self.counts is None else ProcessGroup(self.handle)
 
     # --- exchanges: all processes call them in the same order ------------------------------------
 
@@ -110,7 +110,7 @@ class World:
         if self.size == 1:
             return what
         box = [what]
-        first = torch.distributed.get_global_rank(self.group, 0)
+        first = torch.distributed.get_global_rank(self.handle, 0)
         self._exchange(torch.distributed.broadcast_object_list, box, src=first)
         return box[0]
 
@@ -157,26 +157,26 @@ class World:
         self._send(None)
 
     def _send(self, item: Any) -> None:
-        first = torch.distributed.get_global_rank(self.group, 0)
+        first = torch.distributed.get_global_rank(self.handle, 0)
         self._exchange(torch.distributed.send_object_list, [item], dst=first)
 
     def _receive(self, rank: int) -> Any:
         box = [None]
-        sender = torch.distributed.get_global_rank(self.group, rank)
+        sender = torch.distributed.get_global_rank(self.handle, rank)
         self._exchange(torch.distributed.recv_object_list, box, src=sender)
         return box[0]
 
     def _reduce(self, x: torch.Tensor, how: str) -> torch.Tensor:
         if self.size == 1:
             return x
-        nccl = torch.distributed.get_backend(self.group) == "nccl"
+        nccl = torch.distributed.get_backend(self.handle) == "nccl"
         out = x.cuda() if nccl and not x.is_cuda else x.clone(memory_format=torch.contiguous_format)
         self._exchange(torch.distributed.all_reduce, out, getattr(torch.distributed.ReduceOp, how))
         return out.to(x.device)
 
     def _exchange(self, how: Callable[..., Any], *args: Any, **options: Any) -> None:
         try:
-            how(*args, **options, group=self.group)
+            how(*args, **options, group=self.handle)
         except RuntimeError as error:  # DistBackendError is one
             raise WorkerError(
                 "another process of this job has ended or does not answer",
@@ -185,4 +185,4 @@ class World:
             ) from error
 
 
-ALONE = World()
+SINGLE_PROCESS = ProcessGroup()

@@ -199,7 +199,7 @@ class Mixture(Similarity):
 
     @property
     def T(self) -> Similarity:
-        return Mixture(self.video, self.text, memory=self.memory).among(self.world.even())
+        return Mixture(self.video, self.text, memory=self.memory).among(self.group.even())
 
     def _scores(self, which: slice | torch.Tensor) -> torch.Tensor:
         text, video = self.text, self.video
@@ -267,7 +267,7 @@ class ExpertMaps:
         video = self._changed(self.mixture.video, 1, gains)
         text = replace(text, directions=text.directions * torch.cat(gains))
         made = Mixture(text, video, memory=self.mixture.memory)
-        return made.among(self.mixture.world)
+        return made.among(self.mixture.group)
 
     def _changed(self, side: _Side, which: int, gains: list[torch.Tensor]) -> _Side:
         """A side with what its embeddings have become: their lengths, and their coordinates."""

@@ -5,12 +5,12 @@ One pass over the scores serves all of them; what a strength makes of a block is
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from emcl_plugin._internal.warn import warn
 from emcl_plugin.emcl import (
     EMCL,
     NORM_FLOOR,
@@ -118,11 +118,7 @@ def _of_features(
     scale = 1.0 if own else slope(base, pair)
     if scale <= 0:
         left_out = "left out: the scores do not rise with the features' inner product"
-        warnings.warn(
-            f"EMCL is {left_out}; do the features belong to these scores?",
-            ScaleWarning,
-            stacklevel=5,
-        )
+        warn(f"EMCL is {left_out}; do the features belong to these scores?", ScaleWarning)
         return Proposal({}, subspaces.effective_rank, fixed, subspaces, left_out)
     renormalize = own and pair.text.metric == "cosine" and emcl.renormalize
     made = Reconstruction(pair.text, pair.video, subspaces, renormalize=renormalize, scale=scale)
@@ -199,7 +195,7 @@ def _look(
     """One pass over the scores: their spread, and the best matches of every candidate."""
     if isinstance(base, Candidates):
         return moments(base, weights), {s: nearest(found) for s, found in candidates.items()}
-    spread = MomentsAccumulator(base.world)
+    spread = MomentsAccumulator(base.group)
     accumulators = {s: NearestAccumulator(base) for s in candidates}
     for start, stop, block in base.blocks():
         spread.add(block, None if weights is None else weights[start:stop])

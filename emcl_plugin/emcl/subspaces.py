@@ -84,8 +84,8 @@ def second_moments(
                     counted = x * counts[start + first : start + first + len(x), None]
                 own_gram.add_(counted.T @ x, alpha=share)
                 own_total.add_(counted.sum(0, dtype=torch.float64), alpha=share)
-        gram += side.world.sum(own_gram)
-        total += side.world.sum(own_total)
+        gram += side.group.sum(own_gram)
+        total += side.group.sum(own_total)
     trace = gram.trace()
     if not trace > 0:
         raise InputValueError(

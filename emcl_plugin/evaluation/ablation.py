@@ -13,6 +13,7 @@ import torch
 from emcl_plugin._internal.arrays import Array
 from emcl_plugin._internal.directions import DIRECTIONS
 from emcl_plugin._internal.progress import Progress
+from emcl_plugin._internal.warn import renamed
 from emcl_plugin.bank.both_directions import Banked
 from emcl_plugin.baselines.vectors import Changed
 from emcl_plugin.evaluation.compare import ABLATION, INPUT, OURS, Row, ablation_row
@@ -44,7 +45,7 @@ class Names:
 
 
 @dataclass(frozen=True)
-class Study:
+class Ablation:
     """Everything about a run with known right answers.
 
     Attributes
@@ -100,7 +101,7 @@ class Study:
         }
 
 
-def study(
+def ablation(
     job: Job,
     found: Correction | Banked,
     truth: GroundTruth,
@@ -108,7 +109,7 @@ def study(
     several: str = "best",
     names: Names | None = None,
     progress: Progress | None = None,
-) -> Study:
+) -> Ablation:
     """Measure a correction and its parts against the ground truth.
 
     Parameters
@@ -145,7 +146,7 @@ def study(
         pairs = (truth.query, truth.item)
         own = modality_gap(*job.features, pairs)
         gap = own, modality_gap(*_mapped(job, found), pairs)
-    return Study(job.report(found), rows, before, after, spread, gap, truth, names or Names())
+    return Ablation(job.report(found), rows, before, after, spread, gap, truth, names or Names())
 
 
 def _banked(
@@ -154,7 +155,7 @@ def _banked(
     several: str,
     names: Names,
     progress: Progress | None,
-) -> Study:
+) -> Ablation:
     rows = []
     titles = {INPUT: ("the scores as they are", "none"), OURS: (OURS, "bank")}
     sources = {INPUT: found.base, OURS: found.source}
@@ -170,7 +171,7 @@ def _banked(
         DIRECTIONS[0]: (rows[0].hubness, rows[1].hubness),
         DIRECTIONS[1]: (hubness(found.base.T), hubness(found.source.T)),
     }
-    return Study(found.report, rows, found.base, found.source, spread, None, truth, names)
+    return Ablation(found.report, rows, found.base, found.source, spread, None, truth, names)
 
 
 def _mapped(job: Job, found: Correction) -> tuple[Features, Features]:
@@ -196,7 +197,7 @@ def _shuffled(given: Array | Scorer, rows: torch.Tensor, columns: torch.Tensor) 
     return given.take(rows, columns)
 
 
-def order_leaks(job: Job, found: Correction, truth: GroundTruth | None = None) -> float:
+def permutation_check(job: Job, found: Correction, truth: GroundTruth | None = None) -> float:
     """Share of queries, of both directions, whose rank changes when all items are shuffled.
 
     0 unless the order of the items leaks into the result; ranks within rounding of each other
@@ -229,3 +230,9 @@ def order_leaks(job: Job, found: Correction, truth: GroundTruth | None = None) -
         changed += int((a.ranks() != b.ranks()[there]).sum())
         total += len(there)
     return changed / total
+
+
+__getattr__ = renamed(
+    __name__,
+    {"Ablation": "Ablation", "permutation_check": "permutation_check", "ablation": "ablation"},
+)

@@ -84,7 +84,7 @@ def hubness(source: Similarity, k: int = 10) -> Hubness:
         top = torch.topk(block, k, dim=1, sorted=False).indices
         counts += torch.bincount(top.flatten(), minlength=n_item)
         mass += torch.softmax(block / temperature, dim=1).sum(0, dtype=torch.float64)
-    counts, mass = source.world.sum(counts), source.world.sum(mass)
+    counts, mass = source.group.sum(counts), source.group.sum(mass)
     occurrence = counts.double()
     mean = n_query * k / n_item
     centred = occurrence - mean
@@ -126,7 +126,7 @@ def modality_gap(
         total = torch.zeros(side.shape[1], dtype=torch.float64, device=side.device)
         for _, _, block in side.blocks():
             total += block.double().sum(0)
-        means.append(side.world.sum(total) / side.shape[0])
+        means.append(side.group.sum(total) / side.shape[0])
     distance = float(torch.linalg.vector_norm(means[0] - means[1]))
     if truth_pairs is None:
         return ModalityGap(distance, math.nan)
@@ -136,5 +136,5 @@ def modality_gap(
         here = (rows >= start) & (rows < stop)
         difference = block[rows[here] - start] - video.take(columns[here])
         lengths += float(torch.linalg.vector_norm(difference, dim=1).sum(dtype=torch.float64))
-    lengths = sum(of_one for (of_one,) in text.world.gather([lengths]))
+    lengths = sum(of_one for (of_one,) in text.group.gather([lengths]))
     return ModalityGap(distance, lengths / len(rows))

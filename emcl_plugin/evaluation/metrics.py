@@ -195,7 +195,7 @@ def place(source: Similarity, truth: GroundTruth, several: str = "best") -> Plac
         columns = torch.from_numpy(truth.item[pairs]).to(block.device)
         higher, same = _count(block, rows, columns, np.diff(bounds[start : stop + 1]))
         above[pairs], level[pairs] = higher.cpu().numpy(), same.cpu().numpy()
-    above, level = (source.world.sum(torch.from_numpy(x)).numpy() for x in (above, level))
+    above, level = (source.group.sum(torch.from_numpy(x)).numpy() for x in (above, level))
     return Placement(truth, above, level, several)
 
 

@@ -21,5 +21,5 @@ def repeated(features: Features) -> int:
         bits = np.ascontiguousarray(block.cpu().numpy()).view(np.uint32)
         keys.append(bits.astype(np.uint64) @ factors)
     own = torch.from_numpy(np.concatenate(keys).view(np.int64))
-    every = features.world.rows(own, features.shape[0]).numpy()
+    every = features.group.rows(own, features.shape[0]).numpy()
     return features.shape[0] - len(np.unique(every))

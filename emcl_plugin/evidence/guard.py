@@ -105,7 +105,7 @@ class Parts:
         best = torch.full((self.count, source.shape[1]), -math.inf).to(found.text_score)
         for start, stop, block in source.blocks():
             best.scatter_reduce_(0, self.part[start:stop, None].expand_as(block), block, "amax")
-        best = source.world.max(best) - found.slack
+        best = source.group.max(best) - found.slack
         if found.mutual is None:
             return found.text_score >= best[self.part, found.video_of_text]
         texts = torch.zeros_like(found.video_of_text)  # any of equally best videos will do
@@ -113,7 +113,7 @@ class Parts:
             both = block >= found.text_score[start:stop, None] - found.slack
             both &= block >= best[self.part[start:stop]]
             texts[start:stop] = both.any(1)
-        return source.world.rows(texts[slice(*source.own)], len(texts)).bool()
+        return source.group.rows(texts[slice(*source.own)], len(texts)).bool()
 
     def weigh(self, was: torch.Tensor, now: torch.Tensor) -> Evidence:
         """The evidence in what :meth:`partners` says of two sources, in the mean of the parts."""

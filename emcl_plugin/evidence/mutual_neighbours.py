@@ -103,7 +103,7 @@ class NearestAccumulator:
 
     def __init__(self, source: Similarity) -> None:
         (n_text, n_video), dtype, device = source.shape, source.dtype, source.device
-        self.world, self.own, self.shift = source.world, slice(*source.own), source.shift
+        self.group, self.own, self.shift = source.group, slice(*source.own), source.shift
         self.video_of_text = torch.empty(n_text, dtype=torch.long, device=device)
         self.text_score = torch.empty(n_text, dtype=dtype, device=device)
         self.text_of_video = torch.zeros(n_video, dtype=torch.long, device=device)
@@ -140,13 +140,13 @@ class NearestAccumulator:
 
     def result(self) -> Nearest:
         """The best matches of all blocks so far, of all processes."""
-        world, count = self.world, len(self.text_score)
-        score = world.max(self.video_score)
+        group, count = self.group, len(self.text_score)
+        score = group.max(self.video_score)
         best = torch.where(self.video_score == score, self.text_of_video, count)
         return Nearest(
-            world.rows(self.video_of_text[self.own], count),
-            world.rows(self.text_score[self.own], count),
-            world.min(best),
+            group.rows(self.video_of_text[self.own], count),
+            group.rows(self.text_score[self.own], count),
+            group.min(best),
             score,
             shift=self.shift,
         )
@@ -174,17 +174,17 @@ def finish(accumulator: NearestAccumulator, source: Similarity) -> Nearest:
 
     A few such items are looked at one by one, many in another pass.
     """
-    found, world = accumulator.result(), source.world
+    found, group = accumulator.result(), source.group
     slack = found.slack
     best, count = found.video_score - slack, source.shape[0]
     level = (accumulator.video_score >= best).long() + (accumulator.video_second >= best)
-    second = world.rows(accumulator.text_second[accumulator.own], count)
+    second = group.rows(accumulator.text_second[accumulator.own], count)
     rows = (second >= found.text_score - slack).nonzero()[:, 0]
-    columns = (world.sum(level) > 1).nonzero()[:, 0]
+    columns = (group.sum(level) > 1).nonzero()[:, 0]
     if not len(rows) + len(columns):
         return found
     texts, videos = found.in_pairs()
-    if world.size == 1 and len(rows) + len(columns) <= source.block_rows:
+    if group.size == 1 and len(rows) + len(columns) <= source.block_rows:
         for tied, own, scores, others in (
             (rows, texts, found.text_score, found.video_score),
             (columns, videos, found.video_score, found.text_score),
@@ -198,7 +198,7 @@ def finish(accumulator: NearestAccumulator, source: Similarity) -> Nearest:
             both = _level(block, found.text_score[start:stop], found.video_score, slack)
             texts[start:stop] = both.any(1)
             videos |= both.any(0)
-        texts, videos = world.rows(texts[accumulator.own], count), world.any(videos)
+        texts, videos = group.rows(texts[accumulator.own], count), group.any(videos)
     return replace(found, mutual=(texts, videos))
 
 

@@ -110,13 +110,13 @@ def _spread(vectors: Features | Similarity, counted: torch.Tensor) -> tuple[torc
     for start, _, block in vectors.blocks():
         for first, last in ranges_in_cache(0, len(block), len(mean), mean.dtype, mean.device):
             mean += share[start + first : start + last] @ block[first:last].double()
-    mean = vectors.world.sum(mean)
+    mean = vectors.group.sum(mean)
     squares = 0.0
     for start, _, block in vectors.blocks():
         for first, last in ranges_in_cache(0, len(block), len(mean), mean.dtype, mean.device):
             centred = block[first:last].double() - mean
             squares += float(share[start + first : start + last] @ centred.square_().sum(1))
-    return mean, 2 * sum(own for (own,) in vectors.world.gather([squares]))
+    return mean, 2 * sum(own for (own,) in vectors.group.gather([squares]))
 
 
 def _batches(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
 
 import torch
 
 from emcl_plugin._internal.progress import Progress
+from emcl_plugin._internal.warn import warn
 from emcl_plugin.errors import ConvergenceWarning, InputValueError, ScaleWarning
 from emcl_plugin.ncl.kernels import kernel_for
 from emcl_plugin.ncl.marginals import log_marginals
@@ -147,12 +147,11 @@ class Problem:
             raise self._out_of_range()
         absolute = config.temperature is not None or config.logit_scale is not None
         if absolute and not 0.02 <= tau / spread <= 100:
-            warnings.warn(
+            warn(
                 f"the temperature {tau:.4g} is {tau / spread:.3g} standard deviations of the "
                 f"scores ({spread:.4g}); are the scores scaled by a logit scale? Leave the "
                 "temperature out to have it follow the scores",
                 ScaleWarning,
-                stacklevel=3,
             )
         self.log_a, self.log_b = log_marginals(config, source, weights)
         self.log_w = (
@@ -206,21 +205,20 @@ class Problem:
             without = None
             if own is not None:
                 without = Without(own[0], own[1] / tau + self.log_w)
-            world = self.source.world
+            group = self.source.group
             reached = None if journal is None else journal.begin(tau, config.rho)
             keep = None if journal is None else journal.keep
-            found = sinkhorn(self.kernel, log_b, config, progress, g, without, reached, keep, world)
+            found = sinkhorn(self.kernel, log_b, config, progress, g, without, reached, keep, group)
         shift = found.g.mean()
         text, video = tau * (found.f + shift), tau * (found.g - shift)
         if not bool(torch.isfinite(text).all() & torch.isfinite(video).all()):
             raise self._out_of_range()
         if not found.converged:
-            warnings.warn(
+            warn(
                 f"Sinkhorn-Knopp stopped after {found.rounds} rounds with a largest relative "
                 f"error of {found.error:.3g} of a column sum (tolerance {config.tolerance:g}); "
                 "allow more rounds or a higher temperature",
                 ConvergenceWarning,
-                stacklevel=3,
             )
         return Biases(
             text=text,

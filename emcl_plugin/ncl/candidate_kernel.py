@@ -29,7 +29,7 @@ class CandidateKernel(StoredKernel):
     ) -> None:
         self.pairs, self.scaled, self.tau = source.pairs, source.values / tau, tau
         self.log_a, self.rho, self.log_w = log_a, rho, log_w
-        self.of_texts, self.of_videos = source.others, source.T.others
+        self.of_texts, self.of_videos = source.complement, source.T.complement
         self.floor = torch.finfo(source.dtype).tiny ** (2 / 3)
         self._absorb(torch.zeros(source.shape[1]).to(log_a))
 

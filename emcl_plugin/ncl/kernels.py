@@ -36,7 +36,7 @@ def kernel_for(
         fits = kernel_fits((last - first, source.shape[1]), dtype, budget)
         solver = "stored" if fits else "blocks"
     given = tau, log_a[first:last], config.rho, log_w[first:last]
-    own = source if source.world.size == 1 else Rows(source)
+    own = source if source.group.size == 1 else Rows(source)
     kernel: Kernel | None = None
     if isinstance(source, Candidates):
         solver, kernel = "candidates", CandidateKernel(source, *given)
@@ -47,8 +47,8 @@ def kernel_for(
     if kernel is None:
         solver = "pot" if solver == "pot" else "blocks"  # POT's is asked for masses alone
         kernel = BlockKernel(own.rough() if config.products == "bfloat16" else own, *given)
-    if source.world.size > 1:
-        kernel = SharedKernel(kernel, source.world, source.shape[0])
+    if source.group.size > 1:
+        kernel = SharedKernel(kernel, source.group, source.shape[0])
     return solver, kernel
 
 

@@ -28,7 +28,7 @@ from typing import Protocol
 import torch
 
 from emcl_plugin._internal.progress import Progress
-from emcl_plugin.distributed.process_group import ALONE, World
+from emcl_plugin.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from emcl_plugin.ncl.settings import NCL
 
 
@@ -105,7 +105,7 @@ def sinkhorn(
     without: Without | None = None,
     reached: Reached | None = None,
     keep: Callable[[Reached], None] | None = None,
-    world: World = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> Potentials:
     """Alternate (g) and (f) until the column sums are right, from the start or what is reached."""
 
@@ -128,7 +128,7 @@ def sinkhorn(
         f, column_lse = sweep(g)  # (f)
         next_g = config.rho * (log_b - column_lse)  # (g)
         # with rho = 1 this is max_j |sum_i P_ij / b_j - 1|
-        worst = world.max(torch.expm1(g - next_g).abs().max())  # one decision for all processes
+        worst = group.max(torch.expm1(g - next_g).abs().max())  # one decision for all processes
         error = float(worst.clamp(max=torch.finfo(worst.dtype).max))
         if keep is not None:
             keep(Reached(f, g, next_g, kernel.centre, done, error))

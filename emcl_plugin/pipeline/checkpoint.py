@@ -186,18 +186,18 @@ class SharedCheckpoint:
     """The checkpoint of several processes: the first one keeps it."""
 
     def __init__(self, path: Path, job: Job) -> None:
-        self.world, self.device = job.group, job.device
-        rows = None if self.world.counts is None else self._rows(job)
-        first = self.world.rank == 0
-        self.own = self.world.together(lambda: Checkpoint(path, job, rows) if first else None)
-        self.resumed = self.world.told(0 if self.own is None else self.own.resumed)
+        self.group, self.device = job.group, job.device
+        rows = None if self.group.counts is None else self._rows(job)
+        first = self.group.rank == 0
+        self.own = self.group.together(lambda: Checkpoint(path, job, rows) if first else None)
+        self.resumed = self.group.told(0 if self.own is None else self.own.resumed)
 
     def _rows(self, job: Job) -> list[list[float]]:
         """SHA-256 of every process's rows of a matrix, as numbers that float64 holds."""
         digest = hashlib.sha256()
-        self.world.together(lambda: _feed(digest, job.given, job.dtype))
+        self.group.together(lambda: _feed(digest, job.given, job.dtype))
         words = np.frombuffer(digest.digest(), ">u4")
-        return self.world.gather(words.tolist())
+        return self.group.gather(words.tolist())
 
     def begin(self, temperature: float, rho: float) -> Reached | None:
         """What an earlier run reached in the solve that begins now."""
@@ -206,7 +206,7 @@ class SharedCheckpoint:
             found = None if self.own is None else self.own.begin(temperature, rho)
             return None if found is None else found.to(torch.device("cpu"))
 
-        told = self.world.told(self.world.together(reached))
+        told = self.group.told(self.group.together(reached))
         return None if told is None else told.to(self.device)
 
     def keep(self, reached: Reached) -> None:

@@ -23,7 +23,7 @@ from emcl_plugin.ncl import Biases, Journal
 from emcl_plugin.pipeline.memory_plan import Estimate
 from emcl_plugin.pipeline.settings import Settings
 from emcl_plugin.scores import Dense, FeaturePair, Features, Shard, Similarity
-from emcl_plugin.scores.candidates import Candidates, Coverage, coverage
+from emcl_plugin.scores.candidates import Candidates, RecallEstimate, estimate_recall
 from emcl_plugin.scores.reductions import Moments, moments
 
 
@@ -50,7 +50,7 @@ class Correction:
     guard: GuardDecision
     before: Nearest
     after: Nearest
-    coverage: Coverage | None = None
+    coverage: RecallEstimate | None = None
 
 
 def correct(
@@ -189,20 +189,20 @@ def correct(
 
 def _stored(base: Similarity, memory: int) -> Similarity:
     """The scores in memory, of this process's texts; not where a GPU does not hold them."""
-    world, dtype, device = base.world, base.dtype, base.device
+    group, dtype, device = base.group, base.dtype, base.device
     scores = base.storing(base.dense)
     if scores is None:
         return base
-    if world.size == 1:
+    if group.size == 1:
         return Dense(scores, dtype=dtype, device=device, memory=memory)
-    return Shard(scores, base.shape, world, dtype=dtype, device=device, memory=memory, of=base)
+    return Shard(scores, base.shape, group, dtype=dtype, device=device, memory=memory, of=base)
 
 
-def _coverage(trial: _Trial, biases: Biases | None) -> Coverage:
+def _coverage(trial: _Trial, biases: Biases | None) -> RecallEstimate:
     assert isinstance(trial.source, Candidates)
     if biases is None:
-        return coverage(trial.source, None, 1.0)
-    return coverage(trial.source, biases.video, biases.temperature)
+        return estimate_recall(trial.source, None, 1.0)
+    return estimate_recall(trial.source, biases.video, biases.temperature)
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ def _best_matches(base: Similarity, progress: Progress | None) -> Nearest:
             if progress is not None:
                 progress("agreement", stop - first, last - first)
 
-    base.world.together(look)
+    base.group.together(look)
     return finish(accumulator, base)
 
 

@@ -6,7 +6,6 @@ the same job.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -18,7 +17,8 @@ import torch
 from emcl_plugin._internal.arrays import Array, Kind, check_matrix, compute_dtype
 from emcl_plugin._internal.progress import Progress
 from emcl_plugin._internal.sizes import format_size
-from emcl_plugin.distributed.process_group import ALONE, World
+from emcl_plugin._internal.warn import warn
+from emcl_plugin.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from emcl_plugin.emcl.experts import Experts
 from emcl_plugin.errors import InputValueError, MemoryBudgetError, RepeatedItemsWarning
 from emcl_plugin.evidence.exact_duplicates import repeated
@@ -116,7 +116,7 @@ class Job:
             )
         return shape
 
-    def _read(self, array: Array, name: str, group: World = ALONE) -> Features:
+    def _read(self, array: Array, name: str, group: ProcessGroup = SINGLE_PROCESS) -> Features:
         """Return embeddings, read as this job reads."""
         return Features(
             array,
@@ -125,7 +125,7 @@ class Job:
             dtype=self.dtype,
             device=self.device,
             memory=self.memory,
-            world=group,
+            group=group,
         )
 
     @property
@@ -247,11 +247,10 @@ class Job:
         settings = settings or self.settings
         for count, side in zip(self.repeated, ("texts", "videos"), strict=True):
             if count and (side == "videos" or settings.prior == "even"):
-                warnings.warn(
+                warn(
                     f"{count} of the {side} are exact copies of others; each copy counts as an "
                     "item of its own",
                     RepeatedItemsWarning,
-                    stacklevel=5,
                 )
         return correct(
             self.sim,

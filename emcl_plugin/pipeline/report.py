@@ -12,7 +12,7 @@ from emcl_plugin.evidence.guard import GuardDecision
 from emcl_plugin.evidence.mutual_neighbours import Hubs
 from emcl_plugin.evidence.prior import Prior, Probes
 from emcl_plugin.ncl import Biases
-from emcl_plugin.scores.candidates import Coverage
+from emcl_plugin.scores.candidates import RecallEstimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Report:
         was given).
     banks : mapping of str to BankReport
         By direction, what its bank taught; empty where the protocol is transductive.
-    coverage : Coverage or None
+    coverage : RecallEstimate or None
         What was left out, where only candidates were looked at.
     citations : tuple of str
         What to cite.
@@ -78,7 +78,7 @@ class Report:
     repeated_texts: int
     repeated_videos: int
     banks: Mapping[str, Any] = field(default_factory=dict)
-    coverage: Coverage | None = None
+    coverage: RecallEstimate | None = None
     citations: tuple[str, ...] = CITATIONS
 
     def to_dict(self) -> dict[str, Any]:

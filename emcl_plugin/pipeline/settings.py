@@ -9,7 +9,7 @@ import torch
 
 from emcl_plugin._internal.arrays import Kind
 from emcl_plugin._internal.sizes import format_size
-from emcl_plugin.distributed.process_group import ALONE, World
+from emcl_plugin.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from emcl_plugin.emcl import EMCL
 from emcl_plugin.errors import InputTypeError, InputValueError
 from emcl_plugin.evidence.prior import MODES
@@ -113,14 +113,14 @@ class Resources:
         Of the result. None: that of the input.
     memory : int or None
         Budget in bytes. None: half of what is free.
-    group : World
+    group : ProcessGroup
         Processes that share the work.
     """
 
     device: str | torch.device | None = None
     dtype: torch.dtype | None = None
     memory: int | None = None
-    group: World = ALONE
+    group: ProcessGroup = SINGLE_PROCESS
 
     def device_for(self, kind: Kind) -> torch.device:
         """Return the device for inputs of this kind.

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 
 from emcl_plugin._internal.arrays import Array, describe
-from emcl_plugin.distributed.process_group import World
+from emcl_plugin.distributed.process_group import ProcessGroup
 from emcl_plugin.errors import InputTypeError, InputValueError
 from emcl_plugin.pipeline.inputs import FeaturesPair, check_inputs
 from emcl_plugin.scores import Scorer
 
 
 def shared(
-    group: Any, sim: Array | Scorer | None, feats: FeaturesPair | None
-) -> tuple[World, FeaturesPair | None]:
+    process_group: Any, sim: Array | Scorer | None, feats: FeaturesPair | None
+) -> tuple[ProcessGroup, FeaturesPair | None]:
     """The processes of a group, and with the features of all their texts.
 
     The features of the texts, as those of the videos, are then held by every process; scores
@@ -24,7 +24,7 @@ def shared(
 
     Parameters
     ----------
-    group : torch.distributed.ProcessGroup
+    process_group : torch.distributed.ProcessGroup
     sim : (own texts, n_video), optional
     feats : ((own texts, dimension), (n_video, dimension)), optional
 
@@ -33,7 +33,7 @@ def shared(
     InputValueError, InputTypeError, WorkerError
         In all processes where something is wrong in one of them.
     """
-    world = World(group)
+    group = ProcessGroup(process_group)
 
     def check() -> tuple[Array, int]:
         check_inputs(sim, feats)
@@ -48,8 +48,8 @@ def shared(
         assert sim is not None
         return sim, int(sim.shape[1])
 
-    own, videos = world.together(check)
-    every = world.gather([len(own), own.shape[1], videos, own.dtype.itemsize])
+    own, videos = group.together(check)
+    every = group.gather([len(own), own.shape[1], videos, own.dtype.itemsize])
     if len({tuple(same) for _, *same in every}) > 1:
         raise InputValueError(
             "the processes bring arrays of different widths or dtypes",
@@ -57,10 +57,10 @@ def shared(
             "give every process the same videos, and texts of one kind",
         )
     counts = [int(n) for n, *_ in every]
-    world = World(group, counts)
+    group = ProcessGroup(process_group, counts)
     if feats is None:
-        return world, None
+        return group, None
     if isinstance(own, torch.Tensor):
-        return world, (world.rows(own.detach(), sum(counts)), feats[1])
+        return group, (group.rows(own.detach(), sum(counts)), feats[1])
     texts = torch.from_numpy(np.ascontiguousarray(own))
-    return world, (world.rows(texts, sum(counts)).numpy(), feats[1])
+    return group, (group.rows(texts, sum(counts)).numpy(), feats[1])

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from emcl_plugin._internal.directions import DIRECTIONS
-from emcl_plugin.errors import clean
-from emcl_plugin.evaluation.ablation import Study
+from emcl_plugin.errors import one_line
+from emcl_plugin.evaluation.ablation import Ablation
 from emcl_plugin.ground_truth import GroundTruth, Ints
 from emcl_plugin.scores import Similarity
 
@@ -93,13 +93,13 @@ def policy(items: Iterable[Item]) -> str:
     )
 
 
-def hubs(study: Study) -> list[dict[str, Any]]:
+def hubs(ablation: Ablation) -> list[dict[str, Any]]:
     """The largest hubs of both sides, with their occurrences before and after."""
     found = []
     for direction, side, of in zip(DIRECTIONS, ("Videos", "Texts"), (_video, _text), strict=True):
-        before, after = study.hubness[direction]
+        before, after = ablation.hubness[direction]
         rows = [
-            (of(study, index), count, int(after.occurrence[index]))
+            (of(ablation, index), count, int(after.occurrence[index]))
             for index, count in before.largest(HUBS)
         ]
         mean = float(before.occurrence.double().mean())
@@ -108,10 +108,10 @@ def hubs(study: Study) -> list[dict[str, Any]]:
     return found
 
 
-def movers(study: Study) -> tuple[list[Query], list[Query]]:
+def movers(ablation: Ablation) -> tuple[list[Query], list[Query]]:
     """The texts whose rank shrank and grew by the largest factor: 60 -> 1 before 800 -> 400."""
-    before = study.rows[0].evaluation.text_to_video
-    ranks = before.ranks(), study.rows[-1].evaluation.text_to_video.ranks()
+    before = ablation.rows[0].evaluation.text_to_video
+    ranks = before.ranks(), ablation.rows[-1].evaluation.text_to_video.ranks()
     change = np.log(ranks[0] / ranks[1])
     order = np.argsort(-change, kind="stable")
     won = [int(i) for i in order[:QUERIES] if change[i] > 0]
@@ -124,14 +124,14 @@ def movers(study: Study) -> tuple[list[Query], list[Query]]:
         right = _right(before.truth, index)
 
         def first(source: Similarity) -> list[tuple[Item, bool]]:
-            return [(_video(study, j), j in right) for j in _first(source, index)]
+            return [(_video(ablation, j), j in right) for j in _first(source, index)]
 
         return Query(
-            text=_text(study, index),
+            text=_text(ablation, index),
             ranks=(f"{ranks[0][place]:,.6g}", f"{ranks[1][place]:,.6g}"),
-            before=first(study.before),
-            after=first(study.after),
-            right=[_video(study, int(j)) for j in right[:3]],
+            before=first(ablation.before),
+            after=first(ablation.after),
+            right=[_video(ablation, int(j)) for j in right[:3]],
             more_right=max(0, len(right) - 3),
         )
 
@@ -139,20 +139,21 @@ def movers(study: Study) -> tuple[list[Query], list[Query]]:
 
 
 def _name(names: Sequence[str], side: str, index: int) -> str:
-    given = clean(str(names[index])) if index < len(names) else ""
+    given = one_line(str(names[index])) if index < len(names) else ""
     return given or (f"{side} {index} (no name)" if len(names) else f"{side} {index}")
 
 
-def _text(study: Study, index: int) -> Item:
-    return Item(_name(study.names.text, "text", index))
+def _text(ablation: Ablation, index: int) -> Item:
+    return Item(_name(ablation.names.text, "text", index))
 
 
-def _video(study: Study, index: int) -> Item:
-    links = study.names.video_links
+def _video(ablation: Ablation, index: int) -> Item:
+    links = ablation.names.video_links
     given = str(links[index]) if index < len(links) else ""
     link = link_of(given)
     image = bool(link) and urlsplit(link).path.lower().endswith(_IMAGES)
-    return Item(_name(study.names.video, "video", index), link, image, "" if link else clean(given))
+    name = _name(ablation.names.video, "video", index)
+    return Item(name, link, image, "" if link else one_line(given))
 
 
 def _right(truth: GroundTruth, query: int) -> Ints:

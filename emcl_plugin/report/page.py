@@ -1,4 +1,4 @@
-"""A study as one HTML page that stands alone: no script, nothing loaded but the given thumbnails.
+"""An ablation as one self-contained HTML page: no script, only the given thumbnails are loaded.
 
 Everything that comes from the data passes through the template's escaping; the only markup
 that does not is the figures, which hold no names.
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from emcl_plugin._internal.directions import DIRECTIONS
-from emcl_plugin.errors import clean
-from emcl_plugin.evaluation.ablation import Study
+from emcl_plugin.errors import one_line
+from emcl_plugin.evaluation.ablation import Ablation
 from emcl_plugin.evaluation.compare import INPUT, OURS
 from emcl_plugin.evaluation.metrics import MEASURES
 from emcl_plugin.evaluation.significance import Comparison
@@ -35,7 +35,7 @@ _METHODS = {
 
 def write_report(
     path: Path,
-    study: Study,
+    ablation: Ablation,
     *,
     settings: dict[str, object],
     force: bool,
@@ -46,7 +46,7 @@ def write_report(
     Parameters
     ----------
     path : Path
-    study : Study
+    ablation : Ablation
     settings : dict
         What to repeat the run with, by name; shown as it is.
     force : bool
@@ -62,13 +62,13 @@ def write_report(
         If jinja2 or matplotlib is not installed.
     """
     check_target(path, 1 << 20, force=force)
-    page = render(study, settings=settings, features=features)
+    page = render(ablation, settings=settings, features=features)
     with atomic_writer(path, force=force) as file:
         file.write(page.encode("utf-8", "xmlcharrefreplace"))
 
 
 def render(
-    study: Study,
+    ablation: Ablation,
     *,
     settings: dict[str, object],
     features: tuple[Features, Features] | None = None,
@@ -86,60 +86,60 @@ def render(
     plots: dict[str, list[dict[str, Any]]] = {
         topic: [] for topic in ("hubness", "recall", "ranks", "gap")
     }
-    for plot in build(study, features):
+    for plot in build(ablation, features):
         plots[plot.topic].append({"svg": Markup(plot.svg()), **vars(plot)})
     gains = {
-        row.name: row.gain_over(study.rows[0])
-        for row in study.rows
-        if row is not study.rows[0] and not row.note
+        row.name: row.gain_over(ablation.rows[0])
+        for row in ablation.rows
+        if row is not ablation.rows[0] and not row.note
     }
-    own = study.gains() if OURS not in gains else dict(zip(DIRECTIONS, gains[OURS], strict=True))
-    won, lost = movers(study)
-    largest = hubs(study)
+    own = ablation.gains() if OURS not in gains else dict(zip(DIRECTIONS, gains[OURS], strict=True))
+    won, lost = movers(ablation)
+    largest = hubs(ablation)
     shown = [item for query in (*won, *lost) for item, _ in (*query.before, *query.after)]
     shown += [item for query in (*won, *lost) for item in query.right]
     shown += [hub[0] for side in largest for hub in side["rows"]]
-    gap = study.gap
+    gap = ablation.gap
     return environment.from_string(template.read_text(encoding="utf-8")).render(
         policy=policy(shown),
-        study=study,
-        shape=study.report.shape,
-        headline=headline(study, own),
-        assumed=assumed(study),
+        run=ablation,
+        shape=ablation.report.shape,
+        headline=headline(ablation, own),
+        assumed=assumed(ablation),
         warnings=warnings(own),
-        ablation=_ablation(study, gains),
+        ablation=_ablation(ablation, gains),
         measures=MEASURES,
         plots=plots,
         gap=gap,
         hubs=largest,
         won=won,
         lost=lost,
-        settings=[(clean(str(k)), clean(str(v), None)) for k, v in settings.items()],
-        facts=choices(study),
+        settings=[(one_line(str(k)), one_line(str(v), None)) for k, v in settings.items()],
+        facts=choices(ablation),
         versions=_versions(),
     )
 
 
 def _ablation(
-    study: Study, gains: dict[str, tuple[Comparison, Comparison]]
+    ablation: Ablation, gains: dict[str, tuple[Comparison, Comparison]]
 ) -> list[dict[str, Any]]:
     """A table per direction: the method, its metrics with the best marked, gain and interval."""
     tables = []
     for side, direction in enumerate(DIRECTIONS):
         values = [
             [round(row.evaluation.directions[side][1].metric(m), 1) for m in MEASURES]
-            for row in study.rows
+            for row in ablation.rows
         ]
         best = [
             (min if m in ("MdR", "MnR") else max)(v[j] for v in values)
             for j, m in enumerate(MEASURES)
         ]
         rows = []
-        for row, numbers in zip(study.rows, values, strict=True):
+        for row, numbers in zip(ablation.rows, values, strict=True):
             gain = gains[row.name][side] if row.name in gains else None
             rows.append(
                 {
-                    "name": row.name if study.report.banks else _METHODS.get(row.name, row.name),
+                    "name": row.name if ablation.report.banks else _METHODS.get(row.name, row.name),
                     "cells": [(f"{x:.1f}", x == top) for x, top in zip(numbers, best, strict=True)],
                     "gain": "" if gain is None else f"{gain.gain:+.1f}",
                     "interval": "" if gain is None else f"{gain.low:+.1f} to {gain.high:+.1f}",
@@ -147,7 +147,7 @@ def _ablation(
                     "note": row.note,
                 }
             )
-        placement = study.rows[0].evaluation.directions[side][1]
+        placement = ablation.rows[0].evaluation.directions[side][1]
         tables.append(
             {
                 "title": direction.replace("->", "to").capitalize(),

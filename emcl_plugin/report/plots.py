@@ -1,4 +1,4 @@
-"""The figures of a study: all of them measured, and written into a folder."""
+"""The figures of an ablation: all of them measured, and written into a folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from emcl_plugin._internal.directions import DIRECTIONS
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.evaluation.ablation import Study
+from emcl_plugin.evaluation.ablation import Ablation
 from emcl_plugin.evaluation.metrics import Placement
 from emcl_plugin.ground_truth import Floats
 from emcl_plugin.io.atomic import atomic_writer, check_inside, check_target, settle
@@ -29,21 +29,21 @@ RESULTS = 50  # the recall curve's last K
 _RANK_GROUPS = ((1, 1), (2, 5), (6, 10), (11, 50), (51, 0))
 
 
-def build(study: Study, features: tuple[Features, Features] | None = None) -> list[Plot]:
-    """All figures of a study, measured but not drawn; six passes over the scores.
+def build(ablation: Ablation, features: tuple[Features, Features] | None = None) -> list[Plot]:
+    """All figures of an ablation, measured but not drawn; six passes over the scores.
 
     Parameters
     ----------
-    study : Study
+    ablation : Ablation
     features : (Features, Features), optional
         Texts and videos, for the view of the modality gap.
     """
-    first, last = study.rows[0].evaluation, study.rows[-1].evaluation
+    first, last = ablation.rows[0].evaluation, ablation.rows[-1].evaluation
     plots = []
     sides = list(zip(DIRECTIONS, (("video", "texts"), ("text", "videos")), strict=True))
     for direction, (item, queries) in sides:
-        plots.append(occurrence(item, queries, *study.hubness[direction]))
-    masses = zip(probability(study.before), probability(study.after), strict=True)
+        plots.append(occurrence(item, queries, *ablation.hubness[direction]))
+    masses = zip(probability(ablation.before), probability(ablation.after), strict=True)
     for (_, (item, queries)), (before, after) in zip(sides, masses, strict=True):
         plots.append(mass(item, queries, before, after))
     pairs = zip(first.directions, last.directions, strict=True)
@@ -74,7 +74,7 @@ def check_plots(folder: Path, formats: Sequence[str] = FORMATS, *, force: bool) 
 
 def write_plots(
     folder: Path,
-    study: Study,
+    ablation: Ablation,
     formats: Sequence[str] = FORMATS,
     *,
     force: bool = False,
@@ -86,7 +86,7 @@ def write_plots(
     ----------
     folder : Path
         Made if it is not there.
-    study : Study
+    ablation : Ablation
     formats : sequence of str
         Of "png", "svg" and "pdf".
     force : bool, default False
@@ -108,7 +108,7 @@ def write_plots(
             raise InputValueError("this format is not known", repr(form), ", ".join(FORMATS))
     with drawing():
         pass  # before any work: is matplotlib there?
-    plots = build(study, features)
+    plots = build(ablation, features)
     check_inside(folder)
     folder.mkdir(exist_ok=True)
     wanted = [(plot, form, folder / f"{plot.name}.{form}") for plot in plots for form in formats]

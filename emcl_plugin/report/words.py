@@ -1,45 +1,45 @@
-"""What a study found, in the sentences that the page tells it in."""
+"""What an ablation found, in the sentences that the page tells it in."""
 
 from __future__ import annotations
 
-from emcl_plugin.errors import clean
-from emcl_plugin.evaluation.ablation import Study
+from emcl_plugin.errors import one_line
+from emcl_plugin.evaluation.ablation import Ablation
 from emcl_plugin.evaluation.significance import Comparison
 
 
-def headline(study: Study, gains: dict[str, Comparison]) -> str:
+def headline(ablation: Ablation, gains: dict[str, Comparison]) -> str:
     """What became of R@1, whether that is significant, and by which protocol."""
     parts = []
-    before, after = study.rows[0].evaluation, study.rows[-1].evaluation
+    before, after = ablation.rows[0].evaluation, ablation.rows[-1].evaluation
     pairs = zip(before.directions, after.directions, strict=True)
     for (direction, old), (_, new) in pairs:
         a, b, gain = old.metric("R@1"), new.metric("R@1"), gains[direction]
         words = direction.replace("->", "to")
-        if not study.report.guard.applied:
+        if not ablation.report.guard.applied:
             parts.append(f"{a:.1f} {words}")
         elif gain.gain == 0:
             parts.append(f"{words} stayed at {a:.1f} ({_test(gain)})")
         else:
             verb = "rose" if gain.gain > 0 else "fell"
             parts.append(f"{words} {verb} from {a:.1f} to {b:.1f} ({_test(gain)})")
-    if not study.report.guard.applied:
+    if not ablation.report.guard.applied:
         return (
-            f"The input was left as it was ({study.report.guard.reason}); "
+            f"The input was left as it was ({ablation.report.guard.reason}); "
             f"R@1 is {parts[0]} and {parts[1]}."
         )
-    what = "correction was" if study.report.biases is None else "biases were"
-    how = study.report.protocol
+    what = "correction was" if ablation.report.biases is None else "biases were"
+    how = ablation.report.protocol
     if how == "transductive":
         how = f"transductive: the {what} computed from all the texts at once"
     elif how == "bank":
-        sides = " and ".join(d.partition(" ")[0] + "s" for d in study.report.banks)
+        sides = " and ".join(d.partition(" ")[0] + "s" for d in ablation.report.banks)
         how = f"bank: the correction was learnt from other {sides}"
     return f"R@1 {parts[0]}, and {parts[1]} ({how})."
 
 
-def assumed(study: Study) -> str:
+def assumed(ablation: Ablation) -> str:
     """What was assumed about the queries, and why."""
-    prior, guard = study.report.prior, study.report.guard
+    prior, guard = ablation.report.prior, ablation.report.guard
     if prior is None:
         return ""
     text = (
@@ -71,9 +71,9 @@ def warnings(gains: dict[str, Comparison]) -> list[str]:
     ]
 
 
-def choices(study: Study) -> list[tuple[str, str]]:
+def choices(ablation: Ablation) -> list[tuple[str, str]]:
     """What the correction chose."""
-    report = study.report
+    report = ablation.report
     facts = [
         ("texts", f"{report.shape[0]:,}"),
         ("videos", f"{report.shape[1]:,}"),
@@ -105,4 +105,4 @@ def choices(study: Study) -> list[tuple[str, str]]:
     if any((report.repeated_texts, report.repeated_videos)):
         copies = f"{report.repeated_texts} texts, {report.repeated_videos} videos"
         facts.append(("exact copies", copies))
-    return [(name, clean(value, None)) for name, value in facts]
+    return [(name, one_line(value, None)) for name, value in facts]

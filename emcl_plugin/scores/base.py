@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from emcl_plugin._internal.arrays import Array
-from emcl_plugin.distributed.process_group import ALONE, World
+from emcl_plugin.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 
 Result = TypeVar("Result")
 
@@ -34,7 +34,7 @@ class Similarity(abc.ABC):
         What blocks come in and where; float32 or float64.
     block_rows : int
         Rows per block of :meth:`blocks`.
-    world : World
+    group : ProcessGroup
         The processes that share its texts; default this one alone.
     shift : float
         The most that was added to a score: scores are rounded at that size, too.
@@ -44,13 +44,13 @@ class Similarity(abc.ABC):
     dtype: torch.dtype
     device: torch.device
     block_rows: int
-    world: World = ALONE
+    group: ProcessGroup = SINGLE_PROCESS
     shift: float = 0.0
 
     @property
     def own(self) -> tuple[int, int]:
         """The first text that this process goes through, and the first that it does not."""
-        return self.world.part(self.shape[0])
+        return self.group.part(self.shape[0])
 
     @abc.abstractmethod
     def rows(self, start: int, stop: int) -> torch.Tensor:
@@ -61,9 +61,9 @@ class Similarity(abc.ABC):
     def T(self) -> Similarity:
         """The same scores as (videos, texts): its row blocks are the column blocks of this one."""
 
-    def among(self, world: World) -> Similarity:
+    def among(self, group: ProcessGroup) -> Similarity:
         """The same source, from now on shared by these processes."""
-        self.world = world
+        self.group = group
         return self
 
     def rough(self) -> Similarity:
@@ -212,7 +212,7 @@ class LowRank(Similarity):
         self.row_scale = row_scale
         self.column_scale = column_scale
         self.shape, self.dtype, self.device = base.shape, base.dtype, base.device
-        self.block_rows, self.world = base.block_rows, base.world
+        self.block_rows, self.group = base.block_rows, base.group
 
     def rough(self) -> Similarity:
         base = self.base.rough()
@@ -269,7 +269,7 @@ class Biased(Similarity):
         self.column_bias = column_bias
         self.shift = float(row_bias.abs().max() + column_bias.abs().max())
         self.shape, self.dtype, self.device = base.shape, base.dtype, base.device
-        self.block_rows, self.world = base.block_rows, base.world
+        self.block_rows, self.group = base.block_rows, base.group
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         out = self.base.rows(start, stop) + self.row_bias[start:stop, None]

@@ -44,7 +44,7 @@ def tiles(
         yield start, stop, read_tile(x, start, stop, shape, dtype, device)
 
 
-class TiledPair(Similarity):
+class BatchInvariantPair(Similarity):
     """Inner products of two sets of vectors, (n_text, D) and (n_video, D), tile by tile.
 
     The scores of a text do not depend on which other texts there are, to the last bit.
@@ -65,5 +65,5 @@ class TiledPair(Similarity):
         return out
 
     @property
-    def T(self) -> TiledPair:
-        return TiledPair(self.video, self.text)
+    def T(self) -> BatchInvariantPair:
+        return BatchInvariantPair(self.video, self.text)

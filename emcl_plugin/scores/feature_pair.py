@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from emcl_plugin.distributed.process_group import ALONE
+from emcl_plugin.distributed.process_group import SINGLE_PROCESS
 from emcl_plugin.scores.base import Similarity
 from emcl_plugin.scores.block_sizes import rows_per_block
 from emcl_plugin.scores.features import Features
@@ -18,7 +18,7 @@ class FeaturePair(Similarity):
     """
 
     def __init__(self, text: Features, video: Features, *, memory: int | None = None) -> None:
-        self.world = text.world
+        self.group = text.group
         self.text = text
         self.video = video
         self.shape = (text.shape[0], video.shape[0])
@@ -53,7 +53,7 @@ class FeaturePair(Similarity):
 
     @property
     def T(self) -> FeaturePair:
-        video, text = self.video.shared(self.world.even()), self.text.shared(ALONE)
+        video, text = self.video.shared(self.group.even()), self.text.shared(SINGLE_PROCESS)
         return FeaturePair(video, text, memory=self.memory)
 
 
@@ -64,7 +64,7 @@ class RoughPair(Similarity):
         self.text = pair.text
         self.video = torch.cat([block.bfloat16() for _, _, block in pair.video.blocks()])
         self.shape, self.dtype, self.device = pair.shape, pair.dtype, pair.device
-        self.block_rows, self.world = pair.block_rows, pair.world
+        self.block_rows, self.group = pair.block_rows, pair.group
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         return (self.text.rows(start, stop).bfloat16() @ self.video.T).to(self.dtype)

@@ -8,7 +8,7 @@ import torch
 
 from emcl_plugin._internal.arrays import Array, check_finite, read_rows
 from emcl_plugin._internal.sizes import DEFAULT_MEMORY
-from emcl_plugin.distributed.process_group import ALONE, World
+from emcl_plugin.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from emcl_plugin.errors import InputValueError
 from emcl_plugin.scores.block_sizes import rows_per_block
 
@@ -27,7 +27,7 @@ class Features:
         "text" or "video", for messages.
     metric : {"cosine", "dot"}
         Whether vectors are brought to unit length.
-    world : World
+    group : ProcessGroup
         The processes that share the items: each goes through its own, and reads others only
         where it is asked for them.
 
@@ -46,12 +46,12 @@ class Features:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         memory: int | None = None,
-        world: World = ALONE,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.array = array
         self.name = name
         self.memory = memory
-        self.world = world
+        self.group = group
         self.metric = metric
         self.dtype = dtype
         self.device = torch.device(device)
@@ -76,7 +76,7 @@ class Features:
     @property
     def own(self) -> tuple[int, int]:
         """The first item that this process goes through, and the first that it does not."""
-        return self.world.part(self.shape[0])
+        return self.group.part(self.shape[0])
 
     @property
     def resident(self) -> bool:
@@ -97,9 +97,9 @@ class Features:
             stop = min(start + self.block_rows, last)
             yield start, stop, self.rows(start, stop)
 
-    def shared(self, world: World) -> Features:
+    def shared(self, group: ProcessGroup) -> Features:
         """The same vectors, split among other processes."""
-        if self.world.size == world.size == 1:
+        if self.group.size == group.size == 1:
             return self
         return Features(
             self.array,
@@ -108,7 +108,7 @@ class Features:
             dtype=self.dtype,
             device=self.device,
             memory=self.memory,
-            world=world,
+            group=group,
         )
 
     def take(self, indices: torch.Tensor) -> torch.Tensor:
@@ -130,12 +130,12 @@ class Features:
         """Coordinates of all items along the columns of ``basis``, (n, r)."""
         basis = basis.to(device=self.device, dtype=self.dtype)
         own = [block @ basis for _, _, block in self.blocks()]
-        return self.world.rows(torch.cat(own), self.shape[0])
+        return self.group.rows(torch.cat(own), self.shape[0])
 
     def squared_norms(self) -> torch.Tensor:
         """Squared length of every vector, (n,)."""
         own = [block.square().sum(1) for _, _, block in self.blocks()]
-        return self.world.rows(torch.cat(own), self.shape[0])
+        return self.group.rows(torch.cat(own), self.shape[0])
 
     def _read(self, start: int, stop: int) -> torch.Tensor:
         x = read_rows(self.array, start, stop, self.dtype, self.device)

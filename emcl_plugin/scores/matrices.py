@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from emcl_plugin._internal.arrays import Array, read_rows, take_rows
-from emcl_plugin.distributed.process_group import World
+from emcl_plugin.distributed.process_group import ProcessGroup
 from emcl_plugin.scores.base import Similarity
 from emcl_plugin.scores.block_sizes import rows_per_block
 
@@ -45,7 +45,7 @@ class Dense(Similarity):
     @property
     def T(self) -> Similarity:
         turned = Dense(self.array.T, dtype=self.dtype, device=self.device, memory=self.memory)
-        return turned.among(self.world.even())
+        return turned.among(self.group.even())
 
 
 class Shard(Similarity):
@@ -64,14 +64,14 @@ class Shard(Similarity):
         self,
         array: Array,
         shape: tuple[int, int],
-        world: World,
+        group: ProcessGroup,
         *,
         dtype: torch.dtype,
         device: torch.device,
         memory: int,
         of: Similarity | None = None,
     ) -> None:
-        self.array, self.shape, self.world, self.of = array, shape, world, of
+        self.array, self.shape, self.group, self.of = array, shape, group, of
         self.dtype, self.device = dtype, device
         self.block_rows = rows_per_block(shape[1], dtype, memory)
 
@@ -85,7 +85,7 @@ class Shard(Similarity):
         out = torch.zeros(len(indices), self.shape[1], dtype=self.dtype, device=self.device)
         here = (indices >= first) & (indices < last)
         out[here] = take_rows(self.array, indices[here] - first, self.dtype, self.device)
-        return self.world.sum(out)
+        return self.group.sum(out)
 
     @property
     def T(self) -> Similarity:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from emcl_plugin._internal.arrays import check_finite
-from emcl_plugin.distributed.process_group import ALONE, World
+from emcl_plugin.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from emcl_plugin.errors import InputValueError
 from emcl_plugin.scores import Similarity
 from emcl_plugin.scores.candidates import Candidates
@@ -30,8 +30,8 @@ class Moments:
 class MomentsAccumulator:
     """Mean and variance merged block by block (Chan, Golub and LeVeque 1979)."""
 
-    def __init__(self, world: World = ALONE) -> None:
-        self.world = world
+    def __init__(self, group: ProcessGroup = SINGLE_PROCESS) -> None:
+        self.group = group
         self.count = 0.0
         self.mean = 0.0
         self.squares = 0.0
@@ -64,10 +64,10 @@ class MomentsAccumulator:
 
     def result(self) -> Moments:
         """The moments of all blocks so far, of all processes."""
-        if self.world.size > 1:
+        if self.group.size > 1:
             own = self.count, self.mean, self.squares, self.low, self.high
             self.count = self.mean = self.squares = 0.0
-            for n, mean, squares, low, high in self.world.gather(own):
+            for n, mean, squares, low, high in self.group.gather(own):
                 self._merge(n, mean, squares)
                 self.low, self.high = min(self.low, low), max(self.high, high)
         if not math.isfinite(self.squares):
@@ -89,7 +89,7 @@ def moments(source: Similarity, weights: torch.Tensor | None = None) -> Moments:
     if isinstance(source, Candidates):
         mean, std = source.all_pairs.moments(weights)
         return Moments(mean, std, -math.inf, math.inf)
-    accumulator = MomentsAccumulator(source.world)
+    accumulator = MomentsAccumulator(source.group)
     for start, stop, block in source.blocks():
         accumulator.add(block, None if weights is None else weights[start:stop])
     return accumulator.result()
@@ -103,7 +103,7 @@ def logsumexp(source: Similarity, temperature: float) -> tuple[torch.Tensor, tor
         scaled = block / temperature
         rows[start:stop] = torch.logsumexp(scaled, 1)
         columns = torch.logaddexp(columns, torch.logsumexp(scaled, 0))
-    return source.world.rows(rows[slice(*source.own)], len(rows)), source.world.logsumexp(columns)
+    return source.group.rows(rows[slice(*source.own)], len(rows)), source.group.logsumexp(columns)
 
 
 def topk(source: Similarity, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -114,7 +114,7 @@ def topk(source: Similarity, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     for start, stop, block in source.blocks():
         scores[start:stop], indices[start:stop] = torch.topk(block, k, dim=1)
     own, count = slice(*source.own), len(scores)
-    return source.world.rows(scores[own], count), source.world.rows(indices[own], count)
+    return source.group.rows(scores[own], count), source.group.rows(indices[own], count)
 
 
 def slope(y: Similarity, x: Similarity) -> float:
@@ -138,10 +138,10 @@ def slope(y: Similarity, x: Similarity) -> float:
         within = float(((block - dy) * (other - dx)).sum())
         squares = float((other - dx).square().sum())
         merge(block.numel(), dy, dx, within, squares)
-    if y.world.size > 1:
+    if y.group.size > 1:
         own = n, y_mean, x_mean, covariance, variance
         n = y_mean = x_mean = covariance = variance = 0.0
-        for of_one in y.world.gather(own):
+        for of_one in y.group.gather(own):
             merge(*of_one)
     constant = variance <= n * (1e-6 * x_mean) ** 2  # but for rounding
     return 0.0 if constant else covariance / variance

@@ -249,4 +249,4 @@ class TokenWise(Similarity):
 
     @property
     def T(self) -> Similarity:
-        return TokenWise(self.video, self.text, memory=self.memory).among(self.world.even())
+        return TokenWise(self.video, self.text, memory=self.memory).among(self.group.even())

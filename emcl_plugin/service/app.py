@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from emcl_plugin.errors import EmclError, InputValueError, clean
+from emcl_plugin.errors import EmclError, InputValueError, one_line
 from emcl_plugin.reranker import Reranker
 from emcl_plugin.service import connection
 from emcl_plugin.service.connection import Connection
@@ -180,7 +180,7 @@ def create_app(reranker: Reranker, *, max_k: int = 1000, max_body: int = 1 << 20
             max_k=max_k,
             k=min(10, max_k),
             example=json.dumps([float(f"{x:.6g}") for x in corrector.gallery[0].tolist()]),
-            name=html.escape(clean(_printable(corrector.names[0] if corrector.names else ""))),
+            name=html.escape(one_line(_printable(corrector.names[0] if corrector.names else ""))),
             curl=html.escape(_CURL.format(shlex.quote(f"{request.base_url}search"), dimension)),
         )
         return HTMLResponse(text, headers={"content-security-policy": _POLICY})

@@ -16,7 +16,7 @@ import pytest
 
 from emcl_plugin import Reranker
 from emcl_plugin.cli.main import main
-from emcl_plugin.errors import InputValueError, printable
+from emcl_plugin.errors import InputValueError, escaped
 from emcl_plugin.io.formats import read_vectors
 from emcl_plugin.io.write import write_run
 
@@ -96,14 +96,14 @@ def test_a_file_of_any_name_is_read_and_written(run_here, folder, name):
     )
     facts = json.loads(plain(said).out.encode("ascii"))
     assert (facts["output"], facts["runs"]["text -> video"]) == (f"{name}.npz", f"{name}.csv")
-    assert printable(f"{name}.npz") in said.err
+    assert escaped(f"{name}.npz") in said.err
     assert set(os.listdir(folder)) - before == {f"{name}.npz", f"{name}.csv"}
     again = plain(run_here("--sim", f"{name}.npz:scores", "-o", f"{name}.npz", check=1))
     assert "the output is there already" in again.err
-    assert printable(f"{name}.npz")[:500] in again.err
+    assert escaped(f"{name}.npz")[:500] in again.err
     (folder / given).unlink()
     gone = plain(run_here("--sim", given, check=1))
-    assert printable(given.partition(":")[0])[:500] in gone.err
+    assert escaped(given.partition(":")[0])[:500] in gone.err
 
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
@@ -209,7 +209,7 @@ def test_a_list_of_ids_from_a_shells_pipe(folder):
 
 @pytest.mark.parametrize("count", [400, 5000])
 def test_a_long_name_is_shown_at_both_ends(count):
-    shown = printable("a" * count + "\udcff" * 200 + "b" * count)
+    shown = escaped("a" * count + "\udcff" * 200 + "b" * count)
     assert len(shown) < 600
     assert shown.startswith("a" * 240)
     assert shown.endswith("b" * 240)

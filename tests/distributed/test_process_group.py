@@ -21,7 +21,7 @@ from shards_worker import CASES, decisions, settings
 
 from emcl_plugin import rerank, rescore
 from emcl_plugin.cli.main import main
-from emcl_plugin.distributed.process_group import ALONE, World
+from emcl_plugin.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from emcl_plugin.emcl.experts import Experts
 from emcl_plugin.errors import InputValueError
 from emcl_plugin.pipeline.job import Job
@@ -123,12 +123,19 @@ def test_a_checkpoint_belongs_to_the_rows_of_all_processes(among):
 
 def test_alone_every_exchange_gives_back_what_it_was_given():
     x = torch.tensor([[1.0, -2.0], [0.5, 3.0]])
-    for exchange in (ALONE.sum, ALONE.max, ALONE.min, ALONE.any, ALONE.logsumexp, ALONE.told):
+    for exchange in (
+        SINGLE_PROCESS.sum,
+        SINGLE_PROCESS.max,
+        SINGLE_PROCESS.min,
+        SINGLE_PROCESS.any,
+        SINGLE_PROCESS.logsumexp,
+        SINGLE_PROCESS.told,
+    ):
         assert exchange(x) is x
-    assert ALONE.rows(x, 2) is x
-    assert ALONE.gather([1.5, 2.0]) == [[1.5, 2.0]]
-    assert ALONE.together(lambda: x) is x
-    assert list(ALONE.in_order("abc")) == list("abc")
+    assert SINGLE_PROCESS.rows(x, 2) is x
+    assert SINGLE_PROCESS.gather([1.5, 2.0]) == [[1.5, 2.0]]
+    assert SINGLE_PROCESS.together(lambda: x) is x
+    assert list(SINGLE_PROCESS.in_order("abc")) == list("abc")
 
 
 @pytest.mark.slow
@@ -323,7 +330,7 @@ def test_what_one_process_alone_can_do_is_wrong_usage(
 # --- parts ------------------------------------------------------------------------------------
 
 
-class Second(World):
+class Second(ProcessGroup):
     """The second of two processes, as far as nothing is exchanged."""
 
     def __init__(self, counts=None):
@@ -336,11 +343,11 @@ class Second(World):
 
 @given(st.integers(1, 9), st.integers(9, 100))
 def test_parts_follow_one_another_and_differ_by_one_at_most(size, count):
-    world = World()
-    world.size = size
+    group = ProcessGroup()
+    group.size = size
     bounds = []
-    for world.rank in range(size):
-        bounds.append(world.part(count))
+    for group.rank in range(size):
+        bounds.append(group.part(count))
     assert bounds[0][0] == 0
     assert bounds[-1][1] == count
     assert all(a[1] == b[0] for a, b in pairwise(bounds))
@@ -352,7 +359,7 @@ def test_a_process_reads_its_own_texts_and_all_videos():
     torch.manual_seed(0)
     text, video = torch.randn(10, 4), torch.randn(7, 4)
     whole = FeaturePair(Features(text), Features(video))
-    part = FeaturePair(Features(text, world=Second()), Features(video))
+    part = FeaturePair(Features(text, group=Second()), Features(video))
     assert part.own == (5, 10)
     torch.testing.assert_close(part.dense(), whole.dense()[5:])
     torch.testing.assert_close(Rows(part).dense(), whole.dense()[5:])
@@ -369,11 +376,16 @@ def test_a_process_reads_its_own_texts_and_all_videos():
 
 def test_alone_nothing_is_exchanged():
     x = torch.randn(5)
-    for exchange in (ALONE.sum, ALONE.max, ALONE.min, ALONE.logsumexp):
+    for exchange in (
+        SINGLE_PROCESS.sum,
+        SINGLE_PROCESS.max,
+        SINGLE_PROCESS.min,
+        SINGLE_PROCESS.logsumexp,
+    ):
         assert exchange(x) is x
-    assert ALONE.rows(x, 5) is x
-    assert list(ALONE.in_order(iter([1, 2]))) == [1, 2]
-    assert ALONE.gather([1.0, 2.0]) == [[1.0, 2.0]]
+    assert SINGLE_PROCESS.rows(x, 5) is x
+    assert list(SINGLE_PROCESS.in_order(iter([1, 2]))) == [1, 2]
+    assert SINGLE_PROCESS.gather([1.0, 2.0]) == [[1.0, 2.0]]
 
 
 def test_more_processes_than_texts_are_refused():

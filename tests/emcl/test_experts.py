@@ -16,7 +16,7 @@ from emcl_plugin import EMCL, rescore
 from emcl_plugin.emcl import fit_subspaces, second_moments
 from emcl_plugin.emcl.experts import Experts
 from emcl_plugin.errors import EmclError
-from emcl_plugin.evaluation.ablation import order_leaks
+from emcl_plugin.evaluation.ablation import permutation_check
 from emcl_plugin.pipeline.job import Job
 from emcl_plugin.scores import Features
 
@@ -150,7 +150,7 @@ def test_retrieval_gains():
 def test_items_order_does_not_matter():
     found = experts(60, 30)
     job = Job(found, None)
-    assert order_leaks(job, job.correct()) == 0
+    assert permutation_check(job, job.correct()) == 0
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import torch
 from emcl_plugin import EMCL
 from emcl_plugin.data.demo import load_demo
 from emcl_plugin.emcl import fit_subspaces, second_moments
-from emcl_plugin.evaluation.ablation import order_leaks, study
+from emcl_plugin.evaluation.ablation import ablation, permutation_check
 from emcl_plugin.evidence.mutual_neighbours import nearest
 from emcl_plugin.ground_truth import GroundTruth
 from emcl_plugin.pipeline.correct import correct
@@ -24,7 +24,7 @@ DEMO = load_demo()
 
 def measured(**settings):
     job = Job(None, (DEMO.text, DEMO.video), Settings.of(**settings))
-    return study(job, job.correct(), GroundTruth.diagonal(job.shape))
+    return ablation(job, job.correct(), GroundTruth.diagonal(job.shape))
 
 
 def test_the_ablation_has_every_part_in_order():
@@ -42,7 +42,7 @@ def test_parts_that_are_off_are_not_in_it():
     assert [row.name for row in measured(ncl=None).rows] == ["input", "+EMCL", "emcl_plugin"]
     sim = DEMO.text.astype("f4") @ DEMO.video.astype("f4").T
     job = Job(sim, None)
-    rows = study(job, job.correct(), GroundTruth.diagonal(job.shape)).rows
+    rows = ablation(job, job.correct(), GroundTruth.diagonal(job.shape)).rows
     assert [row.name for row in rows] == ["input", "+NCL", "emcl_plugin"]
 
 
@@ -68,7 +68,7 @@ def test_order_does_not_leak(with_truth):
     sides = DEMO.text.astype("f8"), DEMO.video.astype("f8")
     truth = GroundTruth.diagonal((len(sides[0]), len(sides[1]))) if with_truth else None
     job = Job(None, sides)
-    assert order_leaks(job, job.correct(), truth) == 0
+    assert permutation_check(job, job.correct(), truth) == 0
 
 
 @pytest.mark.parametrize("with_truth", [True, False])
@@ -84,7 +84,7 @@ def test_a_leak_of_the_order_is_found(monkeypatch, with_truth):
     sim = np.random.default_rng(0).random((40, 40), "float32")
     truth = GroundTruth.from_index(np.roll(np.arange(40), 1), 40) if with_truth else None
     job = Job(sim, None)
-    assert order_leaks(job, job.correct(), truth) > 0.3
+    assert permutation_check(job, job.correct(), truth) > 0.3
 
 
 def test_many_captions_and_order():
@@ -97,4 +97,4 @@ def test_many_captions_and_order():
     job = Job(None, (text, video))
     found = job.correct()
     assert found.guard.applied
-    assert order_leaks(job, found, truth) == 0
+    assert permutation_check(job, found, truth) == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from emcl_plugin.evaluation.ablation import Names, study
+from emcl_plugin.evaluation.ablation import Names, ablation
 from emcl_plugin.ground_truth import GroundTruth
 from emcl_plugin.pipeline.job import Job
 from emcl_plugin.pipeline.settings import Settings
@@ -60,7 +60,7 @@ HOSTILE_LINKS = [
 def make(text, video, truth=None, names=None, **settings):
     job = Job(None, (text, video), Settings.of(**settings))
     truth = GroundTruth.diagonal(job.shape) if truth is None else truth
-    return study(job, job.correct(), truth, names=names), job.features
+    return ablation(job, job.correct(), truth, names=names), job.features
 
 
 def noisy(n=60, dimension=16, seed=0):

@@ -1,4 +1,4 @@
-"""The report page says what the study found, and lets no name be more than text."""
+"""The report page says what the ablation found, and lets no name be more than text."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 import torch
 from studies import FIGURES, HOSTILE_LINKS, SETTINGS, hostile, make, noisy
 
-from emcl_plugin.errors import EmclError, InputFileError, clean
-from emcl_plugin.evaluation.ablation import study
+from emcl_plugin.errors import EmclError, InputFileError, one_line
+from emcl_plugin.evaluation.ablation import ablation
 from emcl_plugin.ground_truth import GroundTruth
 from emcl_plugin.pipeline.job import Job
 from emcl_plugin.report.items import link_of
@@ -203,7 +203,7 @@ def test_a_similarity_alone():
     rng = np.random.default_rng(1)
     sim = rng.standard_normal((30, 30)) + np.eye(30) + rng.standard_normal(30)
     job = Job(sim, None)
-    found = study(job, job.correct(), GroundTruth.diagonal((30, 30)))
+    found = ablation(job, job.correct(), GroundTruth.diagonal((30, 30)))
     page = Page(render(found, settings={})).check()
     assert "+ EMCL" not in page.text
     assert "In the full feature space" not in page.text
@@ -334,7 +334,7 @@ def test_a_missing_package_is_named(small, tmp_path, monkeypatch):
 
 
 def test_names_are_one_short_line():
-    assert clean("a\n\tb\x00c\u202ed") == "a b c d"
-    assert len(clean("word " * 1000)) <= 240
-    assert len(clean("word " * 1000, None)) == 4999
-    assert clean("\U0001f469\u200d\U0001f680") == "\U0001f469\u200d\U0001f680"
+    assert one_line("a\n\tb\x00c\u202ed") == "a b c d"
+    assert len(one_line("word " * 1000)) <= 240
+    assert len(one_line("word " * 1000, None)) == 4999
+    assert one_line("\U0001f469\u200d\U0001f680") == "\U0001f469\u200d\U0001f680"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from emcl_plugin.scores.batch_invariant import TILE, TiledPair, padded, tiles
+from emcl_plugin.scores.batch_invariant import TILE, BatchInvariantPair, padded, tiles
 
 CPU = torch.device("cpu")
 DTYPES = (torch.float32, torch.float64)
@@ -151,19 +151,19 @@ def test_a_product_in_tiles_is_the_product(n, others, dimension, dtype):
 @given(st.integers(1, 100), st.integers(1, 50), st.integers(1, 40), dtypes, seeds)
 def test_a_tiled_pair_has_the_same_bits_for_a_text_alone(n, others, dimension, dtype, seed):
     text, video = normal(n, dimension, seed=seed, dtype=dtype), normal(others, dimension).to(dtype)
-    pair = TiledPair(text, video)
+    pair = BatchInvariantPair(text, video)
     whole = pair.dense()
     assert pair.shape == (n, others)
     assert pair.dtype == dtype
     assert torch.equal(whole, product(text, video))
     row = seed % n
     assert torch.equal(pair.rows(row, row + 1)[0], whole[row])
-    assert torch.equal(TiledPair(text[row : row + 1], video).dense()[0], whole[row])
+    assert torch.equal(BatchInvariantPair(text[row : row + 1], video).dense()[0], whole[row])
     assert_allclose(pair.T.dense().T, whole, rtol=0, atol=1e-4 if dtype == DTYPES[0] else 1e-12)
 
 
 def test_a_tiled_pair_is_read_in_whole_tiles():
-    pair = TiledPair(normal(1000, 8), normal(5000, 8))
+    pair = BatchInvariantPair(normal(1000, 8), normal(5000, 8))
     assert pair.block_rows % TILE == 0
     bounds = [(start, stop) for start, stop, _ in pair.blocks()]
     assert bounds[0][0] == 0

@@ -16,7 +16,7 @@ from scipy.special import softmax
 from emcl_plugin import EMCL, rescore
 from emcl_plugin.emcl import fit_subspaces, second_moments
 from emcl_plugin.errors import EmclError
-from emcl_plugin.evaluation.ablation import order_leaks
+from emcl_plugin.evaluation.ablation import permutation_check
 from emcl_plugin.pipeline.job import Job
 from emcl_plugin.scores import Features
 from emcl_plugin.scores.tokens import Tokens
@@ -121,7 +121,7 @@ def test_emcl_is_a_residual_in_the_scale_of_the_scores():
 def test_items_order_does_not_matter():
     found = tokens(40, 30)
     job = Job(found, found.pooled())
-    assert order_leaks(job, job.correct()) == 0
+    assert permutation_check(job, job.correct()) == 0
 
 
 @pytest.mark.slow

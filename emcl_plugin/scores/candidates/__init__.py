@@ -9,8 +9,16 @@ Sinkhorn's sums a sample stands for all other pairs, see
 
 from emcl_plugin.scores.candidates.moments import SAMPLE, AllPairs
 from emcl_plugin.scores.candidates.pairs import Pairs
-from emcl_plugin.scores.candidates.recall_estimate import Coverage, coverage
-from emcl_plugin.scores.candidates.sampled_complement import Others
+from emcl_plugin.scores.candidates.recall_estimate import RecallEstimate, estimate_recall
+from emcl_plugin.scores.candidates.sampled_complement import SampledComplement
 from emcl_plugin.scores.candidates.scores import Candidates
 
-__all__ = ["SAMPLE", "AllPairs", "Candidates", "Coverage", "Others", "Pairs", "coverage"]
+__all__ = [
+    "SAMPLE",
+    "AllPairs",
+    "Candidates",
+    "Pairs",
+    "RecallEstimate",
+    "SampledComplement",
+    "estimate_recall",
+]

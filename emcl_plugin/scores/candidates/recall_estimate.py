@@ -10,7 +10,7 @@ from emcl_plugin.scores.candidates.scores import Candidates
 
 
 @dataclass(frozen=True)
-class Coverage:
+class RecallEstimate:
     """What looking at candidates only leaves out, seen on some texts that are scored in full.
 
     Attributes
@@ -38,9 +38,9 @@ class Coverage:
         return dict(vars(self))
 
 
-def coverage(
+def estimate_recall(
     source: Candidates, video_bias: torch.Tensor | None, temperature: float, *, texts: int = 256
-) -> Coverage:
+) -> RecallEstimate:
     """Score some texts in full and see what the candidates miss.
 
     Parameters
@@ -68,7 +68,7 @@ def coverage(
     if video_bias is not None:
         shares = torch.softmax(scores / temperature, dim=1)
         left_out = 1 - float((shares * seen).sum(1).mean())
-    return Coverage(
+    return RecallEstimate(
         pairs=len(source.values),
         share=len(source.values) / (source.shape[0] * source.shape[1]),
         texts=len(chosen),

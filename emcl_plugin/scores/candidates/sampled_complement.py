@@ -21,7 +21,7 @@ from emcl_plugin.scores.candidates.pairs import Pairs
 
 
 @dataclass(frozen=True)
-class Others:
+class SampledComplement:
     """Scores of all texts with a sample of the videos, the candidates among them left out.
 
     Attributes
@@ -39,7 +39,7 @@ class Others:
     log_share: torch.Tensor
 
     @classmethod
-    def sampled(cls, pairs: Pairs, turned: AllPairs) -> Others:
+    def sampled(cls, pairs: Pairs, turned: AllPairs) -> SampledComplement:
         """Score a sample of videos in full; ``turned`` has videos first."""
         count = pairs.shape[1]
         generator = torch.Generator().manual_seed(0)

@@ -12,7 +12,7 @@ import torch
 from emcl_plugin.scores import Similarity, rows_per_block
 from emcl_plugin.scores.candidates.moments import AllPairs
 from emcl_plugin.scores.candidates.pairs import Pairs
-from emcl_plugin.scores.candidates.sampled_complement import Others
+from emcl_plugin.scores.candidates.sampled_complement import SampledComplement
 
 _ROWS = 1 << 14  # texts whose candidates are gathered at a time
 _CHUNK = 1 << 18  # pairs whose vectors are gathered at a time
@@ -97,9 +97,9 @@ class Candidates(Similarity):
         return Candidates(self.pairs, values, of_all)
 
     @cached_property
-    def others(self) -> Others:
+    def complement(self) -> SampledComplement:
         """Of each text, what stands for the videos that are no candidates."""
-        return Others.sampled(self.pairs, self.all_pairs.T)
+        return SampledComplement.sampled(self.pairs, self.all_pairs.T)
 
     def holds(self, texts: Any, videos: Any) -> int:
         """How many of these pairs are candidates."""

@@ -25,7 +25,13 @@ from emcl_plugin.ncl.candidate_kernel import CandidateKernel
 from emcl_plugin.pipeline.job import Job
 from emcl_plugin.pipeline.settings import Settings
 from emcl_plugin.scores import Dense, FeaturePair, Features
-from emcl_plugin.scores.candidates import AllPairs, Candidates, Others, Pairs, coverage
+from emcl_plugin.scores.candidates import (
+    AllPairs,
+    Candidates,
+    Pairs,
+    SampledComplement,
+    estimate_recall,
+)
 from emcl_plugin.scores.candidates.search import search
 from emcl_plugin.scores.reductions import moments
 
@@ -205,7 +211,7 @@ def test_a_sample_of_some_is_right_on_average():
         shuffled = Features(video.rows(0, 300)[order], dtype=F64)
         place_ = torch.argsort(order)
         moved = Pairs(pairs.shape, pairs.text, place_[pairs.video])
-        others = Others.sampled(moved, AllPairs(text, shuffled, sample=64).T)
+        others = SampledComplement.sampled(moved, AllPairs(text, shuffled, sample=64).T)
         found.append(others.log_sums(bias[order], 0.3).exp())
     mean, error = torch.stack(found).mean(0), torch.stack(found).std(0) / 60**0.5
     assert bool(((mean - exact).abs() < 4 * error).all())
@@ -268,10 +274,10 @@ def test_coverage_sees_what_is_missing():
     text, video = sides(200, 200, seed=5)
     few, many = search(text, video, 1), search(text, video, 50)
     bias = torch.zeros(200, dtype=F64)
-    a, b = coverage(few, bias, 0.3), coverage(many, bias, 0.3)
+    a, b = estimate_recall(few, bias, 0.3), estimate_recall(many, bias, 0.3)
     assert a.recall < b.recall
     assert a.left_out > b.left_out > 0
-    everything = coverage(search(text, video, 200), bias, 0.3)
+    everything = estimate_recall(search(text, video, 200), bias, 0.3)
     assert (everything.recall, everything.share) == (1, 1)
     assert everything.left_out < 1e-9
 
