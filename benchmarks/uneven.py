@@ -39,7 +39,7 @@ Random = np.random.Generator
 
 PEERS = [name for name, method in METHODS.items() if "gallery bank" not in method.needs]
 DEFAULT = [INPUT, OURS, "ncl-even", "ncl-gentle", *PEERS]
-SINGLE_PROCESS = 20  # queries that are asked alone
+ALONE = 20  # queries that are asked alone
 LARGE = 200  # videos that a set needs to count in the means
 
 
@@ -186,7 +186,7 @@ def one(data: Data, methods: Sequence[str], random: Random) -> dict[str, Array]:
         return float(rows[0].evaluation.text_to_video.ranks()[0])
 
     counts = {m: np.zeros(3, dtype=int) for m in methods if m not in (INPUT, *METHODS)}
-    for query in random.choice(len(text), (min(SINGLE_PROCESS, len(text)), 1), replace=False):
+    for query in random.choice(len(text), (min(ALONE, len(text)), 1), replace=False):
         before = rank(query, INPUT)
         for method in counts:
             after = rank(query, method)

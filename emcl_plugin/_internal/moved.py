@@ -9,7 +9,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-from emcl_plugin._internal.warn import warn
+from emcl_plugin._internal.warn import renamed
 
 PACKAGE = "emcl_plugin."
 MOVED = {
@@ -52,13 +52,8 @@ class _Finder(MetaPathFinder):
         old = name.removeprefix(PACKAGE)
         if old == name or old not in MOVED:
             return None
-        warn(f"{name} is now {PACKAGE}{MOVED[old]}; the old name goes in 0.2", DeprecationWarning)
+        renamed(name, PACKAGE + MOVED[old])
         return ModuleSpec(name, _Alias())
-
-
-def renamed(old: str, new: str) -> None:
-    """Warn the caller's caller that a name has changed."""
-    warn(f"{old} is now {new}; the old name goes in 0.2", DeprecationWarning)
 
 
 def keep_old_names() -> None:

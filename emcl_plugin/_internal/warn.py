@@ -32,7 +32,12 @@ def _module(names: Mapping[str, Any]) -> str:
     return str(names.get("__name__", "<string>"))
 
 
-def renamed(module: str, new_names: Mapping[str, str]) -> Callable[[str], Any]:
+def renamed(old: str, new: str) -> None:
+    """Warn that a name has changed."""
+    warn(f"{old} is now {new}; the old name goes in 0.2", DeprecationWarning)
+
+
+def old_names(module: str, new_names: Mapping[str, str]) -> Callable[[str], Any]:
     """Return a ``__getattr__`` for a module that keeps old names for one minor version.
 
     Parameters
@@ -47,7 +52,7 @@ def renamed(module: str, new_names: Mapping[str, str]) -> Callable[[str], Any]:
         if name not in new_names:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         new = new_names[name]
-        warn(f"{module}.{name} is now {new}; the old name goes in 0.2", DeprecationWarning)
+        renamed(f"{module}.{name}", new)
         return getattr(sys.modules[module], new)
 
     return get

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from emcl_plugin._internal.arrays import Array, check_finite, check_matrix
-from emcl_plugin._internal.moved import renamed
 from emcl_plugin._internal.sizes import DEFAULT_MEMORY
+from emcl_plugin._internal.warn import renamed
 from emcl_plugin.bank.ood_gate import OODGate, directions, fit_ood_gate
 from emcl_plugin.emcl import renormalized
 from emcl_plugin.errors import InputValueError

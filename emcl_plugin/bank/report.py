@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emcl_plugin._internal.citations import CITATIONS
-from emcl_plugin._internal.moved import renamed
+from emcl_plugin._internal.warn import renamed
 from emcl_plugin.emcl import EMCLReport
 from emcl_plugin.evidence.guard import GuardDecision
 from emcl_plugin.evidence.mutual_neighbours import Hubs

@@ -40,7 +40,7 @@ def test_a_warning_points_to_the_callers_line(door):
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("Study", "Ablation"), ("study", "ablation"), ("permutation_check", "permutation_check")],
+    [("Study", "Ablation"), ("study", "ablation"), ("order_leaks", "permutation_check")],
 )
 def test_old_names_warn_and_work(old, new):
     with pytest.warns(DeprecationWarning, match=rf"{old} is now {new}.*0\.2") as caught:
