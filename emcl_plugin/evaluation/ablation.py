@@ -23,6 +23,7 @@ from emcl_plugin.ground_truth import GroundTruth
 from emcl_plugin.pipeline.correct import Correction
 from emcl_plugin.pipeline.job import Job
 from emcl_plugin.pipeline.report import Report
+from emcl_plugin.pipeline.settings import Resources
 from emcl_plugin.scores import Features, Scorer, Similarity
 
 
@@ -125,8 +126,8 @@ def ablation(
     if isinstance(found, Banked):
         return _banked(found, truth, several, names or Names(), progress)
     has = {
-        "+EMCL": job.emcl is not None and job.has_features,
-        "+NCL": job.ncl is not None and job.prior != "off",
+        "+EMCL": job.settings.emcl is not None and job.has_features,
+        "+NCL": job.settings.normalises,
     }
     kept = [name for name in ABLATION if has.get(name, True)]
     before, after = found.base, found.source
@@ -180,7 +181,8 @@ def _mapped(job: Job, found: Correction) -> tuple[Features, Features]:
     subspaces, report = found.subspaces, found.emcl
     if subspaces is None or report is None or report.strength == 0 or not found.guard.applied:
         return text, video
-    unit = job.sim is None and job.emcl is not None and job.emcl.renormalize
+    emcl = job.settings.emcl
+    unit = job.sim is None and emcl is not None and emcl.renormalize
     unit = unit and text.metric == "cosine"
 
     def change(x: torch.Tensor, _: int) -> torch.Tensor:
@@ -210,14 +212,8 @@ def permutation_check(job: Job, found: Correction, truth: GroundTruth | None = N
     shuffled = Job(
         None if given is None else _shuffled(given, rows, columns),
         None if sides is None else (sides[0][rows], sides[1][columns]),
-        emcl=job.emcl,
-        ncl=job.ncl,
-        prior=job.prior,
-        guard=job.guard,
-        metric="cosine" if job.features is None else job.features[0].metric,
-        device=job.device,
-        dtype=job.kind.dtype,
-        memory=job.memory,
+        job.settings,
+        Resources(device=job.device, dtype=job.kind.dtype, memory=job.memory),
     ).correct()
     if truth is None:
         rows, columns = rows.to(job.device), columns.to(job.device)
