@@ -9,6 +9,7 @@ import emcl_plugin.evaluation.ablation as module
 from emcl_plugin import EMCL, NCL, Reranker, rerank, rescore
 from emcl_plugin.errors import ConvergenceWarning, EmclWarning, LeakWarning, RepeatedItemsWarning
 from emcl_plugin.pipeline.job import Job
+from emcl_plugin.pipeline.settings import Settings
 
 RNG = np.random.default_rng(0)
 TEXT, VIDEO = (RNG.standard_normal((60, 8)).astype(np.float32) for _ in range(2))
@@ -21,7 +22,7 @@ DOORS = {
     "rescore": lambda: rescore(SIM, ncl=ONE_ROUND),
     "features": lambda: rescore(None, (TEXT, VIDEO), ncl=ONE_ROUND, emcl=EMCL()),
     "copies": lambda: rescore(None, (TEXT, VIDEO[[0, *range(59)]])),
-    "Job": lambda: Job(SIM, None, ncl=ONE_ROUND).correct(),
+    "Job": lambda: Job(SIM, None, Settings(ncl=ONE_ROUND)).correct(),
     "fit": lambda: Reranker(ncl=ONE_ROUND, emcl=None).fit(TEXT, VIDEO),
     "transform": lambda: FITTED.transform(TEXT[:3]),
 }
