@@ -3,10 +3,10 @@
     python tests/repository/campaigns/fuzz.py --seconds 600 [--only npy,npz]
 
 needs `pip install -e ".[test-all,fuzz]"` (atheris). Each target runs in a process of its own, so
-that a library in C that brings its process down is seen as that: it is started again with what it has
-learnt. A loss is any exception that is not this project's, a wrong number, a message without end,
-more than 5 s of CPU time, more than 1 GB of memory, a process that ends by a signal or hangs for
-30 s. Losses of one kind, raised at one place, count once; their inputs are kept in --work.
+that a library in C that brings its process down is seen as that: it is started again with what it
+has learnt. A loss is any exception that is not this project's, a wrong number, a message without
+end, more than 5 s of CPU time, more than 1 GB of memory, a process that ends by a signal or hangs
+for 30 s. Losses of one kind, raised at one place, count once; their inputs are kept in --work.
 The figures go to results/fuzz.json, a row per target; rows of other targets stay.
 """
 
