@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
 from reprlib import repr as shown
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, get_type_hints
 
 import numpy as np
 
@@ -40,15 +40,30 @@ class Fitted(Protocol):
     report_: Any
 
 
+if TYPE_CHECKING:
+    SavedNCL = NCL
+else:
+    SavedNCL = make_dataclass(
+        "SavedNCL",
+        [(name, get_type_hints(NCL)[name]) for name in saved_fields(NCL)],
+        namespace={"__post_init__": lambda self: NCL(**vars(self)) and None},
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Of the Reranker; device and memory are the machine's."""
 
     emcl: EMCL | str | None
-    ncl: NCL | str | None
+    ncl: SavedNCL | str | None
     prior: str
     guard: bool
     metric: str
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the keyword arguments of the Reranker."""
+        plain = self.ncl is None or isinstance(self.ncl, str)
+        return {**vars(self), "ncl": self.ncl if plain else NCL(**vars(self.ncl))}
 
 
 @dataclass(frozen=True, kw_only=True)

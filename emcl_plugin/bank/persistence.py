@@ -172,7 +172,7 @@ def load(folder: Path, kind: Callable[..., AnyFitted], *, device: str | None = N
     held: dict[str, Any] = {name: x.to(place) for name, x in tensors.items()}
     known, plane = held.pop("likeness.known"), held.pop("likeness.plane")
     named = {name: held.pop(stored) for name, stored in RENAMED.items()}
-    reranker = kind(device=device, **vars(manifest.settings))
+    reranker = kind(device=device, **manifest.settings.parameters())
     reranker.corrector_ = Corrector(
         **held,
         **named,

@@ -32,7 +32,7 @@ from emcl_plugin._internal.arrays import read_rows
 from emcl_plugin.errors import EmclError, InputFileError, InputValueError
 from emcl_plugin.io.atomic import atomic_writer, check_target
 from emcl_plugin.io.members import utf8_name
-from emcl_plugin.io.strict_json import read_as
+from emcl_plugin.io.strict_json import parse_json, read_as
 from emcl_plugin.ncl import Reached
 from emcl_plugin.scores import rows_per_block
 from emcl_plugin.version import __version__
@@ -251,7 +251,8 @@ def _read(path: Path, name: str, job: Job) -> list[_Solve]:
 
 def _solves(text: str, tensors: Mapping[str, np.ndarray[Any, Any]], job: Job) -> Iterator[_Solve]:
     """The solves that the notes list, if their numbers and tensors can be this job's."""
-    listed = read_as(tuple[tuple[float, float, int, float], ...], json.loads(text), "solves")
+    kind = tuple[tuple[float, float, int, float], ...]
+    listed = read_as(kind, parse_json(text.encode(), "solves"), "solves")
     dtype = np.dtype(str(job.dtype)[6:])
     for place, (temperature, rho, rounds, worst) in enumerate(listed):
         given = [tensors[f"{place}.{name}"] for name in _TENSORS]

@@ -195,7 +195,7 @@ def test_scorers_are_known_by_all_their_parts(tmp_path):
     ("solves", "changed", "words"),
     [
         ("[", {}, "Expecting value"),
-        ("[[1.0, 1.0, 3]]", {}, "another length"),
+        ("[[1.0, 1.0, 3]]", {}, "length 4"),
         ("[[1.0, 1.0, 3, 0.1], [1.0, 1.0, 3, 0.1]]", {}, "1.f"),
         ("[[1.0, 1.0, 0, 0.1]]", {}, "solve 0 is none"),
         ("[[1.0, 1.0, 3, 0.1]]", {"0.f": np.full(N, np.nan, np.float32)}, "solve 0 is none"),
