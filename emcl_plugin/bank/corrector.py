@@ -21,7 +21,7 @@ import torch
 
 from emcl_plugin._internal.arrays import Array, check_finite, check_matrix
 from emcl_plugin._internal.sizes import DEFAULT_MEMORY
-from emcl_plugin._internal.warn import renamed
+from emcl_plugin._internal.warn import old_name
 from emcl_plugin.bank.ood_gate import OODGate, directions, fit_ood_gate
 from emcl_plugin.emcl import renormalized
 from emcl_plugin.errors import InputValueError
@@ -107,23 +107,9 @@ class Corrector:
         """D, of queries and gallery items."""
         return int(self.gallery.shape[1])
 
-    @property
-    def likeness(self) -> OODGate:
-        """Return :attr:`ood_gate` under its old name (deprecated)."""
-        renamed("Corrector.likeness", "ood_gate")
-        return self.ood_gate
-
-    @property
-    def beside(self) -> torch.Tensor:
-        """Return :attr:`auxiliary` under its old name (deprecated)."""
-        renamed("Corrector.beside", "auxiliary")
-        return self.auxiliary
-
-    @property
-    def beside_bias(self) -> torch.Tensor:
-        """Return :attr:`auxiliary_bias` under its old name (deprecated)."""
-        renamed("Corrector.beside_bias", "auxiliary_bias")
-        return self.auxiliary_bias
+    likeness = old_name("likeness", "ood_gate")
+    beside = old_name("beside", "auxiliary")
+    beside_bias = old_name("beside_bias", "auxiliary_bias")
 
     # --- scores -------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emcl_plugin._internal.citations import CITATIONS
-from emcl_plugin._internal.warn import renamed
+from emcl_plugin._internal.warn import old_name
 from emcl_plugin.emcl import EMCLReport
 from emcl_plugin.evidence.guard import GuardDecision
 from emcl_plugin.evidence.mutual_neighbours import Hubs
@@ -83,11 +83,7 @@ class BankReport:
     protocol: str = "bank"
     citations: tuple[str, ...] = CITATIONS
 
-    @property
-    def kinship(self) -> float | None:
-        """Return :attr:`in_domain` under its old name (deprecated)."""
-        renamed("BankReport.kinship", "in_domain")
-        return self.in_domain
+    kinship = old_name("kinship", "in_domain")
 
     def facts(self, verbose: bool = False) -> list[tuple[str, str]]:
         """In words: (what, how) for people."""

@@ -1,1 +1,1 @@
-"""A fitted correction over HTTP."""
+"""HTTP service of a fitted corrector."""

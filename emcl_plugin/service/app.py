@@ -1,14 +1,14 @@
-"""A fitted corrector over HTTP, to try it: JSON in, JSON out, and a page with a form.
+"""HTTP service for trying a fitted corrector: JSON in, JSON out, and a page with a form.
 
-It keeps nothing, asks for no password and loads nothing from elsewhere. What is wrong with a
-request comes back as {"error": {"problem": ..., "received": ..., "to_do": ...}}.
+It stores nothing, has no authentication and loads nothing from other hosts. An error is returned
+as {"error": {"problem": ..., "received": ..., "to_do": ...}}. Put a reverse proxy in front of it
+wherever clients are not trusted: slow clients and rate limits are the proxy's task.
 """
 
 from __future__ import annotations
 
 import asyncio
 import copy
-import errno
 import html
 import ipaddress
 import json
@@ -26,27 +26,29 @@ from typing import Annotated, Any
 import torch
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse
-from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, create_model
 
-from emcl_plugin.errors import EmclError, InputValueError, one_line
+from emcl_plugin.bank.corrector import Corrector
+from emcl_plugin.errors import InputValueError, one_line
 from emcl_plugin.reranker import Reranker
-from emcl_plugin.service import connection
-from emcl_plugin.service.connection import Connection
-from emcl_plugin.service.errors import Failure, failure
+from emcl_plugin.service.errors import HANDLERS, Failure, RefusedError, refused
 from emcl_plugin.version import __version__
 
 AT_ONCE = 2
 """Searches that run at the same time; each uses all of torch's threads."""
+CONNECTIONS = 256
+"""Open connections or running requests from which uvicorn answers 503."""
+KEEP_ALIVE = 5
+"""Seconds for which an idle connection is kept open after a response."""
 GRACE = 8
-"""Seconds that requests may take to finish after a signal to end; more than ``PATIENCE``. A
-search that takes longer gets status 503, and its thread is waited for."""
+"""Seconds that running requests may take after a signal; a longer search gets status 503."""
+HEAD_BYTES = 1 << 14
+"""Maximum size of a request's line and headers, in bytes."""
 
 
 class Result(BaseModel):
-    """One gallery item; its name where names are known."""
+    """One gallery item, with its name if the gallery has names."""
 
     rank: int
     index: int
@@ -55,7 +57,7 @@ class Result(BaseModel):
 
 
 class Answer(BaseModel):
-    """The best items, best first, and how far the bank's correction was applied, 0 to 1."""
+    """The best items, best first, and the share of the correction that was applied, 0 to 1."""
 
     protocol: str
     results: list[Result]
@@ -72,176 +74,153 @@ class Health(BaseModel):
     package_version: str
 
 
-class _RefusedError(EmclError):
-    def __init__(self, status: int, problem: str, received: str, remedy: str) -> None:
-        super().__init__(problem, received, remedy)
-        self.status = status
-
-
 def create_app(reranker: Reranker, *, max_k: int = 1000, max_body: int = 1 << 20) -> FastAPI:
-    """The service as an ASGI application: POST /search, GET /healthz, and a page at GET /.
+    """Return the service as an ASGI application: POST /search, GET /healthz, a page at GET /.
 
     Parameters
     ----------
     reranker : Reranker
         Fitted.
-    max_k, max_body : int
-        Most results that a request may ask for, and most bytes of its body.
+    max_k : int
+        Maximum number of results per request.
+    max_body : int
+        Maximum size of a request body, in bytes.
+
+    Raises
+    ------
+    InputValueError
+        A limit is below 1.
+    NotFittedError
+        The reranker is not fitted.
     """
     if max_k < 1 or max_body < 1:
         got = f"max_k={max_k}, max_body={max_body}"
         raise InputValueError("the limits must be at least 1", got, "leave them out")
-    dimension = reranker.corrector_.dimension
-    kind = torch.finfo(reranker.corrector_.gallery.dtype)
-    most, least = kind.max, kind.tiny * kind.eps
-    some: Any = {"contains": {"anyOf": [{"minimum": least}, {"maximum": -least}]}}  # not all zeros
-    cosine = reranker.corrector_.metric == "cosine"
-    advice = f'send {{"vector": [{dimension} finite numbers], "k": 1 to {max_k}}}'
-    number = Annotated[float, Field(ge=-most, le=most, allow_inf_nan=False)]
-    numbers = Annotated[list[number], FailFast(), Field(min_length=dimension, max_length=dimension)]
-
-    class Query(BaseModel):
-        model_config = ConfigDict(extra="forbid", strict=True)
-
-        vector: numbers = Field(json_schema_extra=some if cosine else None)
-        k: Annotated[int, Field(ge=1, le=max_k)] = min(10, max_k)
-
-    def answer(content: bytes) -> Answer:
-        try:
-            query = Query.model_validate_json(content)
-        except ValidationError as error:
-            raise _refused(error, advice) from None
-        corrector = reranker.corrector_
-        vector = torch.tensor([query.vector], dtype=torch.float64)
-        scores, indices = corrector.search(vector, min(query.k, len(corrector)))
-        if not bool(torch.isfinite(scores).all()):
-            raise InputValueError("the scores overflow", "numbers too large", "scale the vector")
-        results = []
-        pairs = zip(scores[0].tolist(), indices[0].tolist(), strict=True)
-        for rank, (score, index) in enumerate(pairs, 1):
-            results.append(Result(rank=rank, index=index, score=score))
-            if corrector.names:
-                results[-1].name = _printable(corrector.names[index])
-        gate = next(corrector.vectors(vector))[0, -1]
-        return Answer(protocol="bank", results=results, like_the_bank=float(gate))
-
-    caught = (_RefusedError, InputValueError, HTTPException, Exception)
+    query = _query_model(reranker.corrector_, max_k)
+    body = {
+        "required": True,
+        "content": {"application/json": {"schema": query.model_json_schema()}},
+    }
     app = FastAPI(
         title="emcl_plugin",
         summary="Corrected scores of a query vector against a gallery.",
         version=__version__,
-        docs_url=None,  # FastAPI's own pages load scripts from elsewhere
+        docs_url=None,  # FastAPI's own pages load scripts from other hosts
         redoc_url=None,
         redirect_slashes=False,
-        exception_handlers=dict.fromkeys(caught, _failure),
+        exception_handlers=HANDLERS,
     )
     app.state.threads = threads = ThreadPoolExecutor(AT_ONCE, "search")
-    template = Template(
-        (resources.files("emcl_plugin") / "service" / "service.html").read_text(encoding="utf-8")
-    )
-    body = {
-        "required": True,
-        "content": {"application/json": {"schema": Query.model_json_schema()}},
-    }
+
+    def answer(content: bytes) -> Answer:
+        return _answer(reranker.corrector_, query, content, max_k)
 
     @app.post(
         "/search",
         response_model_exclude_unset=True,
-        responses={code: {"model": Failure} for code in (400, 408, 413, 415, 422, 500, 503)},
+        responses={code: {"model": Failure} for code in (400, 413, 415, 422, 500, 503)},
         openapi_extra={"requestBody": body},
     )
     async def search(request: Request) -> Answer:
-        """The k gallery items with the highest corrected scores for a vector."""
-        content = await _body(request, max_body)
+        """Return the k gallery items with the highest corrected scores for a vector."""
         try:
+            content = await _body(request, max_body)
             return await asyncio.get_running_loop().run_in_executor(threads, answer, content)
         except asyncio.CancelledError:
-            got = f"a search of more than {GRACE} seconds"
-            raise _RefusedError(503, "the service ends", got, "try again later") from None
+            got = f"a request that took more than {GRACE} seconds"
+            raise RefusedError(503, "the service is stopping", got, "try again later") from None
 
     @app.get("/healthz")
     async def healthz() -> Health:
-        """Whether the service is up, and what it serves."""
+        """Report that the service is up, and what it serves."""
+        corrector = reranker.corrector_
         return Health(
             status="ok",
-            gallery=len(reranker.corrector_),
-            dimension=dimension,
+            gallery=len(corrector),
+            dimension=corrector.dimension,
             protocol="bank",
             package_version=__version__,
         )
 
     @app.get("/", include_in_schema=False)
     async def page(request: Request) -> HTMLResponse:
-        corrector = reranker.corrector_
-        text = template.substitute(
-            items=f"{len(corrector):,}",
-            dimension=dimension,
-            version=__version__,
-            max_k=max_k,
-            k=min(10, max_k),
-            example=json.dumps([float(f"{x:.6g}") for x in corrector.gallery[0].tolist()]),
-            name=html.escape(one_line(_printable(corrector.names[0] if corrector.names else ""))),
-            curl=html.escape(_CURL.format(shlex.quote(f"{request.base_url}search"), dimension)),
-        )
+        text = _page(reranker.corrector_, f"{request.base_url}search", max_k)
         return HTMLResponse(text, headers={"content-security-policy": _POLICY})
 
     return app
 
 
+def _query_model(corrector: Corrector, max_k: int) -> type[Any]:
+    """Return the model of a request body: D finite numbers that the gallery's dtype can hold."""
+    dtype, dimension = torch.finfo(corrector.gallery.dtype), corrector.dimension
+    least = dtype.tiny * dtype.eps
+    nonzero: Any = {"contains": {"anyOf": [{"minimum": least}, {"maximum": -least}]}}
+    number = Annotated[float, Field(ge=-dtype.max, le=dtype.max, allow_inf_nan=False)]
+    numbers = Annotated[list[number], FailFast(), Field(min_length=dimension, max_length=dimension)]
+    extra = nonzero if corrector.metric == "cosine" else None
+    return create_model(
+        "Query",
+        __config__=ConfigDict(extra="forbid", strict=True),
+        vector=(numbers, Field(json_schema_extra=extra)),
+        k=(Annotated[int, Field(ge=1, le=max_k)], min(10, max_k)),
+    )
+
+
+def _answer(corrector: Corrector, model: type[Any], content: bytes, max_k: int) -> Answer:
+    """Parse a request body and search."""
+    try:
+        query = model.model_validate_json(content)
+    except ValidationError as error:
+        remedy = f'send {{"vector": [{corrector.dimension} finite numbers], "k": 1 to {max_k}}}'
+        raise refused(error, remedy) from None
+    vector = torch.tensor([query.vector], dtype=torch.float64)
+    scores, indices = corrector.search(vector, min(query.k, len(corrector)))
+    if not bool(torch.isfinite(scores).all()):
+        raise InputValueError("the scores overflow", "numbers too large", "scale the vector")
+    results: list[Result] = []
+    for score, index in zip(scores[0].tolist(), indices[0].tolist(), strict=True):
+        name = {"name": _utf8(corrector.names[index])} if corrector.names else {}
+        results.append(Result(rank=len(results) + 1, index=index, score=score, **name))
+    gate = next(corrector.vectors(vector))[0, -1]
+    return Answer(protocol="bank", results=results, like_the_bank=float(gate))
+
+
 async def _body(request: Request, limit: int) -> bytes:
-    """The body of a request, if it is JSON, in time and not too large."""
+    """Return the body of a request if it is JSON and not too large."""
     kind = request.headers.get("content-type", "")
     if kind.partition(";")[0].strip().lower() != "application/json":
-        advice = "add the header content-type: application/json"
-        raise _RefusedError(415, "the content type is not JSON", reprlib.repr(kind), advice)
-    large = (413, "the body is too large", f"more than {limit} bytes", "send one vector at a time")
-
-    async def read() -> bytes:
-        content = bytearray()
-        length = request.headers.get("content-length", "0")[:20]
-        if length.isdecimal() and int(length) > limit:
-            raise _RefusedError(*large)
-        async for part in request.stream():
-            content += part
-            if len(content) > limit:
-                raise _RefusedError(*large)
-        return bytes(content)
-
-    try:
-        return await asyncio.wait_for(read(), connection.PATIENCE)
-    except asyncio.TimeoutError:
-        got = f"not all of it within {connection.PATIENCE} seconds"
-        raise _RefusedError(408, "the body came too slowly", got, "send it at once") from None
-    except ClientDisconnect:  # nobody will read this
-        raise _RefusedError(400, "the client went away", "half a body", "try again") from None
+        remedy = "add the header content-type: application/json"
+        raise RefusedError(415, "the content type is not JSON", reprlib.repr(kind), remedy)
+    remedy = "send one vector per request"
+    large = RefusedError(413, "the body is too large", f"more than {limit} bytes", remedy)
+    length = request.headers.get("content-length", "0")[:20]
+    if length.isdecimal() and int(length) > limit:
+        raise large
+    content = bytearray()
+    async for part in request.stream():
+        content += part
+        if len(content) > limit:
+            raise large
+    return bytes(content)
 
 
-def _refused(error: ValidationError, advice: str) -> _RefusedError:
-    """The first thing that is wrong with a body."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    where = "".join(f"[{k}]" if isinstance(k, int) else str(k)[:40] for k in first["loc"])
-    given = first["input"]
-    received = f"{len(given)} entries" if isinstance(given, list) else reprlib.repr(given)
-    status = 400 if first["type"] == "json_invalid" else 422
-    return _RefusedError(status, f"{where or 'the body'}: {first['msg']}", received, advice)
+def _page(corrector: Corrector, url: str, max_k: int) -> str:
+    """Return the HTML page with the form."""
+    template = resources.files("emcl_plugin") / "service" / "service.html"
+    return Template(template.read_text(encoding="utf-8")).substitute(
+        items=f"{len(corrector):,}",
+        dimension=corrector.dimension,
+        version=__version__,
+        max_k=max_k,
+        k=min(10, max_k),
+        example=json.dumps([float(f"{x:.6g}") for x in corrector.gallery[0].tolist()]),
+        name=html.escape(one_line(_utf8(corrector.names[0] if corrector.names else ""))),
+        curl=html.escape(_CURL.format(shlex.quote(url), corrector.dimension)),
+    )
 
 
-async def _failure(request: Request, error: Exception) -> JSONResponse:
-    """Any error as a response; after one that was not meant, the server logs where it arose."""
-    status, headers = 500, None
-    parts = ("an error of this program, not of yours", type(error).__name__, "see the server's log")
-    if isinstance(error, HTTPException):
-        status, headers = error.status_code, error.headers
-        received = f"{request.method[:20]} {reprlib.repr(request.scope['path'])}"
-        parts = (error.detail, received, "POST /search, GET /healthz, GET / or GET /openapi.json")
-    elif isinstance(error, _RefusedError | InputValueError):
-        status = error.status if isinstance(error, _RefusedError) else 422
-        parts = (error.problem, error.received, error.remedy)
-    return failure(status, *parts, headers=headers)
-
-
-def _printable(name: str) -> str:
-    """A name without what UTF-8 cannot hold, such as odd bytes of a file name."""
+def _utf8(name: str) -> str:
+    """Replace what UTF-8 cannot encode, such as odd bytes of a file name."""
     return name.encode(errors="replace").decode()
 
 
@@ -254,18 +233,23 @@ def serve(
     max_body: int = 1 << 20,
     access_log: bool = False,
 ) -> None:
-    """Serve until SIGINT or SIGTERM; a second one ends it at once. The address goes to stderr.
+    """Serve until SIGINT or SIGTERM; a second signal stops at once. Print the address to stderr.
 
     Parameters
     ----------
     reranker : Reranker
         Fitted.
     host, port : str, int
-        Where to listen; port 0 takes a free one. There is no authentication.
+        Address to listen on; port 0 selects a free one. There is no authentication.
     max_k, max_body : int
         As in :func:`create_app`.
     access_log : bool
         Log every request to standard error.
+
+    Raises
+    ------
+    InputValueError
+        The address cannot be used, or a limit is below 1.
     """
     app = create_app(reranker, max_k=max_k, max_body=max_body)
     listener = _listener(host, port)
@@ -274,29 +258,36 @@ def serve(
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http=Connection,
+        http="h11",
         ws="none",
         lifespan="off",
         log_config=logs,
-        log_level="info" if access_log else "error",  # a warning is what any client can cause
+        log_level="info" if access_log else "error",  # any client can cause warnings
         access_log=access_log,
         proxy_headers=False,
         server_header=False,
-        backlog=connection.CONNECTIONS,
-        timeout_keep_alive=connection.PATIENCE,
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=GRACE,
+        h11_max_incomplete_event_size=HEAD_BYTES,
     )
+    with listener:
+        _Server(config, _notice(reranker.corrector_, listener)).run([listener])
+    app.state.threads.shutdown()
+
+
+def _notice(corrector: Corrector, listener: socket.socket) -> str:
+    """Return what is printed when the service is up."""
     address, port = listener.getsockname()[:2]
     url = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
-    count, dimension = reranker.corrector_.gallery.shape
-    notice = (
-        f"Serving {count} items of dimension {dimension} at {url}/ (open it to try a vector; "
-        f"Ctrl+C ends it). For example:\n  {_CURL.format(f'{url}/search', dimension)}"
+    text = (
+        f"Serving {len(corrector)} items of dimension {corrector.dimension} at {url}/ (open it to "
+        f"try a vector; Ctrl+C stops). Example:\n"
+        f"  {_CURL.format(f'{url}/search', corrector.dimension)}"
     )
     if not ipaddress.ip_address(address).is_loopback:
-        notice += "\nNote: there is no authentication; whoever reaches this address can search"
-    with listener:
-        _Server(config, notice).run([listener])
+        text += "\nNote: there is no authentication; anyone who reaches this address can search"
+    return text
 
 
 def _listener(host: str, port: int) -> socket.socket:
@@ -307,34 +298,22 @@ def _listener(host: str, port: int) -> socket.socket:
         return socket.create_server((str(found[0]), port), family=family)
     except (OSError, UnicodeError) as error:
         raise InputValueError(
-            "the service cannot listen there",
+            "the service cannot listen on this address",
             f"{host}, port {port}: {getattr(error, 'strerror', None) or error}",
-            "take another port (0: any that is free), or an address of this machine",
+            "take another port (0 selects a free one) or an address of this machine",
         ) from None
 
 
 class _Server(uvicorn.Server):
-    """Tells when it listens; a signal is a wish to end, not an error, and a second one ends it."""
+    """Print a notice once listening; exit with status 0 after a signal, at once after two."""
 
     def __init__(self, config: uvicorn.Config, notice: str) -> None:
         super().__init__(config)
         self.notice = notice
 
-    def run(self, sockets: list[socket.socket] | None = None) -> None:
-        with self.capture_signals():  # also while a search that nobody waits for is still running
-            super().run(sockets)
-            self.config.app.state.threads.shutdown()  # type: ignore[union-attr]
-
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        asyncio.get_running_loop().set_exception_handler(self._odd)
         print(self.notice, file=sys.stderr, flush=True)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for server in self.servers:
-            server.close()
-        await asyncio.sleep(0.1)  # until what was being accepted is a connection that is told, too
-        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         del frame
@@ -342,22 +321,6 @@ class _Server(uvicorn.Server):
             signal.signal(sig, signal.SIG_DFL)
             signal.raise_signal(sig)
         self.should_exit = True
-
-    def _odd(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """asyncio's own log, but for lack of files: it tells that thousands of times a second.
-
-        A second later it tries again, by then perhaps at a socket that `shutdown` has closed.
-        """
-        error = context.get("exception")
-        if self.should_exit and self.lacked_files and "_start_serving" in context["message"]:
-            return
-        if not isinstance(error, OSError) or error.errno not in _SCARCE:
-            loop.default_exception_handler(context)
-        elif not self.lacked_files:
-            self.lacked_files = True
-            print(f"Note: connections had to wait: {error.strerror}", file=sys.stderr, flush=True)
-
-    lacked_files = False
 
 
 _POLICY = (
@@ -368,4 +331,3 @@ _CURL = (
     "curl -s {} -H 'content-type: application/json' "
     """-d "{{\\"vector\\": $(python3 -c 'print([1] * {})')}}\""""
 )
-_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
