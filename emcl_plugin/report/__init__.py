@@ -1,1 +1,1 @@
-"""Tables, plots and the page that explain a result."""
+"""Reports of a run: tables, plots and one HTML page."""

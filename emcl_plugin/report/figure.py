@@ -1,6 +1,6 @@
-"""One figure: what it says in words, as a table and as a drawing, and the look that all share.
+"""A figure with its caption, text alternative and table, and the style that all figures share.
 
-Drawn with matplotlib's objects, never pyplot, so no global figure is left behind.
+Figures use matplotlib's objects, not pyplot, so no global state remains.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Each colour stands for one thing; on the page they become CSS variables of these names.
 PALETTE = {
     "ink": "#24292f",
     "grid": "#d8dee4",
@@ -30,11 +29,13 @@ PALETTE = {
     "text": "#7d3fa6",
     "video": "#16765a",
 }
-NO_METADATA: dict[str, dict[str, Any]] = {  # the same study gives the same file
+"""Colours by meaning; the page turns them into CSS variables with these names."""
+NO_METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
     "svg": {"Date": None},
     "pdf": {"CreationDate": None},
 }
+"""Makes the files reproducible."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,15 @@ class Plot:
     Attributes
     ----------
     name : str
-        File name without suffix; also the prefix of the ids in the SVG.
+        File name without suffix, and prefix of the ids in the SVG.
     topic : str
         "hubness", "recall", "ranks" or "gap".
     title, caption : str
-        What it shows, and how to read it.
     label : str
-        The finding in words, for those who do not see it.
+        Text alternative for screen readers.
     header : list of str
     rows : list of list of str
-        The same as a table.
+        The data as a table.
     draw : callable
         Draws into axes.
     """
@@ -68,7 +68,7 @@ class Plot:
     draw: Callable[[Axes], None]
 
     def figure(self, *, title: bool = True) -> Figure:
-        """A new figure."""
+        """Return a new figure."""
         with drawing():
             from matplotlib.figure import Figure
 
@@ -89,7 +89,7 @@ class Plot:
             return figure
 
     def svg(self) -> str:
-        """For an HTML page: colours as CSS variables, ids of its own, text as text."""
+        """Return SVG for an HTML page: colours are CSS variables, ids are unique, text is text."""
         out = io.StringIO()
         with drawing(**{"svg.fonttype": "none", "svg.hashsalt": self.name}):
             self.figure(title=False).savefig(out, format="svg", metadata=NO_METADATA["svg"])
@@ -97,14 +97,14 @@ class Plot:
 
 
 def require() -> None:
-    """Raise now, before the work, where a package that the report needs is not installed."""
+    """Raise EmclError if a package of the report is not installed."""
     for package in ("jinja2", "matplotlib"):
         if importlib.util.find_spec(package) is None:
             raise missing(package)
 
 
 def missing(package: str) -> EmclError:
-    """What to say where an optional package is not installed."""
+    """Return the error for an optional package that is not installed."""
     return EmclError(
         "the report needs a package that is not installed",
         package,
@@ -114,7 +114,7 @@ def missing(package: str) -> EmclError:
 
 @contextmanager
 def drawing(**settings: Any) -> Iterator[None]:
-    """Our settings in place of the user's own, for as long as a figure is made."""
+    """Replace the user's matplotlib settings while a figure is made."""
     try:
         from matplotlib import rc_context, rcParamsDefault
     except ImportError as error:
@@ -122,16 +122,16 @@ def drawing(**settings: Any) -> Iterator[None]:
     plain = ("font.family", "text.usetex", "axes.titlesize")
     defaults: Any = rcParamsDefault  # Any: the stubs know its keys as literals only
     used: Any = {key: defaults[key] for key in plain}
-    used.update({"font.size": 9.5, "pdf.fonttype": 42, "legend.frameon": False, **settings})
-    with rc_context(used):
+    own: Any = {"font.size": 9.5, "pdf.fonttype": 42, "legend.frameon": False}
+    with rc_context(used | own | settings):
         yield
 
 
 def _inline(svg: str, name: str, label: str) -> str:
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would reach the whole page
-    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    # a style element would apply to the whole page
+    dropped = r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->\s*"
+    svg = re.sub(dropped, "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = svg.replace('xlink:href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
     svg = re.sub(r"font-family:[^;\"]*;?", "", svg)
@@ -146,7 +146,7 @@ def _inline(svg: str, name: str, label: str) -> str:
 
 
 def both(axes: Axes, x: Any, before: Any, after: Any) -> None:
-    """Two curves that can be told apart where they coincide, and without colour."""
+    """Draw two curves that differ in dash as well as colour."""
     axes.plot(x, after, color=PALETTE["after"], linewidth=1.8, label="after")
     axes.plot(x, before, color=PALETTE["before"], linewidth=1.6, linestyle=(0, (4, 2)),
               label="before")  # fmt: skip
@@ -154,7 +154,7 @@ def both(axes: Axes, x: Any, before: Any, after: Any) -> None:
 
 
 def legend(axes: Axes) -> None:
-    """A legend in which "before" stands first, however the curves were drawn."""
+    """Add a legend with "before" first."""
     handles, labels = axes.get_legend_handles_labels()
     order = np.argsort([label == "after" for label in labels], kind="stable")
     pairs = [handles[i] for i in order], [labels[i] for i in order]
@@ -162,7 +162,7 @@ def legend(axes: Axes) -> None:
 
 
 def plain_ticks(axis: Any) -> None:
-    """1, 10, 100 instead of powers."""
+    """Label a log axis 1, 10, 100 instead of powers."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))

@@ -1,4 +1,4 @@
-"""The figure of the modality gap: texts and videos along their two principal axes."""
+"""Plot of the modality gap: texts and videos along their two principal axes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from emcl_plugin.scores import Features
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_POINTS = 800  # items of each side in the view of the features
+_POINTS = 800  # plotted per side
 
 
 def gap(text: Features, video: Features) -> Plot:
-    """Both sides in the plane in which they vary most together; the means are marked."""
+    """Return the plot of both sides along the two principal axes of their union."""
     axes_found, share, mean = _principal_axes(text, video)
     sides = [_sample(side) for side in (text, video)]
     points = [((side.double().cpu() - mean) @ axes_found).numpy() for side in sides]
@@ -43,11 +43,11 @@ def gap(text: Features, video: Features) -> Plot:
     return Plot(
         name="modality-gap",
         topic="gap",
-        title="The features along their two principal axes",
-        caption="The features as they came, along the two directions in which both sides together "
-        "vary most, the large marks being the means: two separate clouds are a modality gap; a gap "
-        f"along other directions is not seen here ({shown} shown; means {apart:.3f} apart).",
-        label=f"Texts and videos along two principal axes; their means are {apart:.3f} apart.",
+        title="Features along two principal axes",
+        caption="The input features along the two directions of largest variance of both sides "
+        "together; large marks are the means. Two separate clouds are a modality gap. A gap along "
+        f"other directions is not visible here. {shown} shown; distance of means {apart:.3f}.",
+        label=f"Texts and videos along two principal axes; distance of the means {apart:.3f}.",
         header=["", "mean, axis 1", "mean, axis 2", "std, axis 1", "std, axis 2"],
         rows=[
             [name, *(f"{x:.3f}" for x in (*cloud.mean(0), *cloud.std(0)))]
@@ -58,7 +58,7 @@ def gap(text: Features, video: Features) -> Plot:
 
 
 def _principal_axes(text: Features, video: Features) -> tuple[torch.Tensor, Floats, torch.Tensor]:
-    """Two axes (dimension, 2), their shares of the variance, the mean; both sides count alike."""
+    """Return two axes (D, 2), their shares of the variance and the mean; sides weigh equally."""
     dimension = text.shape[1]
     mean = torch.zeros(dimension, dtype=torch.float64)
     second = torch.zeros(dimension, dimension, dtype=torch.float64)
@@ -70,13 +70,13 @@ def _principal_axes(text: Features, video: Features) -> tuple[torch.Tensor, Floa
     values = values.clamp(min=0)
     vectors = vectors[:, [-1, -2 if dimension > 1 else -1]]
     largest = vectors.abs().argmax(0)
-    vectors = vectors * vectors[largest, [0, 1]].sign()  # an eigenvector's sign is arbitrary
+    vectors = vectors * vectors[largest, [0, 1]].sign()  # fix the arbitrary sign
     share = values[[-1, -2 if dimension > 1 else -1]] / values.sum().clamp(min=1e-300)
     return vectors, share.numpy(), mean
 
 
 def _sample(side: Features) -> torch.Tensor:
-    """Up to so many items, evenly spread."""
+    """Return at most _POINTS rows, evenly spaced."""
     count = min(_POINTS, side.shape[0])
     chosen: Ints = np.linspace(0, side.shape[0] - 1, count).round().astype(np.int64)
     return side.take(torch.from_numpy(chosen).to(side.device))

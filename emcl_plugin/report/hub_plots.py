@@ -1,4 +1,4 @@
-"""The figures of hubness: how often items come up, and what probability they get."""
+"""Plots of hubness: k-occurrence and retrieval probability."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _BINS = 30
-_DRAWN = 200  # points of a sorted curve
+_DRAWN = 200  # points per curve
 _SHARES = (0, 1, 10, 25, 50, 75, 90, 99, 100)
 
 
 def occurrence(item: str, queries: str, before: Hubness, after: Hubness) -> Plot:
-    """Histogram of the k-occurrence of one side's items, before and after."""
+    """Return the histogram of the k-occurrence of one side, before and after."""
     counts = [h.occurrence.numpy() for h in (before, after)]
     width = -(-(int(max(c.max() for c in counts)) + 1) // _BINS)
     edges = np.arange(0, max(c.max() for c in counts) + width + 1, width)
@@ -32,8 +32,7 @@ def occurrence(item: str, queries: str, before: Hubness, after: Hubness) -> Plot
     even = float(counts[0].mean())
 
     def draw(axes: Axes) -> None:
-        # a log axis has no 0: an empty bar ends below the axis
-        tall = [np.maximum(bar, 0.1) for bar in bars]
+        tall = [np.maximum(bar, 0.1) for bar in bars]  # a log axis has no 0
         shown = edges - 0.5
         axes.stairs(tall[1], shown, baseline=0.1, fill=True, color=PALETTE["after"], alpha=0.3)
         axes.stairs(tall[1], shown, baseline=0.1, color=PALETTE["after"], linewidth=1.6,
@@ -52,15 +51,15 @@ def occurrence(item: str, queries: str, before: Hubness, after: Hubness) -> Plot
     never = [100 * h.anti_hub_share for h in (before, after)]
     finding = (
         f"skewness {before.skewness:.2f} before, {after.skewness:.2f} after; "
-        f"never found {never[0]:.1f} % before, {never[1]:.1f} % after"
+        f"{item}s never retrieved {never[0]:.1f} % before, {never[1]:.1f} % after"
     )
     return Plot(
         name=f"occurrence-{item}s",
         topic="hubness",
-        title=f"How often {item}s come up ({k}-occurrence)",
-        caption=f"How many {item}s come up how often among the first {k} results of the "
-        f"{queries}: a tail to the right is hubs, and without hubs all would lie near the dotted "
-        f"mean of {even:.3g} ({finding}).",
+        title=f"How often {item}s are retrieved ({k}-occurrence)",
+        caption=f"Number of {item}s by how often they are among the first {k} results of the "
+        f"{queries}. A tail to the right means hubs. Without hubs, all {item}s lie near the dotted "
+        f"mean of {even:.3g}. {finding.capitalize()}.",
         label=f"Histogram of the {k}-occurrence of the {item}s: {finding}.",
         header=[f"times among the first {k}", f"{item}s before", f"{item}s after"],
         rows=[[s, str(a), str(b)] for s, a, b in zip(spans, *bars, strict=True) if a or b],
@@ -69,7 +68,7 @@ def occurrence(item: str, queries: str, before: Hubness, after: Hubness) -> Plot
 
 
 def probability(source: Similarity) -> tuple[Floats, Floats]:
-    """Summed retrieval probability of every video and text over its fair share, largest first.
+    """Return the retrieval probability of videos and texts over their fair share, largest first.
 
     The probabilities are those of :func:`emcl_plugin.evaluation.hubness.hubness`.
     """
@@ -90,9 +89,9 @@ def probability(source: Similarity) -> tuple[Floats, Floats]:
 
 
 def mass(item: str, queries: str, before: Floats, after: Floats) -> Plot:
-    """The sums of :func:`probability` of one side, sorted, before and after."""
+    """Return the plot of the sorted :func:`probability` of one side, before and after."""
     n = len(before)
-    # the largest ones fall steeply: take them all, then ever fewer
+    # dense at the steep start, evenly spaced after it
     chosen = np.unique(np.geomspace(1, n, _DRAWN).astype(int)) - 1
     chosen = np.union1d(chosen, np.linspace(0, n - 1, min(n, _DRAWN)).astype(int))
 
@@ -104,13 +103,13 @@ def mass(item: str, queries: str, before: Floats, after: Floats) -> Plot:
         axes.set_ylim(max(float(shown.min()) / 1.3, 1e-4), max(float(shown.max()) * 1.3, 2))
         axes.set_xlim(0, 100)
         plain_ticks(axes.yaxis)
-        axes.set_xlabel(f"{item}s, most probable first, %")
-        axes.set_ylabel("times the fair share")
+        axes.set_xlabel(f"{item}s, most probable first (%)")
+        axes.set_ylabel("probability / fair share")
 
     error = [float(np.abs(x - 1).mean()) for x in (before, after)]
     finding = (
-        f"the largest has {before[0]:.3g} times its fair share before and {after[0]:.3g} after; "
-        f"mean distance from 1: {error[0]:.2f} before, {error[1]:.2f} after"
+        f"largest value {before[0]:.3g} before, {after[0]:.3g} after; "
+        f"mean distance from 1 {error[0]:.2f} before, {error[1]:.2f} after"
     )
 
     def at(share: int) -> list[str]:
@@ -121,11 +120,11 @@ def mass(item: str, queries: str, before: Floats, after: Floats) -> Plot:
         name=f"probability-{item}s",
         topic="hubness",
         title=f"Retrieval probability of the {item}s",
-        caption=f"The probability that each {item} gets from all {queries} together (softmax of "
-        "the scores at 0.15 standard deviations), sorted: a flat line on the dotted 1 is fully "
-        f"normalised, a steep start is hubs ({finding}).",
-        label=f"Sorted sums of retrieval probability per {item}: {finding}.",
-        header=[f"share of the {item}s passed", "before", "after"],
+        caption=f"Total probability of each {item} over all {queries} (softmax of the scores at "
+        "0.15 standard deviations), relative to its fair share and sorted. A flat line at the "
+        f"dotted 1 is fully normalized; a steep start means hubs. {finding.capitalize()}.",
+        label=f"Sorted retrieval probability of the {item}s: {finding}.",
+        header=[f"rank among the {item}s", "before", "after"],
         rows=[at(share) for share in _SHARES],
         draw=draw,
     )

@@ -1,4 +1,4 @@
-"""The texts and videos that the page shows: the largest hubs, and who won and lost most."""
+"""Texts and videos that the report page names: the largest hubs, and queries won and lost."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ import torch
 from emcl_plugin._internal.directions import DIRECTIONS
 from emcl_plugin.errors import one_line
 from emcl_plugin.evaluation.ablation import Ablation
-from emcl_plugin.ground_truth import GroundTruth, Ints
 from emcl_plugin.scores import Similarity
 
 HUBS = 10
 QUERIES = 10
 RESULTS = 5
-_ORIGINS = 20  # sources of thumbnails that the policy names one by one
+_ORIGINS = 20  # image origins that the policy lists one by one
 _IMAGES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".avif")
 
 
 @dataclass(frozen=True)
 class Item:
-    """A text or a video as shown: its name, and its address where that is safe."""
+    """A text or video: its name, and its address if that is safe to show."""
 
     name: str
     link: str = ""
@@ -36,7 +35,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Query:
-    """A text whose rank changed much: (item, whether right) before and after."""
+    """A text whose rank changed; results are (item, whether it is right)."""
 
     text: Item
     ranks: tuple[str, str]
@@ -47,9 +46,9 @@ class Query:
 
 
 def link_of(text: str) -> str:
-    """An address that may stand in the page, or "" where it may not.
+    """Return an address that is safe in the page, or "".
 
-    Allowed are http, https and the names of files beside the page.
+    Allowed are http, https and paths relative to the page.
 
     >>> link_of("https://example.org/a.jpg"), link_of("thumbs/a#1.jpg")
     ('https://example.org/a.jpg', 'thumbs/a%231.jpg')
@@ -60,33 +59,29 @@ def link_of(text: str) -> str:
     if not text or not text.isprintable() or "\\" in text:
         return ""
     scheme, colon, _ = re.split(r"[/?#]", text, maxsplit=1)[0].partition(":")
-    if colon:
-        try:
-            found = urlsplit(text)
-        except ValueError:
-            return ""
-        web = scheme.lower() in ("http", "https") and found.hostname
-        return quote(text, safe="%/:?#[]@!$&'()*+,;=~") if web else ""
-    return "" if text.startswith("/") else quote(text, safe="%/:@!$&'()*+,;=~")
+    if not colon:
+        return "" if text.startswith("/") else quote(text, safe="%/:@!$&'()*+,;=~")
+    try:
+        host = urlsplit(text).hostname
+    except ValueError:
+        return ""
+    web = scheme.lower() in ("http", "https") and host
+    return quote(text, safe="%/:?#[]@!$&'()*+,;=~") if web else ""
 
 
 def policy(items: Iterable[Item]) -> str:
-    """The content security policy: no script, images only from where the thumbnails lie."""
-    sources: set[str] = set()
-    for item in items:
-        if not item.image:
-            continue
-        found = urlsplit(item.link)
+    """Return the content security policy: no scripts, images only from the given origins."""
+    origins, local = set(), set()
+    for found in (urlsplit(item.link) for item in items if item.image):
         if not found.scheme:
-            sources |= {"'self'", "file:"}
+            local = {"'self'", "file:"}
         elif re.fullmatch(r"[A-Za-z0-9.-]+(:\d+)?", found.netloc):
-            sources.add(f"{found.scheme.lower()}://{found.netloc.lower()}")
+            origins.add(f"{found.scheme.lower()}://{found.netloc.lower()}")
         else:
-            sources.add(f"{found.scheme.lower()}:")
-    if len(sources) > _ORIGINS:
-        local = sources & {"'self'", "file:"}
-        sources = {"http:", "https:"} | local
-    images = " ".join(sorted(sources)) or "'none'"
+            origins.add(f"{found.scheme.lower()}:")
+    if len(origins) + len(local) > _ORIGINS:
+        origins = {"http:", "https:"}
+    images = " ".join(sorted(origins | local)) or "'none'"
     return (
         "default-src 'none'; script-src 'none'; style-src 'unsafe-inline'; "
         f"img-src {images}; base-uri 'none'; form-action 'none'"
@@ -94,37 +89,32 @@ def policy(items: Iterable[Item]) -> str:
 
 
 def hubs(ablation: Ablation) -> list[dict[str, Any]]:
-    """The largest hubs of both sides, with their occurrences before and after."""
+    """Return the largest hubs of both sides, with their k-occurrence before and after."""
     found = []
-    for direction, side, of in zip(DIRECTIONS, ("Videos", "Texts"), (_video, _text), strict=True):
+    sides = (("Videos", "texts", _video), ("Texts", "videos", _text))
+    for direction, (side, queries, of) in zip(DIRECTIONS, sides, strict=True):
         before, after = ablation.hubness[direction]
-        rows = [
-            (of(ablation, index), count, int(after.occurrence[index]))
-            for index, count in before.largest(HUBS)
-        ]
+        rows = [(of(ablation, i), n, int(after.occurrence[i])) for i, n in before.largest(HUBS)]
         mean = float(before.occurrence.double().mean())
-        found.append({"side": side, "rows": rows, "k": before.k, "mean": mean,
-                      "queries": "texts" if side == "Videos" else "videos"})  # fmt: skip
+        found.append({"side": side, "rows": rows, "k": before.k, "mean": mean, "queries": queries})
     return found
 
 
 def movers(ablation: Ablation) -> tuple[list[Query], list[Query]]:
-    """The texts whose rank shrank and grew by the largest factor: 60 -> 1 before 800 -> 400."""
+    """Return the texts whose rank improved and worsened most, by the ratio of the ranks."""
     before = ablation.rows[0].evaluation.text_to_video
     ranks = before.ranks(), ablation.rows[-1].evaluation.text_to_video.ranks()
     change = np.log(ranks[0] / ranks[1])
-    order = np.argsort(-change, kind="stable")
-    won = [int(i) for i in order[:QUERIES] if change[i] > 0]
-    order = np.argsort(change, kind="stable")
-    lost = [int(i) for i in order[:QUERIES] if change[i] < 0]
-    queries = before.queries
 
     def show(place: int) -> Query:
-        index = int(queries[place])
-        right = _right(before.truth, index)
+        index = int(before.queries[place])
+        low, high = np.searchsorted(before.truth.query, [index, index + 1])
+        right = before.truth.item[low:high]
 
         def first(source: Similarity) -> list[tuple[Item, bool]]:
-            return [(_video(ablation, j), j in right) for j in _first(source, index)]
+            row = source.rows(index, index + 1)[0]
+            top = torch.topk(row, min(RESULTS, len(row))).indices.tolist()
+            return [(_video(ablation, j), j in right) for j in top]
 
         return Query(
             text=_text(ablation, index),
@@ -135,7 +125,11 @@ def movers(ablation: Ablation) -> tuple[list[Query], list[Query]]:
             more_right=max(0, len(right) - 3),
         )
 
-    return [show(i) for i in won], [show(i) for i in lost]
+    won, lost = (
+        [show(int(i)) for i in np.argsort(-gain, kind="stable")[:QUERIES] if gain[i] > 0]
+        for gain in (change, -change)
+    )
+    return won, lost
 
 
 def _name(names: Sequence[str], side: str, index: int) -> str:
@@ -152,16 +146,6 @@ def _video(ablation: Ablation, index: int) -> Item:
     given = str(links[index]) if index < len(links) else ""
     link = link_of(given)
     image = bool(link) and urlsplit(link).path.lower().endswith(_IMAGES)
-    name = _name(ablation.names.video, "video", index)
-    return Item(name, link, image, "" if link else one_line(given))
-
-
-def _right(truth: GroundTruth, query: int) -> Ints:
-    low, high = np.searchsorted(truth.query, [query, query + 1])
-    return truth.item[low:high]
-
-
-def _first(source: Similarity, query: int) -> list[int]:
-    """The first results of one text; only its row is read."""
-    row = source.rows(query, query + 1)[0]
-    return [int(j) for j in torch.topk(row, min(RESULTS, len(row))).indices]
+    return Item(
+        _name(ablation.names.video, "video", index), link, image, "" if link else one_line(given)
+    )

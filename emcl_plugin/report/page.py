@@ -1,7 +1,7 @@
-"""An ablation as one self-contained HTML page: no script, only the given thumbnails are loaded.
+"""The report page: one self-contained HTML file without scripts.
 
-Everything that comes from the data passes through the template's escaping; the only markup
-that does not is the figures, which hold no names.
+The template escapes everything that comes from the data. Only the figures are inserted as markup,
+and they contain no names. Nothing is loaded except the given thumbnails.
 """
 
 from __future__ import annotations
@@ -25,12 +25,7 @@ from emcl_plugin.report.words import assumed, choices, headline, warnings
 from emcl_plugin.scores import Features
 from emcl_plugin.version import __version__
 
-_METHODS = {
-    INPUT: "input",
-    "+EMCL": "+ EMCL",
-    "+NCL": "+ NCL",
-    OURS: "both (emcl_plugin)",
-}
+_METHODS = {INPUT: "input", "+EMCL": "+ EMCL", "+NCL": "+ NCL", OURS: "both (emcl_plugin)"}
 
 
 def write_report(
@@ -41,23 +36,23 @@ def write_report(
     force: bool,
     features: tuple[Features, Features] | None = None,
 ) -> None:
-    """Write the page.
+    """Write the report page.
 
     Parameters
     ----------
     path : Path
     ablation : Ablation
     settings : dict
-        What to repeat the run with, by name; shown as it is.
+        Settings that repeat the run, by name; shown as given.
     force : bool
-        Replace a file that is there.
+        Replace an existing file.
     features : (Features, Features), optional
-        Texts and videos, for the view of the modality gap.
+        Texts and videos, for the plot of the modality gap.
 
     Raises
     ------
     InputFileError
-        If the file is there already or cannot be written.
+        If the file exists already or cannot be written.
     EmclError
         If jinja2 or matplotlib is not installed.
     """
@@ -73,7 +68,7 @@ def render(
     settings: dict[str, object],
     features: tuple[Features, Features] | None = None,
 ) -> str:
-    """The page as text; as :func:`write_report`."""
+    """Return the page as text; see :func:`write_report`."""
     try:
         import jinja2
         from markupsafe import Markup
@@ -83,23 +78,17 @@ def render(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    plots: dict[str, list[dict[str, Any]]] = {
-        topic: [] for topic in ("hubness", "recall", "ranks", "gap")
-    }
+    plots: dict[str, list[dict[str, Any]]] = {t: [] for t in ("hubness", "recall", "ranks", "gap")}
     for plot in build(ablation, features):
         plots[plot.topic].append({"svg": Markup(plot.svg()), **vars(plot)})
-    gains = {
-        row.name: row.gain_over(ablation.rows[0])
-        for row in ablation.rows
-        if row is not ablation.rows[0] and not row.note
-    }
+    first, *others = ablation.rows
+    gains = {row.name: row.gain_over(first) for row in others if not row.note}
     own = ablation.gains() if OURS not in gains else dict(zip(DIRECTIONS, gains[OURS], strict=True))
     won, lost = movers(ablation)
     largest = hubs(ablation)
-    shown = [item for query in (*won, *lost) for item, _ in (*query.before, *query.after)]
-    shown += [item for query in (*won, *lost) for item in query.right]
-    shown += [hub[0] for side in largest for hub in side["rows"]]
-    gap = ablation.gap
+    shown = [hub[0] for side in largest for hub in side["rows"]]
+    for query in (*won, *lost):
+        shown += [item for item, _ in (*query.before, *query.after)] + query.right
     return environment.from_string(template.read_text(encoding="utf-8")).render(
         policy=policy(shown),
         run=ablation,
@@ -107,10 +96,10 @@ def render(
         headline=headline(ablation, own),
         assumed=assumed(ablation),
         warnings=warnings(own),
-        ablation=_ablation(ablation, gains),
+        ablation=[_ablation(ablation, gains, side) for side in range(2)],
         measures=MEASURES,
         plots=plots,
-        gap=gap,
+        gap=ablation.gap,
         hubs=largest,
         won=won,
         lost=lost,
@@ -121,49 +110,39 @@ def render(
 
 
 def _ablation(
-    ablation: Ablation, gains: dict[str, tuple[Comparison, Comparison]]
-) -> list[dict[str, Any]]:
-    """A table per direction: the method, its metrics with the best marked, gain and interval."""
-    tables = []
-    for side, direction in enumerate(DIRECTIONS):
-        values = [
-            [round(row.evaluation.directions[side][1].metric(m), 1) for m in MEASURES]
-            for row in ablation.rows
-        ]
-        best = [
-            (min if m in ("MdR", "MnR") else max)(v[j] for v in values)
-            for j, m in enumerate(MEASURES)
-        ]
-        rows = []
-        for row, numbers in zip(ablation.rows, values, strict=True):
-            gain = gains[row.name][side] if row.name in gains else None
-            rows.append(
-                {
-                    "name": row.name if ablation.report.banks else _METHODS.get(row.name, row.name),
-                    "cells": [(f"{x:.1f}", x == top) for x, top in zip(numbers, best, strict=True)],
-                    "gain": "" if gain is None else f"{gain.gain:+.1f}",
-                    "interval": "" if gain is None else f"{gain.low:+.1f} to {gain.high:+.1f}",
-                    "significant": "" if gain is None else "yes" if gain.significant else "no",
-                    "note": row.note,
-                }
-            )
-        placement = ablation.rows[0].evaluation.directions[side][1]
-        tables.append(
-            {
-                "title": direction.replace("->", "to").capitalize(),
-                "rows": rows,
-                "queries": len(placement.queries),
-                "left_out": placement.truth.shape[0] - len(placement.queries),
-                "items": placement.truth.shape[1],
-            }
-        )
-    return tables
+    ablation: Ablation, gains: dict[str, tuple[Comparison, Comparison]], side: int
+) -> dict[str, Any]:
+    """Return the table of one direction: metrics of each method, its gain and interval."""
+    placements = [row.evaluation.directions[side][1] for row in ablation.rows]
+    values = [[round(found.metric(m), 1) for m in MEASURES] for found in placements]
+    best = [
+        (min if measure in ("MdR", "MnR") else max)(column)
+        for measure, column in zip(MEASURES, zip(*values, strict=True), strict=True)
+    ]
+    rows = []
+    for row, numbers in zip(ablation.rows, values, strict=True):
+        found: dict[str, Any] = {
+            "name": row.name if ablation.report.banks else _METHODS.get(row.name, row.name),
+            "cells": [(f"{x:.1f}", x == top) for x, top in zip(numbers, best, strict=True)],
+            "note": row.note,
+        }
+        if row.name in gains:
+            gain = gains[row.name][side]
+            found["gain"] = f"{gain.gain:+.1f}"
+            found["interval"] = f"{gain.low:+.1f} to {gain.high:+.1f}"
+            found["significant"] = "yes" if gain.significant else "no"
+        rows.append(found)
+    queries, (texts, items) = len(placements[0].queries), placements[0].truth.shape
+    return {
+        "title": DIRECTIONS[side].replace("->", "to").capitalize(),
+        "rows": rows,
+        "queries": queries,
+        "left_out": texts - queries,
+        "items": items,
+    }
 
 
 def _versions() -> list[tuple[str, str]]:
     packages = ("torch", "numpy", "scipy", "matplotlib", "jinja2")
-    return [
-        ("emcl_plugin", __version__),
-        ("Python", platform.python_version()),
-        *((package, metadata.version(package)) for package in packages),
-    ]
+    own = [("emcl_plugin", __version__), ("Python", platform.python_version())]
+    return own + [(package, metadata.version(package)) for package in packages]

@@ -1,4 +1,4 @@
-"""The figures of an ablation: all of them measured, and written into a folder."""
+"""All plots of a report, and how they are written to files."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "svg", "pdf")
 
-RESULTS = 50  # the recall curve's last K
+RESULTS = 50  # largest K of the recall curves
 _RANK_GROUPS = ((1, 1), (2, 5), (6, 10), (11, 50), (51, 0))
 
 
 def build(ablation: Ablation, features: tuple[Features, Features] | None = None) -> list[Plot]:
-    """All figures of an ablation, measured but not drawn; six passes over the scores.
+    """Return all plots, computed but not drawn; reads the scores six times.
 
     Parameters
     ----------
     ablation : Ablation
     features : (Features, Features), optional
-        Texts and videos, for the view of the modality gap.
+        Texts and videos, for the plot of the modality gap.
     """
     first, last = ablation.rows[0].evaluation, ablation.rows[-1].evaluation
     plots = []
@@ -61,11 +61,11 @@ NAMES = (
     "rank-change",
     "modality-gap",
 )
-"""What :func:`build` may call its figures."""
+"""File names, without suffix, that :func:`build` may use."""
 
 
 def check_plots(folder: Path, formats: Sequence[str] = FORMATS, *, force: bool) -> None:
-    """Raise now, before the work, if the figures cannot be written to this folder."""
+    """Raise InputFileError if the plots cannot be written to this folder."""
     check_inside(folder)
     for name in NAMES if folder.exists() else ():
         for form in formats:
@@ -80,41 +80,41 @@ def write_plots(
     force: bool = False,
     features: tuple[Features, Features] | None = None,
 ) -> list[Path]:
-    """Write every figure in every format; the paths, figure by figure.
+    """Write every plot in every format and return the paths.
 
     Parameters
     ----------
     folder : Path
-        Made if it is not there.
+        Created if it does not exist.
     ablation : Ablation
     formats : sequence of str
-        Of "png", "svg" and "pdf".
+        Any of "png", "svg" and "pdf".
     force : bool, default False
-        Replace files that are there.
+        Replace existing files.
     features : (Features, Features), optional
-        Texts and videos, for the view of the modality gap.
+        Texts and videos, for the plot of the modality gap.
 
     Raises
     ------
     InputValueError
-        If a format is not known.
+        If a format is unknown.
     InputFileError
-        If a file is there already or cannot be written.
+        If a file exists already or cannot be written.
     EmclError
         If matplotlib is not installed.
     """
     for form in formats:
         if form not in FORMATS:
-            raise InputValueError("this format is not known", repr(form), ", ".join(FORMATS))
+            raise InputValueError("unknown plot format", repr(form), ", ".join(FORMATS))
     with drawing():
-        pass  # before any work: is matplotlib there?
+        pass  # fail early without matplotlib
     plots = build(ablation, features)
     check_inside(folder)
     folder.mkdir(exist_ok=True)
     wanted = [(plot, form, folder / f"{plot.name}.{form}") for plot in plots for form in formats]
     for _, _, path in wanted:
         check_target(path, 1 << 18, force=force)
-    with ExitStack() as files:  # put into their places at its end, all of them
+    with ExitStack() as files:  # all are renamed at the end
         for plot, form, path in wanted:
             file = files.enter_context(atomic_writer(path, force=force))
             with drawing(**{"svg.hashsalt": plot.name}):
@@ -142,7 +142,7 @@ def _recall(direction: str, before: Placement, after: Placement) -> Plot:
         axes.set_xticks([], minor=True)
         axes.set_xlim(0.95, max(last, 2))
         axes.set_xlabel("K")
-        axes.set_ylabel("R@K, %")
+        axes.set_ylabel("R@K (%)")
 
     arrow = _spoken(direction)
     ends = [f"R@{k} {curves[0][k - 1]:.1f} before, {curves[1][k - 1]:.1f} after" for k in (1, last)]
@@ -150,8 +150,8 @@ def _recall(direction: str, before: Placement, after: Placement) -> Plot:
         name="recall-" + direction.replace(" -> ", "-to-"),
         topic="recall",
         title=f"Recall, {arrow}",
-        caption=f"{arrow.capitalize()}: the share of queries with a right item among the first K "
-        "results; the higher the better, and the distance between the curves is the gain.",
+        caption=f"{arrow.capitalize()}: percentage of queries with a right item among the first K "
+        "results. Higher is better; the distance between the curves is the gain.",
         label=f"Recall curves, {arrow}: {'; '.join(dict.fromkeys(ends))}.",
         header=["K", "R@K before", "R@K after"],
         rows=[
@@ -165,7 +165,7 @@ def _ranks(before: Floats, after: Floats) -> Plot:
     top = float(max(before.max(), after.max(), 2))
 
     def binned(ranks: Floats) -> Floats:
-        """Ranks as they are up to 10, then twelve steps to a power of ten."""
+        """Keep ranks up to 10; bin larger ones, twelve bins per power of ten."""
         return np.where(ranks <= 10, ranks, 10 ** (np.round(np.log10(ranks) * 12) / 12))
 
     spots, counts = np.unique(
@@ -194,14 +194,14 @@ def _ranks(before: Floats, after: Floats) -> Plot:
     groups = [np.searchsorted(np.array(starts) - 1, x, side="left") for x in (before, after)]
     table = np.zeros((len(names), len(names)), dtype=int)
     np.add.at(table, (groups[0], groups[1]), 1)
-    finding = f"{better} texts moved up, {worse} down, {same} stayed"
+    finding = f"{better} texts improved, {worse} worsened, {same} unchanged"
     return Plot(
         name="rank-change",
         topic="ranks",
         title="Rank of the right video, before and after",
-        caption="Rank of the right video for every text: below the dotted line a text gained, "
-        f"above it, it lost; the larger the mark, the more texts ({finding}).",
-        label=f"Ranks before against ranks after: {finding}.",
+        caption="Rank of the right video for every text. Texts below the dotted line improved, "
+        f"those above it worsened. Larger marks stand for more texts. {finding}.",
+        label=f"Rank after against rank before: {finding}.",
         header=["rank before", *(f"{name} after" for name in names)],
         rows=[[name, *map(str, row)] for name, row in zip(names, table, strict=True)],
         draw=draw,

@@ -1,4 +1,4 @@
-"""The table of methods as text, Markdown, LaTeX, CSV or JSON."""
+"""Tables of metrics, and the comparison of methods as text, Markdown, LaTeX, CSV or JSON."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _SMALLER_IS_BETTER = ("MdR", "MnR")
 
 @dataclass(frozen=True)
 class Table:
-    """Methods by metrics, ready to print.
+    """Methods x metrics, formatted.
 
     Attributes
     ----------
     header : list of str
     body : list of list of str
     best : set of (row, column)
-        Cells that no other method betters.
+        Best cell of each column, ties included.
     """
 
     header: list[str]
@@ -38,7 +38,7 @@ class Table:
 def metrics_table(
     rows: Sequence[tuple[str, str, Placement]], measures: Sequence[str] = MEASURES
 ) -> str:
-    """A table of (direction, method, placement), as text."""
+    """Return (direction, method, placement) rows as a text table."""
     width = max(len(method) for _, method, _ in rows) + 3
     lines = [" " * (17 + width) + "".join(f"{name:>9}" for name in measures)]
     previous = ""
@@ -50,22 +50,22 @@ def metrics_table(
 
 
 def _number(value: float, measure: str) -> str:
-    """Percentages and ranks with one digit, measures between 0 and 1 with three."""
+    """Format percentages and ranks with one decimal, measures in [0, 1] with three."""
     return f"{value:9.3f}" if measure.startswith(("MRR", "mAP", "nDCG")) else f"{value:9.1f}"
 
 
 def sort_rows(rows: Sequence[Row], by: str) -> list[Row]:
-    """Best first by a metric's mean over both directions; "none" keeps the order."""
+    """Sort by the mean of a metric over both directions, best first; "none" keeps the order."""
     if by == "none":
         return list(rows)
     return sorted(rows, key=lambda row: row.mean(by), reverse=by not in _SMALLER_IS_BETTER)
 
 
 def build(rows: Sequence[Row], measures: Sequence[str]) -> Table:
-    """Lay rows out: metrics of both directions, mean R@1, hubness, seconds, protocol, servable.
+    """Return metrics of both directions, mean R@1, hubness, seconds, protocol and servability.
 
-    The letters behind a mean name the methods that it beats significantly (p < 0.05) in R@1 in
-    at least one direction without losing significantly in the other.
+    The column "beats" holds the letters of the methods that a method beats significantly in R@1
+    (p < 0.05) in at least one direction, without losing significantly in the other.
     """
     letters = dict(zip((row.name for row in rows), string.ascii_lowercase, strict=False))
     header = ["", "method"]
@@ -77,18 +77,9 @@ def build(rows: Sequence[Row], measures: Sequence[str]) -> Table:
         numbers.append(row.mean("R@1"))
         values.append(numbers)
         beaten = "".join(letters.get(o.name, "?") for o in rows if o is not row and _beats(row, o))
-        body.append(
-            [
-                letters.get(row.name, "?"),
-                row.name,
-                *(f"{x:.1f}" for x in numbers),
-                beaten,
-                f"{row.hubness.skewness:.1f}",
-                f"{row.seconds:.2f}",
-                row.protocol,
-                "yes" if row.serves else "no",
-            ]
-        )
+        ours = [letters.get(row.name, "?"), row.name, *(f"{x:.1f}" for x in numbers), beaten]
+        ours += [f"{row.hubness.skewness:.1f}", f"{row.seconds:.2f}", row.protocol]
+        body.append([*ours, "yes" if row.serves else "no"])
     best: set[tuple[int, int]] = set()
     for column, measure in enumerate([*measures, *measures, "R@1"]):
         cells = [round(numbers[column], 1) for numbers in values]
@@ -104,7 +95,7 @@ def _beats(row: Row, other: Row) -> bool:
 
 
 def render(rows: Sequence[Row], measures: Sequence[str], form: str) -> str:
-    """The table in one of :data:`FORMATS`."""
+    """Return the table in one of :data:`FORMATS`."""
     if form == "json":
         return json.dumps([row.to_dict(measures) for row in rows], indent=2)
     table = build(rows, measures)
@@ -116,12 +107,12 @@ def render(rows: Sequence[Row], measures: Sequence[str], form: str) -> str:
         return out.getvalue().rstrip("\n")
     makers = {"text": _text, "markdown": _markdown, "latex": _latex}
     if form not in makers:
-        raise InputValueError("this format is not known", repr(form), ", ".join(FORMATS))
+        raise InputValueError("unknown table format", repr(form), ", ".join(FORMATS))
     return makers[form](table)
 
 
 def _text(table: Table) -> str:
-    """Aligned columns; the best cell of a column has a star."""
+    """Align columns; mark the best cell of a column with a star."""
     metrics = range(2, len(table.header) - 5)
     cells = [
         [
@@ -153,13 +144,12 @@ def _markdown(table: Table) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-_LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
+_LATEX = str.maketrans({c: rf"\{c}" for c in "&%_#${}"})
 
 
 def _latex(table: Table) -> str:
     def clean(text: str) -> str:
-        text = "".join(_LATEX.get(c, c) for c in text)
-        return text.replace("t>v", r"t$\to$v").replace("v>t", r"v$\to$t")
+        return text.translate(_LATEX).replace("t>v", r"t$\to$v").replace("v>t", r"v$\to$t")
 
     def cell(i: int, j: int, text: str) -> str:
         return rf"\textbf{{{text}}}" if (i, j) in table.best else clean(text)

@@ -93,8 +93,8 @@ def test_the_demo_page_says_what_was_found(demo, demo_page):
     page = Page(demo_page.read_text(encoding="utf-8")).check()
     found, _ = demo
     before, after = (found.rows[i].evaluation.text_to_video.metric("R@1") for i in (0, -1))
-    assert f"R@1 text to video rose from {before:.1f} to {after:.1f}" in page.text
-    assert "transductive: the biases were computed from all the texts at once" in page.text
+    assert f"R@1 text to video rose from {before:.1f} % to {after:.1f} %" in page.text
+    assert "transductive: the biases were computed from all texts of this run" in page.text
     assert "95 % interval" in page.text
     assert len(page.all("svg")) == len(FIGURES) + 1
     assert len(page.all("article")) == 20
@@ -194,7 +194,7 @@ def test_without_features_and_names(small):
     text = render(small[0], settings={})
     page = Page(text).check()
     assert len(page.all("svg")) == len(FIGURES)
-    assert "No features were given to the report" in page.text
+    assert "The report was made without features" in page.text
     assert re.search(r"text \d+", page.text)
 
 
@@ -206,7 +206,7 @@ def test_a_similarity_alone():
     found = ablation(job, job.correct(), GroundTruth.diagonal((30, 30)))
     page = Page(render(found, settings={})).check()
     assert "+ EMCL" not in page.text
-    assert "In the full feature space" not in page.text
+    assert "in the feature space" not in page.text
 
 
 @pytest.mark.slow
@@ -215,10 +215,10 @@ def test_where_the_guard_holds_back():
     found, features = make(eye, eye)
     assert not found.report.guard.applied
     page = Page(render(found, settings={}, features=features)).check()
-    assert "The input was left as it was" in page.text
-    assert "R@1 is 100.0 text to video and 100.0 video to text" in page.text
-    assert "No text moved up." in page.text
-    assert "No text moved down." in page.text
+    assert "Nothing was changed" in page.text
+    assert "R@1 is 100.0 % text to video and 100.0 % video to text" in page.text
+    assert "No text improved." in page.text
+    assert "No text worsened." in page.text
     assert "left as it was by the guard" in page.text
 
 
@@ -227,8 +227,8 @@ def test_what_was_assumed_of_the_queries_is_said(demo, demo_page):
     """How even, why, and where the biases were added in part, how large a part."""
     prior = demo[0].report.prior
     page = Page(demo_page.read_text(encoding="utf-8"))
-    assert f"taken as {100 * prior.even:.0f} % even (prior: auto)" in page.text
-    assert f"the queries cover the videos {100 * prior.evenness:.0f} % evenly" in page.text
+    assert f"applied at {100 * prior.even:.0f} % (prior: auto)" in page.text
+    assert f"Reason: {prior.reason}." in page.text
     assert "The biases were applied" not in page.text
     report = demo[0].report
     partly = dataclasses.replace(report.guard, strength=0.3, reason="at 30 %: a few texts")
@@ -236,16 +236,16 @@ def test_what_was_assumed_of_the_queries_is_said(demo, demo_page):
     page = Page(render(found, settings={})).check()
     assert "The biases were applied at 30 %: a few texts." in page.text
     eye = np.eye(12, dtype=np.float32)
-    assert "How often each video" not in Page(render(make(eye, eye)[0], settings={})).text
+    assert "requested equally often" not in Page(render(make(eye, eye)[0], settings={})).text
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*exact copies")
+@pytest.mark.filterwarnings("ignore::emcl_plugin.EmclWarning")
 def test_exact_copies_are_counted():
     text, video = noisy(12)
     text[3:5], video[7:10] = text[2], video[6]
     page = Page(render(make(text, video)[0], settings={})).check()
-    assert "exact copies 2 texts, 3 videos" in page.text
+    assert "exact duplicates 2 texts, 3 videos" in page.text
 
 
 def test_a_small_set_is_called_small():
@@ -253,7 +253,7 @@ def test_a_small_set_is_called_small():
     gains = found.gains().values()
     page = Page(render(found, settings={})).check()
     assert any(gain.too_small for gain in gains)
-    assert page.text.count("Too small to tell") == sum(gain.too_small for gain in gains)
+    assert page.text.count("Too few queries") == sum(gain.too_small for gain in gains)
 
 
 @pytest.mark.slow
@@ -266,7 +266,7 @@ def test_many_captions_to_one_video_and_texts_without_one():
     mask[[3, 17]] = False
     found, features = make(text + video[index] * 0, video[:25], truth.keep_queries(mask))
     page = Page(render(found, settings={}, features=features)).check()
-    assert "Text to video: 38 queries, 25 items; 2 without a right item left out" in page.text
+    assert "Text to video: 38 queries, 25 items; 2 without a right item excluded" in page.text
 
 
 @pytest.mark.slow
