@@ -2,7 +2,7 @@
 
 Medians of ratios measured in turn (A B A B ...), on the CPU or with --device cuda:
 
-1. 20 Sinkhorn rounds: stored kernel against POT's `sinkhorn_log` on tensors of the same type.
+1. 20 Sinkhorn iterations: stored kernel against POT's `sinkhorn_log` on tensors of the same type.
 2. The EMCL fit on the second moments against the plain EM loop over the rows, and trying eight
    settings against eight loops; extra memory of both.
 3. One Sinkhorn sweep against the bandwidth that plain matrix-vector products reach.
@@ -46,7 +46,7 @@ from emcl_plugin.scores import Dense, FeaturePair, Features
 
 Work = Callable[[], object]
 
-GRID = [EMCL(subspaces=k, sigma=s, rounds=10) for k, s in product((8, 16, 32, 64), (0.1, 1.0))]
+GRID = [EMCL(subspaces=k, sigma=s, iterations=10) for k, s in product((8, 16, 32, 64), (0.1, 1.0))]
 
 
 def synchronise(device: torch.device) -> None:
@@ -106,12 +106,12 @@ def measure_extra_memory(what: str, rows: int, dimension: int) -> float:
 
 
 def sinkhorn(n: int, repeats: int, device: torch.device) -> dict[str, float]:
-    """20 rounds on n x n float32 scores."""
+    """20 iterations on n x n float32 scores."""
     torch.manual_seed(0)
     features = torch.nn.functional.normalize(torch.randn(2, n, 64, device=device), dim=2)
     scores = features[0] @ features[1].T
     tau = 0.15 * float(scores.std())
-    config = NCL(temperature=tau, rounds=20, tolerance=0.0, solver="stored")
+    config = NCL(temperature=tau, iterations=20, tolerance=0.0, solver="stored")
     uniform = torch.full((n,), 1 / n, device=device)
     source = Dense(scores, device=device)
 
@@ -126,10 +126,10 @@ def sinkhorn(n: int, repeats: int, device: torch.device) -> dict[str, float]:
     return {"n": n, **side_by_side(ours, theirs, repeats, device)}
 
 
-def plain_loop(x: torch.Tensor, subspaces: int, rounds: int, sigma: float) -> torch.Tensor:
+def plain_loop(x: torch.Tensor, subspaces: int, iterations: int, sigma: float) -> torch.Tensor:
     """The EM loop over the rows, as the paper writes it, from Gaussian bases."""
     bases = torch.nn.functional.normalize(torch.randn(len(x), subspaces).to(x), dim=0)
-    for _ in range(rounds):
+    for _ in range(iterations):
         z = torch.softmax(x.T @ bases / sigma, dim=1)
         z = z / (1e-6 + z.sum(0))
         bases = x @ z
@@ -138,13 +138,13 @@ def plain_loop(x: torch.Tensor, subspaces: int, rounds: int, sigma: float) -> to
 
 
 def subspaces(n: int, dimension: int, repeats: int, device: torch.device) -> dict[str, float]:
-    """The fit on n rows: K 32 and 10 rounds once, and eight settings of K and sigma."""
+    """The fit on n rows: K 32 and 10 iterations once, and eight settings of K and sigma."""
     torch.manual_seed(0)
     x = torch.nn.functional.normalize(torch.randn(n, dimension, device=device), dim=1)
     side = Features(x, metric="dot", device=device)
 
     def ours() -> object:
-        return fit_subspaces(second_moments(side), EMCL(rounds=10))
+        return fit_subspaces(second_moments(side), EMCL(iterations=10))
 
     def ours_grid() -> object:
         moments = second_moments(side)
@@ -285,7 +285,7 @@ def main() -> None:
     n, rows = (512, 5_000) if small else (4096, 100_000)
     sections: dict[str, tuple[str, Callable[[], dict[str, float]]]] = {
         "sinkhorn": (
-            "sinkhorn, 20 rounds, against POT sinkhorn_log",
+            "sinkhorn, 20 iterations, against POT sinkhorn_log",
             lambda: sinkhorn(n, repeats, device),
         ),
         "emcl": (

@@ -1,8 +1,8 @@
 """One job on several processes of one thread each: time of its parts, and the largest difference.
 
-Stored and recomputed: seconds of 20 Sinkhorn rounds and of the whole correction on n x n
-synthetic pairs of 512 dimensions, for 1, 2, ... processes on this machine, medians of rounds run
-in turn; then how much faster than one process, and how far the scores are from its.
+Stored and recomputed: seconds of 20 Sinkhorn iterations and of the whole correction on n x n
+synthetic pairs of 512 dimensions, for 1, 2, ... processes on this machine, medians of runs in
+turn; then how much faster than one process, and how far the scores are from its.
 
     python benchmarks/processes.py [--size 6000] [--processes 1 2] [--repeats 3] [--json FILE]
 """
@@ -48,16 +48,16 @@ def work(folder: Path, way: str) -> dict[str, float]:
     found = job.correct()
     whole = time.perf_counter() - started
     source = FeaturePair(*job.features, memory=job.memory) if job.features else found.base
-    config = NCL(rounds=20, tolerance=0.0)
+    config = NCL(iterations=20, tolerance=0.0)
     problem = Problem(source, config, std=found.score_std, memory=job.memory)
     distributed.barrier()
     started = time.perf_counter()
     problem.solve()
-    rounds = time.perf_counter() - started
+    iterations = time.perf_counter() - started
     scores = np.concatenate([block.numpy() for block in job.blocks(found.source)])
     np.save(folder / f"{way}-{group.size}-{group.rank}.npy", scores)
     distributed.destroy_process_group()
-    return {"whole": whole, "rounds": rounds}
+    return {"whole": whole, "rounds": iterations}
 
 
 def run(folder: Path, way: str, count: int) -> dict[str, float]:
@@ -104,7 +104,7 @@ def main() -> None:
         return
     rows: list[dict[str, Any]] = []
     print(f"{options.size} x {options.size} x 512, one thread per process")
-    print("way         processes  20 rounds, s  faster  whole, s  faster  difference")
+    print("way         processes  20 iterations, s  faster  whole, s  faster  difference")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for side, x in zip(("text", "video"), pairs(options.size), strict=True):

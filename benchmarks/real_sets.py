@@ -37,7 +37,7 @@ NCL_SETTINGS = {
     "0.15 std, as chosen": NCL(),
     "0.2 std": NCL(temperature_std=0.2),
     "0.3 std": NCL(temperature_std=0.3),
-    "0.15 std, tolerance 0.01": NCL(tolerance=0.01, rounds=2000),
+    "0.15 std, tolerance 0.01": NCL(tolerance=0.01, iterations=2000),
     "fixed at 0.01": NCL(temperature=0.01),
     "fixed at 0.05": NCL(temperature=0.05),
 }

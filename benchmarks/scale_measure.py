@@ -44,7 +44,7 @@ def make(folder: Path, size: int, device: str, orders: set[str]) -> dict[str, fl
 
 
 def reference(problem: Problem, order: str) -> Potentials:
-    """The same rounds in the same order in float64 in the log domain."""
+    """The same iterations in the same order in float64 in the log domain."""
     text, video, bank = (x.double() for x in (problem.text, problem.video, problem.bank))
     exact = Problem(text, video, bank, problem.tau)
     if order == "annealed":
@@ -94,8 +94,8 @@ def measure(name: str, folder: Path, device: str, limit: float) -> dict[str, flo
         if len(times) == 1:
             row["peak_mib"] = max(0.0, held(device, peak=True) - before)
     row["seconds"], row["others"], search_s = min(times)
-    if watch.rounds:
-        row["rounds"] = watch.rounds
+    if watch.iterations:
+        row["rounds"] = watch.iterations
     if search_s:
         row["search_s"] = search_s
     return row | judge(method, problem, found, folder)

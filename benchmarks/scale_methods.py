@@ -52,19 +52,19 @@ class Problem:
 
 
 class Watch:
-    """Counts Sinkhorn rounds and notes when the search was over, through `progress`."""
+    """Counts Sinkhorn iterations and notes when the search was over, through `progress`."""
 
     def __init__(self) -> None:
         self.start()
 
     def start(self) -> None:
-        self.rounds, self.search_s = 0, 0.0
+        self.iterations, self.search_s = 0, 0.0
         self.started = time.perf_counter()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         del done, total
         if stage == "sinkhorn":
-            self.rounds += 1
+            self.iterations += 1
         elif stage.startswith("search"):
             self.search_s = time.perf_counter() - self.started
 
@@ -122,7 +122,7 @@ def block_budget(size: int) -> int:
     return max(1 << 20, 6 * size * size)
 
 
-# --- Sinkhorn alone: 20 rounds on the same scores, temperature and marginals --------------------
+# --- Sinkhorn alone: 20 iterations, the same scores, temperature and marginals ------------------
 
 
 def ours(problem: Problem, watch: Watch, solver: str, products: str = "scores") -> Run:
@@ -131,7 +131,9 @@ def ours(problem: Problem, watch: Watch, solver: str, products: str = "scores") 
 
     del watch
     tau = problem.tau
-    config = NCL(temperature=tau, rounds=ROUNDS, tolerance=0.0, solver=solver, products=products)
+    config = NCL(
+        temperature=tau, iterations=ROUNDS, tolerance=0.0, solver=solver, products=products
+    )
     source: Similarity
     if solver == "stored":
         source = Dense(problem.scores, device=problem.scores.device)
@@ -216,7 +218,7 @@ def fit(problem: Problem, watch: Watch) -> Run:
 
     del watch
     sides = [Features(x, metric="dot", device=x.device) for x in (problem.text, problem.video)]
-    return lambda: fit_subspaces(second_moments(*sides), EMCL(rounds=10))
+    return lambda: fit_subspaces(second_moments(*sides), EMCL(iterations=10))
 
 
 def loop(problem: Problem, watch: Watch) -> Run:

@@ -101,7 +101,7 @@ def rerank(
         or their embeddings, and all videos, and gets the rows of its own texts. Default: this
         process alone, whatever is initialised.
     resume : path, optional
-        A file in which the run keeps where it stands, after every round and at most every 10
+        A file in which the run keeps where it stands, after every iteration and at most every 10
         seconds. If it is there, the run goes on from it; when the scores are there, it is
         removed. See :mod:`emcl_plugin.pipeline.checkpoint`.
 

@@ -153,7 +153,7 @@ class Reranker:
         """Take in new gallery items, new bank queries, or both, without fitting anew.
 
         New items get the bias that the bank queries' potentials give them; new bank queries
-        renew all biases by one round of NCL.
+        renew all biases by one iteration of NCL.
 
         Parameters
         ----------
@@ -205,7 +205,7 @@ class Reranker:
 
     @property
     def drift_(self) -> float:
-        """How far one more round would move the biases: 0 after a fit, see Corrector.drift."""
+        """How far one more iteration would move the biases: 0 after a fit, see Corrector.drift."""
         return self.corrector_.drift()
 
     def fit_transform(self, text: Array, video: Array) -> Array:

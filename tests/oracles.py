@@ -97,10 +97,10 @@ def banked(seed, n_gallery=120, n_bank=180, dimension=24, **cone):
 # --- EMCL --------------------------------------------------------------------------------
 
 
-def plain_em(X, bases, rounds, sigma):
+def plain_em(X, bases, iterations, sigma):
     """EM on the rows X (b x D) from first bases M (b x K): the last M and Z (D x K)."""
     M = bases
-    for _ in range(rounds):
+    for _ in range(iterations):
         Z = softmax(X.T @ M / sigma, axis=1)
         Z = Z / (1e-6 + Z.sum(axis=0))
         M = X @ Z
@@ -119,8 +119,8 @@ def plain_em_loop(X, signs, K, T, sigma, beta, renormalize):
 # --- NCL ---------------------------------------------------------------------------------
 
 
-def plain_sinkhorn(S, tau, rounds, rho=1.0, a=None, b=None, *, w=None, own=None, start=None):
-    """f and g (without unit) after so many rounds: f from the first g, then g and f by turns.
+def plain_sinkhorn(S, tau, iterations, rho=1.0, a=None, b=None, *, w=None, own=None, start=None):
+    """f and g (without unit) after so many iterations: f from the first g, then g and f by turns.
 
     Text i counts w_i times in the columns' sums, without its score with video own_i; at least
     a 1e-5 of every sum is kept.
@@ -136,7 +136,7 @@ def plain_sinkhorn(S, tau, rounds, rho=1.0, a=None, b=None, *, w=None, own=None,
         left[np.arange(n_text), own] = -np.inf
     g = np.zeros(n_video) if start is None else np.asarray(start, float)
     f = rho * (np.log(a) - logsumexp(S / tau + g, axis=1))
-    for _ in range(rounds):
+    for _ in range(iterations):
         columns = logsumexp(left + f[:, None], axis=0)
         columns = np.maximum(columns, logsumexp(whole + f[:, None], axis=0) + np.log(1e-5))
         g = rho * (np.log(b) - columns)

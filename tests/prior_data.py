@@ -12,8 +12,8 @@ from emcl_plugin.scores import Dense
 
 F64 = torch.float64
 LARGE = 1 << 30
-EXACT = NCL(tolerance=1e-9, rounds=50_000)
-SOLVED = NCL(tolerance=1e-6, rounds=50_000)
+EXACT = NCL(tolerance=1e-9, iterations=50_000)
+SOLVED = NCL(tolerance=1e-6, iterations=50_000)
 HARD = {"n_video": 60, "popular": 6, "times": 3, "asked": 0.7, "noise": 2.0}
 
 

@@ -44,7 +44,7 @@ def refusal(feats, group):
 
 
 def interrupted(sim, path, group):
-    """A run that ends after three rounds and leaves its checkpoint."""
+    """A run that ends after three iterations and leaves its checkpoint."""
 
     def stop(stage, done, total):
         del total

@@ -66,7 +66,7 @@ def test_results_are_those_of_enough_memory(most, solver):
     assert_allclose(moments(tight).std, moments(whole).std, rtol=1e-12)
     assert torch.equal(nearest(tight).video_of_text, nearest(whole).video_of_text)
     found, wanted = (fit_biases(source, NCL(solver=solver)) for source in (tight, whole))
-    assert (found.solver, found.rounds) == (solver, wanted.rounds)
+    assert (found.solver, found.iterations) == (solver, wanted.iterations)
     assert_allclose(found.video, wanted.video, rtol=0, atol=1e-12)
 
 

@@ -114,7 +114,7 @@ def test_result_is_frozen():
 
 def test_scores_are_log_probabilities_times_temperature():
     sim = cosine(*hubby()).astype("float64")
-    result = rescore(sim, ncl=NCL(tolerance=1e-4, rounds=5000), prior="even")
+    result = rescore(sim, ncl=NCL(tolerance=1e-4, iterations=5000), prior="even")
     plan = np.exp(result.scores / result.biases.temperature)
     assert_allclose(plan.sum(1), 1, rtol=1e-9)
     assert_allclose(plan.sum(0), 1, rtol=1.1e-4)
@@ -316,7 +316,7 @@ def test_scores_that_overflow_float16_are_refused():
 
 def test_temperature_out_of_proportion_is_said():
     with pytest.warns(ScaleWarning, match="logit scale"):
-        rerank(1e6 * cosine(*hubby()), ncl=NCL(temperature=0.01, rounds=1, tolerance=1e9))
+        rerank(1e6 * cosine(*hubby()), ncl=NCL(temperature=0.01, iterations=1, tolerance=1e9))
 
 
 def test_estimator_conventions():

@@ -283,7 +283,10 @@ def test_new_items_are_found_and_the_others_keep_their_scores():
 def test_new_queries_renew_the_biases():
     """Towards those of a fit with all of them."""
     x = data()
-    settings = {"emcl": None, "ncl": NCL(temperature_std=0.4, rho=0.8, tolerance=1e-6, rounds=999)}
+    settings = {
+        "emcl": None,
+        "ncl": NCL(temperature_std=0.4, rho=0.8, tolerance=1e-6, iterations=999),
+    }
     half = Reranker(**settings).fit(x.bank[:60], x.gallery)
     wanted = fitted(**settings).corrector_
     gap = [half.corrector_.bias.numpy() / half.corrector_.strength]

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-_SKIPPED = ("emcl_plugin", "torch", "contextlib", "importlib")
+_SKIPPED = ("emcl_plugin", "torch", "contextlib", "importlib", "dataclasses", "copy")
 
 
 def warn(message: str, category: type[Warning]) -> None:

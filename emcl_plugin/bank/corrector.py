@@ -224,7 +224,7 @@ class Corrector:
 
     @torch.no_grad()
     def with_queries(self, queries: Array) -> Corrector:
-        """With new bank queries: their potentials and all biases, by one round, and the gate."""
+        """With new bank queries: their potentials, all biases by one iteration, and the gate."""
         self._check(queries, "new bank queries")
         new = self._read(queries, "bank")
         found, known = self._full_potential(new), self._full_potential(self.bank)
@@ -269,7 +269,7 @@ class Corrector:
 
     @torch.no_grad()
     def drift(self) -> float:
-        """How far one more round of NCL would move the biases, relative to their spread.
+        """How far one more iteration of NCL would move the biases, relative to their spread.
 
         0 right after the fit (up to its tolerance); it grows with what was added and removed
         since. Root mean square over the gallery; costs two passes over bank x gallery.
@@ -300,7 +300,7 @@ class Corrector:
         return replace(self, bias=share * self.bias, strength=share * self.strength)
 
     def _full_bias(self, items: torch.Tensor) -> torch.Tensor:
-        """tau g of gallery items from the bank's potentials, see (g) of Sinkhorn's rounds."""
+        """tau g of gallery items from the bank's potentials, see (g) of Sinkhorn's iterations."""
         counted = self.potential + self.temperature * self.weight.log()
         source = Biased(self._source(self.bank, items), counted, counted.new_zeros(len(items)))
         lse = logsumexp(source, self.temperature)[1]

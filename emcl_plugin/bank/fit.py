@@ -181,7 +181,7 @@ class BankFit:
             emcl=found.emcl,
             temperature=biases.temperature if biases is not None else 0.0,
             rho=corrector.rho if biases is not None else 0.0,
-            rounds=biases.rounds if biases is not None else 0,
+            iterations=biases.iterations if biases is not None else 0,
             error=biases.error if biases is not None else 0.0,
             converged=biases is None or biases.converged,
             guard=found.guard,

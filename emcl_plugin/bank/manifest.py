@@ -184,8 +184,9 @@ def _plain(value: object) -> Any:
         return value.item()
     if isinstance(value, EMCL | NCL):
         kept = saved_fields(type(value))
-        if all(getattr(value, f.name) is None for f in fields(value) if f.name not in kept):
-            return {name: getattr(value, name) for name in kept}
+        left_out = {f.name for f in fields(value)} - set(kept.values())
+        if all(getattr(value, name) is None for name in left_out):
+            return {key: getattr(value, name) for key, name in kept.items()}
     raise bad(
         "these settings cannot be saved", shown(value), "leave marginals out: a bank has none"
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emcl_plugin._internal.citations import CITATIONS
+from emcl_plugin._internal.renamed import field as renamed_field
 from emcl_plugin._internal.warn import old_name
 from emcl_plugin.emcl import EMCLReport
 from emcl_plugin.evidence.guard import GuardDecision
@@ -15,6 +16,7 @@ TOP = 10
 """How many best items of a bank query count for the coverage."""
 
 
+@renamed_field("rounds", "iterations")
 @dataclass(frozen=True, kw_only=True)
 class BankReport:
     """What a bank taught, and how far to trust it.
@@ -30,7 +32,7 @@ class BankReport:
     emcl : EMCLReport or None
     temperature, rho : float
         Of NCL, in the units of the scores; 0 and 0 where NCL was off.
-    rounds, error, converged
+    iterations, error, converged
         As in :class:`~emcl_plugin.ncl.Biases`.
     guard : GuardDecision
         Evidence on the bank that there are hubs to correct.
@@ -69,7 +71,7 @@ class BankReport:
     emcl: EMCLReport | None
     temperature: float
     rho: float
-    rounds: int
+    iterations: int
     error: float
     converged: bool
     guard: GuardDecision
@@ -97,13 +99,13 @@ class BankReport:
             ("coverage", f"{100 * self.coverage:.0f} % of the {self.gallery} gallery items are "
              f"among the {TOP} best of some bank query"),
         ]  # fmt: skip
-        if self.rounds:
+        if self.iterations:
             std = self.temperature / self.score_std
             state = "converged" if self.converged else f"NOT converged ({self.error:.2g})"
-            rounds = f"{self.rounds} round{'s' if self.rounds != 1 else ''}"
+            iterations = f"{self.iterations} iteration{'s' if self.iterations != 1 else ''}"
             facts.append(
                 ("NCL", f"temperature {self.temperature:.4g} ({std:.3g} standard deviations of the "
-                 f"scores), rho {self.rho:g}, {rounds}, {state}")
+                 f"scores), rho {self.rho:g}, {iterations}, {state}")
             )  # fmt: skip
         else:
             facts.append(("NCL", "not applied"))
@@ -114,7 +116,7 @@ class BankReport:
             if verbose:
                 facts.append(("", f"{self.emcl.effective_rank:.1f} distinct subspaces"))
         facts.append(("guard", self.guard.reason.replace(" texts ", " queries ")))
-        if self.guard.enabled and self.rounds:
+        if self.guard.enabled and self.iterations:
             facts.append(
                 (
                     "reliable",
@@ -133,11 +135,8 @@ class BankReport:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        out = {
-            "kinship" if k == "in_domain" else k: v
-            for k, v in vars(self).items()
-            if not k.startswith("hubs_")
-        }
+        key = {"iterations": "rounds", "in_domain": "kinship"}  # as format 1 has it
+        out = {key.get(k, k): v for k, v in vars(self).items() if not k.startswith("hubs_")}
         out["emcl"] = None if self.emcl is None else self.emcl.to_dict()
         out["guard"] = self.guard.to_dict()
         out["hubs"] = {"before": dict(vars(self.hubs_before)), "after": dict(vars(self.hubs_after))}

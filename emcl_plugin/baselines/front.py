@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from emcl_plugin._internal import renamed
 from emcl_plugin._internal.arrays import Array, check_finite
 from emcl_plugin.baselines.problem import FEATURES, Direction, Method
 from emcl_plugin.baselines.registry import METHODS
@@ -17,6 +18,7 @@ from emcl_plugin.pipeline.settings import Resources, Settings
 from emcl_plugin.scores import FeaturePair
 
 
+@renamed.keyword("rounds", "iterations")
 def correct(
     name: str,
     sim: Array | None = None,

@@ -6,6 +6,7 @@ import warnings
 
 import torch
 
+from emcl_plugin._internal import renamed
 from emcl_plugin.baselines.problem import (
     GALLERY_BANK,
     QUERY_BANK,
@@ -24,21 +25,22 @@ PAPER = (
 )
 
 
+@renamed.keyword("rounds", "iterations")
 def sinkhorn_normalization(
-    direction: Direction, *, temperature: float = 0.01, rounds: int = 10
+    direction: Direction, *, temperature: float = 0.01, iterations: int = 10
 ) -> Similarity:
-    """``S_ij + tau g_j``, g the column potentials after so many Sinkhorn rounds on S, uniform.
+    """``S_ij + tau g_j``, g the column potentials after so many Sinkhorn iterations on S, uniform.
 
-    The same scaling as :class:`emcl_plugin.NCL`, at a fixed temperature and number of rounds.
+    The same scaling as :class:`emcl_plugin.NCL`, at a fixed temperature and number of iterations.
     Only the columns' potential is applied: the rows' changes no ranking of the gallery.
 
     Needs all test queries at once. Serves from an index (one more dimension). Published
-    settings: tau 0.01 for cosines, 5 to 10 rounds (10 here), uniform marginals.
+    settings: tau 0.01 for cosines, 5 to 10 iterations (10 here), uniform marginals.
 
     Its traps: at tau 0.01 a plain ``exp(S / tau)`` overflows float32 for cosines above 0.89; and
-    so few rounds do not converge, which is the published setting and so raises no warning here.
-    The rounds here begin with the rows, the released ones with the columns: half a round's
-    difference.
+    so few iterations do not converge, which is the published setting and so raises no warning here.
+    The iterations here begin with the rows, the released ones with the columns: half an
+    iteration's difference.
 
     Parameters
     ----------
@@ -46,7 +48,7 @@ def sinkhorn_normalization(
         At least two queries and two gallery items.
     temperature : float, default 0.01
         tau, in the units of the scores.
-    rounds : int, default 10
+    iterations : int, default 10
 
     References
     ----------
@@ -60,12 +62,13 @@ def sinkhorn_normalization(
     >>> sinkhorn_normalization(direction).dense().argmax(1).tolist()
     [0, 1]
     """
-    bias = _column_bias(direction.scores, temperature, rounds, direction.memory)
+    bias = _column_bias(direction.scores, temperature, iterations, direction.memory)
     return add_to_columns(direction.scores, bias)
 
 
+@renamed.keyword("rounds", "iterations")
 def dual_bank_sinkhorn(
-    direction: Direction, *, temperature: float = 0.01, rounds: int = 10
+    direction: Direction, *, temperature: float = 0.01, iterations: int = 10
 ) -> Similarity:
     """``S_ij + tau g_j``, g from Sinkhorn on bank queries x [gallery, gallery bank].
 
@@ -73,7 +76,7 @@ def dual_bank_sinkhorn(
     Of the column potentials the gallery's are kept.
 
     Needs both banks. Serves from an index (one more dimension). Published settings: tau 0.01 for
-    cosines, 10 rounds, uniform marginals.
+    cosines, 10 iterations, uniform marginals.
 
     Its trap: a query bank alone is forced onto the gallery, although its right answers are
     elsewhere; that is why the gallery bank should hold them.
@@ -84,7 +87,7 @@ def dual_bank_sinkhorn(
         With both banks.
     temperature : float, default 0.01
         tau, in the units of the scores.
-    rounds : int, default 10
+    iterations : int, default 10
 
     References
     ----------
@@ -92,17 +95,17 @@ def dual_bank_sinkhorn(
     ACM Multimedia 2025, arXiv 2508.02538.
     """
     both = Joined(direction.query_probe(), direction.bank_probe(), axis=1)
-    bias = _column_bias(both, temperature, rounds, direction.memory)
+    bias = _column_bias(both, temperature, iterations, direction.memory)
     return add_to_columns(direction.scores, bias[: direction.scores.shape[1]])
 
 
 def _column_bias(
-    source: Similarity, temperature: float, rounds: int, memory: int | None
+    source: Similarity, temperature: float, iterations: int, memory: int | None
 ) -> torch.Tensor:
     check_positive(temperature=temperature)
-    config = NCL(temperature=temperature, rounds=rounds, tolerance=0.0)
+    config = NCL(temperature=temperature, iterations=iterations, tolerance=0.0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", EmclWarning)  # rounds and temperature are the setting
+        warnings.simplefilter("ignore", EmclWarning)  # iterations and temperature are the setting
         return fit_biases(source, config, memory=memory).video
 
 

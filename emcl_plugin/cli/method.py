@@ -147,7 +147,7 @@ def settings(
         normalisation = None
         if ncl != "off":
             normalisation = NCL(
-                temperature=temperature, rounds=rounds, storage=storage, products=products
+                temperature=temperature, iterations=rounds, storage=storage, products=products
             )
     except InputValueError as error:
         raise click.UsageError(str(error), context) from None
@@ -161,7 +161,7 @@ def bank_ncl(ncl: NCL, prior: str) -> NCL:
     return replace(
         default_ncl(prior),
         temperature=ncl.temperature,
-        rounds=ncl.rounds,
+        iterations=ncl.iterations,
         storage=ncl.storage,
         products=ncl.products,
     )

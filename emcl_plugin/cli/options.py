@@ -326,7 +326,7 @@ output_options = all_of(
             type=_PATH,
             metavar="FILE",
             help="Where a run keeps how far it is, so that the same command goes on after a kill "
-            "and loses one round, or 10 seconds of shorter ones. Removed when the results are "
+            "and loses one iteration, or 10 seconds of shorter ones. Removed when the results are "
             "written. E.g. run.safetensors.",
         ),
         click.option(

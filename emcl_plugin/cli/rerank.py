@@ -95,7 +95,7 @@ def run_rerank(
     outputs = name_outputs(context, output, run, run_v2t, top, others=(report, plots, resume))
     if resume is not None and banked:
         raise click.UsageError(
-            "--resume keeps the rounds of a run without banks: leave it out", context
+            "--resume keeps the iterations of a run without banks: leave it out", context
         )
     if candidates is None and index is not None:
         raise click.UsageError("--index is for --candidates: give both", context)
@@ -138,7 +138,7 @@ def run_rerank(
     features = text is not None or source is not None
     emcl, ncl = settings(context, features=features, **method)
     if resume is not None and (ncl is None or method["prior"] == "off"):
-        raise click.UsageError("--resume keeps NCL's rounds, and NCL is off", context)
+        raise click.UsageError("--resume keeps NCL's iterations, and NCL is off", context)
     group, device = context.with_resource(processes.joined(device))
     quiet = quiet or group.rank > 0
     given = group.together(lambda: read_inputs(text, video, sim, source, orientation))
@@ -350,7 +350,8 @@ def _kept(
     try:
         with journal(job, resume) as kept:
             if kept is not None and kept.resumed and not quiet:
-                tell([f"{kept.resumed} rounds are done, the run goes on from {escaped(resume)}"])
+                resumed = f"{kept.resumed} iterations are done, the run goes on"
+                tell([f"{resumed} from {escaped(resume)}"])
             yield kept
     except KeyboardInterrupt:
         if resume is None or not resume.exists() or set(outputs.paths) & set(written()):

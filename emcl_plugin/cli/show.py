@@ -45,7 +45,7 @@ def summary(report: Report, found: Banked | None = None, *, verbose: bool = Fals
             (
                 "NCL",
                 f"temperature {biases.temperature:.4g} ({share:.3g} standard deviations of the "
-                f"scores), {biases.rounds} round{'s' if biases.rounds != 1 else ''}, "
+                f"scores), {biases.iterations} iteration{'s' if biases.iterations != 1 else ''}, "
                 + ("" if report.guard.applied else "tried, ")
                 + ("converged" if biases.converged else f"NOT converged ({biases.error:.2g})"),
             )
@@ -217,7 +217,7 @@ class Progress:
             return
         filled = self._WIDTH * done // total
         bar = "#" * filled + "-" * (self._WIDTH - filled)
-        count = f"round {done}" if stage == "sinkhorn" else f"{100 * done // total} %"
+        count = f"iteration {done}" if stage == "sinkhorn" else f"{100 * done // total} %"
         click.echo(f"\r\033[K  {stage:10} [{bar}] {count}", nl=False, err=True)
         self._shown = True
 

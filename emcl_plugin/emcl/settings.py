@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from emcl_plugin._internal import renamed
 from emcl_plugin.errors import InputValueError
 
 _STRONGEST = 1e6  # of a strength: beyond it, the lengths of float32 vectors could overflow
@@ -12,6 +13,7 @@ _STRONGEST = 1e6  # of a strength: beyond it, the lengths of float32 vectors cou
 STRENGTHS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
 
 
+@renamed.field("rounds", "iterations")
 @dataclass(frozen=True)
 class EMCL:
     """Settings of EMCL. The defaults need no choice; :meth:`preset` gives the published ones.
@@ -20,8 +22,8 @@ class EMCL:
     ----------
     subspaces : int, default 32
         K, the number of bases. How many turn out distinct is in the result.
-    rounds : int, default 9
-        T, the number of EM rounds.
+    iterations : int, default 9
+        T, the number of EM iterations.
     sigma : float, default 0.3
         Temperature of the E-step. At 1 the responsibilities are nearly uniform and one
         subspace is left; below 0.1 EM finds many and their removal costs more than it gives.
@@ -58,7 +60,7 @@ class EMCL:
     """
 
     subspaces: int = 32
-    rounds: int = 9
+    iterations: int = 9
     sigma: float = 0.3
     strength: float | None = None
     beta: float | None = None
@@ -70,7 +72,7 @@ class EMCL:
     strengths: tuple[float, ...] = STRENGTHS
 
     def __post_init__(self) -> None:
-        for name, low in (("subspaces", 1), ("rounds", 1)):
+        for name, low in (("subspaces", 1), ("iterations", 1)):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < low:
                 raise InputValueError(
                     f"EMCL's {name} must be at least {low}, and whole",
@@ -140,9 +142,9 @@ class EMCL:
 _RELEASED = EMCL(start="signs", batch=None)
 PRESETS: dict[str, EMCL] = {
     "clip2video": replace(
-        _RELEASED, subspaces=7, rounds=10, sigma=0.1, beta=4.0, renormalize=False
+        _RELEASED, subspaces=7, iterations=10, sigma=0.1, beta=4.0, renormalize=False
     ),
-    "emcl-net": replace(_RELEASED, subspaces=32, rounds=9, sigma=1.0, beta=3.0),
-    "mmt": replace(_RELEASED, subspaces=64, rounds=5, sigma=1.0, beta=3.0),
-    "mmt-lsmdc": replace(_RELEASED, subspaces=16, rounds=9, sigma=1.0, beta=3.0),
+    "emcl-net": replace(_RELEASED, subspaces=32, iterations=9, sigma=1.0, beta=3.0),
+    "mmt": replace(_RELEASED, subspaces=64, iterations=5, sigma=1.0, beta=3.0),
+    "mmt-lsmdc": replace(_RELEASED, subspaces=16, iterations=9, sigma=1.0, beta=3.0),
 }

@@ -164,7 +164,7 @@ def fit_subspaces(moments: SecondMoments, config: EMCL) -> Subspaces:
     gram = moments.gram
     products, copies = _start(moments, config)  # X^T M, and how often each base occurs in K
     log_copies = copies.log()
-    for _ in range(config.rounds):
+    for _ in range(config.iterations):
         z = torch.softmax(products / config.sigma + log_copies, dim=1) / copies  # (E)
         z = z / (_EPS + z.sum(0))
         norms = (z * (gram @ z)).sum(0).clamp(min=0).sqrt()  # |X z_k|

@@ -140,13 +140,13 @@ def probe(
     ----------
     source : Similarity, (n_text, n_video)
     ncl : NCL
-        Its temperature, relaxation and rounds are replaced, its marginals kept.
+        Its temperature, relaxation and iterations are replaced, its marginals kept.
     best : Nearest
         The best matches of this source.
     std, weights, memory, progress
         As in :func:`emcl_plugin.ncl.fit_biases`.
     journal : Journal, optional
-        Where to go on from, and where every round is kept.
+        Where to go on from, and where every iteration is kept.
     """
     config = replace(
         ncl,
@@ -154,7 +154,7 @@ def probe(
         logit_scale=None,
         temperature_std=GENTLE_TEMPERATURE_STD,
         rho=GENTLE_RHO,
-        rounds=NCL.rounds,
+        iterations=NCL.iterations,
         tolerance=NCL.tolerance,
         solver="auto" if ncl.solver == "pot" else ncl.solver,
     )

@@ -28,6 +28,10 @@ def bad(
     return StateError(problem, received, remedy)
 
 
+_FIELDS = {"rounds": "iterations"}
+"""Keys of format 1 and the fields they are now."""
+
+
 def read_as(kind: type[T], value: Any, where: str) -> T:
     """Return parsed JSON as an object of this type; ``where`` names the file in errors.
 
@@ -35,7 +39,7 @@ def read_as(kind: type[T], value: Any, where: str) -> T:
     (1.0, 0.5)
     """
     try:
-        found = msgspec.convert(value, kind)
+        found = msgspec.convert(_by_field(value), kind)
     except (msgspec.ValidationError, RecursionError) as error:
         cause = error.__cause__
         if isinstance(cause, InputValueError):
@@ -48,15 +52,24 @@ def read_as(kind: type[T], value: Any, where: str) -> T:
 def _check_keys(given: Any, read: Any, where: str) -> None:
     """Refuse what msgspec lets pass: keys of no field, and fields with a default and no key."""
     if is_dataclass(read):
-        names = saved_fields(type(read))
-        same_keys(given, names, where)
-        for name in names:
-            _check_keys(given[name], getattr(read, name), f"{where}: {name}")
+        keys = saved_fields(type(read))
+        same_keys(given, list(keys), where)
+        for key, name in keys.items():
+            _check_keys(given[key], getattr(read, name), f"{where}: {key}")
 
 
-def saved_fields(kind: Any) -> list[str]:
-    """What is saved of a dataclass: all but NCL's marginals."""
-    return [field.name for field in fields(kind) if not field.name.endswith("_marginal")]
+def _by_field(value: Any) -> Any:
+    """Return JSON with the keys of format 1 replaced by the names of the fields."""
+    if isinstance(value, dict):
+        return {_FIELDS.get(key, key): _by_field(item) for key, item in value.items()}
+    return [_by_field(item) for item in value] if isinstance(value, list) else value
+
+
+def saved_fields(kind: Any) -> dict[str, str]:
+    """JSON keys and the fields they hold: all of a dataclass but NCL's marginals."""
+    names = [field.name for field in fields(kind) if not field.name.endswith("_marginal")]
+    keys = {name: key for key, name in _FIELDS.items()}
+    return {keys.get(name, name): name for name in names}
 
 
 def same_keys(found: Mapping[str, Any], wanted: Sequence[str], where: str) -> None:

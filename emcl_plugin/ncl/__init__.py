@@ -1,6 +1,6 @@
 """NCL: one bias per text and per video by Sinkhorn-Knopp, so that no item is a hub.
 
-The equations and the rounds are in :mod:`emcl_plugin.ncl.sinkhorn`; the kernels read the scores.
+Equations and iterations: :mod:`emcl_plugin.ncl.sinkhorn`. The kernels read the scores.
 """
 
 from emcl_plugin.ncl.biases import Biases, Problem, fit_biases

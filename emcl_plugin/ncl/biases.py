@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from emcl_plugin._internal import renamed
 from emcl_plugin._internal.progress import Progress
 from emcl_plugin._internal.warn import warn
 from emcl_plugin.errors import ConvergenceWarning, InputValueError, ScaleWarning
@@ -18,6 +19,7 @@ from emcl_plugin.scores import Similarity
 from emcl_plugin.scores.reductions import moments
 
 
+@renamed.field("rounds", "iterations")
 @dataclass(frozen=True)
 class Biases:
     """What Sinkhorn-Knopp found, in the units of the scores.
@@ -30,11 +32,11 @@ class Biases:
         tau g: added to a video's column; its mean is 0, hubs have the lowest.
     temperature : float
         tau.
-    rounds : int
-        Rounds run.
+    iterations : int
+        Iterations run.
     error : float
         Largest relative error of a column sum (with rho < 1: the largest relative change that
-        one more round would make).
+        one more iteration would make).
     converged : bool
         Whether ``error`` is within the tolerance.
     solver : str
@@ -44,7 +46,7 @@ class Biases:
     text: torch.Tensor
     video: torch.Tensor
     temperature: float
-    rounds: int
+    iterations: int
     error: float
     converged: bool
     solver: str
@@ -82,7 +84,7 @@ def fit_biases(
     memory : int, optional
         Bytes that a stored kernel may take; beyond it scores are recomputed. Default 4 GiB.
     progress : callable, optional
-        Called with ("sinkhorn", round, rounds).
+        Called with ("sinkhorn", iteration, iterations).
 
     Warns
     -----
@@ -193,7 +195,7 @@ class Problem:
             Leave these pairs out of the columns' sums.
         progress : callable, optional
         journal : Journal, optional
-            Where to go on from, and where every round is kept. POT keeps none.
+            Where to go on from, and where every iteration is kept. POT keeps none.
         """
         log_b = self.log_b if log_b is None else log_b
         tau, config = self.tau, self.config
@@ -215,16 +217,17 @@ class Problem:
             raise self._out_of_range()
         if not found.converged:
             warn(
-                f"Sinkhorn-Knopp stopped after {found.rounds} rounds with a largest relative "
-                f"error of {found.error:.3g} of a column sum (tolerance {config.tolerance:g}); "
-                "allow more rounds or a higher temperature",
+                f"Sinkhorn-Knopp stopped after {found.iterations} iterations with a largest "
+                f"relative error of {found.error:.3g} of a column sum (tolerance "
+                f"{config.tolerance:g}); "
+                "allow more iterations or a higher temperature",
                 ConvergenceWarning,
             )
         return Biases(
             text=text,
             video=video,
             temperature=tau,
-            rounds=found.rounds,
+            iterations=found.iterations,
             error=found.error,
             converged=found.converged,
             solver=self.solver,

@@ -16,7 +16,7 @@ from emcl_plugin.errors import InputValueError
 class FusedKernel:
     """Sweeps by two log-sum-exps in one GPU kernel each; vectors (n, d) are all that is read.
 
-    Every score is computed twice a round, and neither written nor read.
+    Every score is computed twice per iteration, and neither written nor read.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ def solve_with_pot(
             log_b.exp() / total,
             -source.dense(),
             reg=tau,
-            numItermax=config.rounds,
+            numItermax=config.iterations,
             stopThr=config.tolerance * float(log_b.min().exp() / total),  # of the rarest column
             log=True,
         )

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from emcl_plugin._internal import renamed
 from emcl_plugin.errors import InputValueError
 
 
+@renamed.field("rounds", "iterations")
 @dataclass(frozen=True)
 class NCL:
     """Settings of NCL. The defaults are free of scale: they fit any encoder's scores.
@@ -26,7 +28,7 @@ class NCL:
         The same as ``temperature = 1 / logit_scale`` (CLIP models speak of the logit scale).
     temperature_std : float, default 0.15
         Within a point of the best temperature on each of 34 real sets.
-    rounds : int, default 200
+    iterations : int, default 200
         At most this many; most sets need 15 to 80.
     tolerance : float, default 0.1
         Stop when no column sum is further than this, relatively, from its marginal. A tenth
@@ -46,17 +48,17 @@ class NCL:
     storage : {"scores", "bfloat16"}
         Numbers of a stored kernel: those of the scores, float32 mostly, or bfloat16, which takes
         half of that memory, so that scores need not be recomputed until there are twice as many.
-        It is for memory: a round takes about as long. Every entry is then off by at most
+        It is for memory: an iteration takes about as long. Every entry is then off by at most
         2^-8 of itself. Sums are made in the dtype of the scores, so that the result is exactly
         that of scores which differ from the given ones by at most 0.004 tau (0.0006 standard
         deviations by default): of its row and column sums each is off by at most 0.4 %, where
         ``tolerance`` allows 10, and one update changes a bias by 0.004 tau at most. Most of it
         averages out, as an entry is as likely rounded up as down.
     products : {"scores", "bfloat16"}
-        Numbers in which vectors are multiplied where scores are recomputed in every round: their
-        own, or bfloat16 where the device is faster with it. A score of unit vectors is then off
-        by at most 0.006 (3 roundings of 2^-9; ten times less is usual), at random, in Sinkhorn's
-        sums alone: the scores that are returned are exact but for their biases.
+        Precision for recomputing scores: the vectors' own, or bfloat16 where the device is faster
+        with it. A score of unit vectors is then off by at most 0.006 (3 roundings of 2^-9; ten
+        times less is usual), at random, in Sinkhorn's sums only: the returned scores are exact
+        except for their biases.
 
     Examples
     --------
@@ -67,7 +69,7 @@ class NCL:
     temperature: float | None = None
     logit_scale: float | None = None
     temperature_std: float = 0.15
-    rounds: int = 200
+    iterations: int = 200
     tolerance: float = 0.1
     rho: float = 1.0
     text_marginal: Sequence[float] | np.ndarray[Any, Any] | torch.Tensor | None = None
@@ -91,10 +93,10 @@ class NCL:
                 f"temperature={self.temperature}, logit_scale={self.logit_scale}",
                 "keep one (temperature = 1 / logit_scale)",
             )
-        if not isinstance(self.rounds, int) or self.rounds < 1:
+        if not isinstance(self.iterations, int) or self.iterations < 1:
             raise InputValueError(
-                "NCL needs at least one round, and a whole number of them",
-                f"rounds={self.rounds}",
+                "NCL needs at least one iteration, as a whole number",
+                f"iterations={self.iterations}",
                 "leave it out for 200",
             )
         if not 0 <= self.tolerance < math.inf:

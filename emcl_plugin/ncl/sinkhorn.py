@@ -1,4 +1,4 @@
-"""Sinkhorn-Knopp: NCL's equations, and the rounds that solve them.
+"""Sinkhorn-Knopp: NCL's equations, and the iterations that solve them.
 
 Source: Park et al., "Normalized Contrastive Learning for Text-Video Retrieval", EMNLP 2022,
 arXiv 2212.11790. For scores S (n_t x n_v) and temperature tau find f, g such that
@@ -38,23 +38,23 @@ class Potentials:
 
     f: torch.Tensor
     g: torch.Tensor
-    rounds: int
+    iterations: int
     error: float
     converged: bool
 
 
 @dataclass(frozen=True)
 class Reached:
-    """All that the rounds to come depend on.
+    """All that the iterations to come depend on.
 
     Attributes
     ----------
     f : (n_text,)
     g, next_g : (n_video,)
-        The potentials of the last round, and g of the next one.
+        The potentials of the last iteration, and g of the next one.
     centre : (n_video,)
         The potentials that the kernel was made around.
-    rounds : int
+    iterations : int
     error : float
     """
 
@@ -62,7 +62,7 @@ class Reached:
     g: torch.Tensor
     next_g: torch.Tensor
     centre: torch.Tensor
-    rounds: int
+    iterations: int
     error: float
 
     def to(self, device: torch.device) -> Reached:
@@ -78,11 +78,11 @@ class Journal(Protocol):
         """What an earlier run reached in the solve that begins now."""
 
     def keep(self, reached: Reached) -> None:
-        """What this solve has reached, after every round."""
+        """What this solve has reached, after every iteration."""
 
 
 class Kernel(Protocol):
-    """What reads the scores for the rounds; each way of doing so is a file of this room."""
+    """What reads the scores for the iterations; each way of doing so is a file of this room."""
 
     centre: torch.Tensor
 
@@ -120,10 +120,10 @@ def sinkhorn(
         done, error = 0, math.inf
     else:
         f, g, next_g, done, error = (
-            reached.f, reached.g, reached.next_g, reached.rounds, reached.error
+            reached.f, reached.g, reached.next_g, reached.iterations, reached.error
         )  # fmt: skip
         kernel.absorb(reached.centre)
-    while done < config.rounds and not error <= config.tolerance:
+    while done < config.iterations and not error <= config.tolerance:
         g, done = next_g, done + 1
         f, column_lse = sweep(g)  # (f)
         next_g = config.rho * (log_b - column_lse)  # (g)
@@ -133,7 +133,7 @@ def sinkhorn(
         if keep is not None:
             keep(Reached(f, g, next_g, kernel.centre, done, error))
         if progress is not None:
-            progress("sinkhorn", done, config.rounds)
+            progress("sinkhorn", done, config.iterations)
     return Potentials(f, g, done, error, error <= config.tolerance)
 
 

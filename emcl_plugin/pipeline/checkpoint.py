@@ -79,7 +79,7 @@ class Checkpoint:
     Attributes
     ----------
     resumed : int
-        Rounds that an earlier run has done.
+        Iterations that an earlier run has done.
 
     Raises
     ------
@@ -87,7 +87,7 @@ class Checkpoint:
         The file is damaged, not a checkpoint, or belongs to other data or settings; or none can
         be written there.
     InputValueError
-        There are no rounds to keep: without NCL, and with POT's solver.
+        There are no iterations to keep: without NCL, and with POT's solver.
 
     Examples
     --------
@@ -115,7 +115,7 @@ class Checkpoint:
         settings = job.settings
         if settings.ncl is None or not settings.normalises or settings.ncl.solver == "pot":
             raise InputValueError(
-                "this run has no rounds that could be kept",
+                "this run has no iterations that could be kept",
                 f"{path}, with " + ("POT's solver" if settings.normalises else "no NCL"),
                 "leave resume out",
             )
@@ -124,7 +124,7 @@ class Checkpoint:
         size = sum(job.shape) * 4 * job.dtype.itemsize
         check_target(path, size, force=True)
         self._solves = _read(path, self._job, job) if path.exists() else []
-        self.resumed = sum(solve.reached.rounds for solve in self._solves)
+        self.resumed = sum(solve.reached.iterations for solve in self._solves)
         self._place, self._begun = -1, (0.0, 0.0)
         self._stale = False
         self._written = time.monotonic()
@@ -157,7 +157,7 @@ class Checkpoint:
             for name in _TENSORS
         }
         solves = json.dumps(
-            [(s.temperature, s.rho, s.reached.rounds, s.reached.error) for s in self._solves]
+            [(s.temperature, s.rho, s.reached.iterations, s.reached.error) for s in self._solves]
         )
         notes = {"kind": KIND, "job": self._job, "solves": solves}
         notes["sha256"] = _seal(notes, tensors)
@@ -254,15 +254,15 @@ def _solves(text: str, tensors: Mapping[str, np.ndarray[Any, Any]], job: Job) ->
     kind = tuple[tuple[float, float, int, float], ...]
     listed = read_as(kind, parse_json(text.encode(), "solves"), "solves")
     dtype = np.dtype(str(job.dtype)[6:])
-    for place, (temperature, rho, rounds, worst) in enumerate(listed):
+    for place, (temperature, rho, iterations, worst) in enumerate(listed):
         given = [tensors[f"{place}.{name}"] for name in _TENSORS]
         shapes = [(job.shape[0],), *[(job.shape[1],)] * 3]
         if [x.shape for x in given] != shapes or any(x.dtype != dtype for x in given):
             raise ValueError(f"tensors of solve {place} are not {shapes} of {dtype}")
-        if rounds < 1 or not all(np.isfinite(x).all() for x in given):
+        if iterations < 1 or not all(np.isfinite(x).all() for x in given):
             raise ValueError(f"solve {place} is none")
         f, g, next_g, centre = (torch.from_numpy(x).to(job.device) for x in given)
-        yield _Solve(temperature, rho, Reached(f, g, next_g, centre, rounds, worst))
+        yield _Solve(temperature, rho, Reached(f, g, next_g, centre, iterations, worst))
 
 
 def _bad(problem: str, received: str) -> InputFileError:

@@ -83,7 +83,7 @@ def correct(
     progress : callable, optional
         Called with (stage, done, total).
     journal : Journal, optional
-        Where the solves go on from, and where every round is kept.
+        Where the solves go on from, and where every iteration is kept.
     """
     emcl, ncl, prior, guard = settings.emcl, settings.ncl, settings.prior, settings.guard
     pair = None if features is None else FeaturePair(*features, memory=memory)

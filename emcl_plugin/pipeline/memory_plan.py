@@ -71,23 +71,23 @@ class Estimate:
         """How the scores are gone through, in words."""
         if self.pairs:
             return f"up to {self.pairs} candidates"
-        return "stored kernel" if self.store_kernel else "scores recomputed in every round"
+        return "stored kernel" if self.store_kernel else "scores recomputed in every iteration"
 
     def seconds(self, device: torch.device, dtype: torch.dtype) -> float:
         """Rough duration, from a calibration of some milliseconds on this device.
 
         Counted per score: products of the features, exponentials, and passes over a matrix.
-        Sinkhorn is taken to need 40 rounds, a usual number. Candidates are searched exhaustively
+        Assumes 40 Sinkhorn iterations, a usual number, and an exhaustive search for candidates
         in both directions.
         """
         entries = self.shape[0] * self.shape[1]
         costs = _calibrate(max(1, self.dimension), device, dtype)
         if self.pairs:
             return 2 * entries * costs[0] + self.pairs * _PASSES_PER_PAIR * costs[2]
-        rounds = 40
-        products = 1 if self.store_scores else 4 + (0 if self.store_kernel else rounds)
-        exponentials = 3 + (0 if self.store_kernel else 2 * rounds)
-        passes = 200 + (2 * rounds if self.store_kernel else 6 * rounds)
+        iterations = 40
+        products = 1 if self.store_scores else 4 + (0 if self.store_kernel else iterations)
+        exponentials = 3 + (0 if self.store_kernel else 2 * iterations)
+        passes = 200 + (2 * iterations if self.store_kernel else 6 * iterations)
         counts = (products if self.dimension else 0, exponentials, passes)
         return entries * sum(n * cost for n, cost in zip(counts, costs, strict=True))
 
@@ -127,7 +127,7 @@ def estimate(
     """Decide what is stored: the kernel first, then computed scores, within half the budget.
 
     ``dimension`` is 0 where scores are given, ``kernel`` the dtype of a stored kernel; None where
-    there will not be one. ``fused``: the rounds want vectors, not scores.
+    there will not be one. ``fused``: the iterations want vectors, not scores.
     """
     if candidates is not None:
         pairs = min(shape[0] * min(candidates, shape[1]) + shape[1] * min(candidates, shape[0]),

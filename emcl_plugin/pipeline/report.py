@@ -32,7 +32,7 @@ class Report:
         Strength, effective rank, candidates tried and why. None where EMCL was off or there
         were no features.
     biases : Biases or None
-        Text and video biases, temperature, rounds, error, converged. None where NCL was off.
+        Text and video biases, temperature, iterations, error, converged. None where NCL was off.
         These were added to the scores, scaled by ``guard.strength``; where that is 0 they are
         those of the gentle run, and nothing was added.
     probes : Probes or None
@@ -93,8 +93,11 @@ class Report:
             "ncl": None
             if biases is None
             else {
-                name: getattr(biases, name)
-                for name in ("temperature", "rounds", "error", "converged", "solver")
+                "temperature": biases.temperature,
+                "rounds": biases.iterations,
+                "error": biases.error,
+                "converged": biases.converged,
+                "solver": biases.solver,
             },
             "prior": None if self.prior is None else self.prior.to_dict(),
             "guard": self.guard.to_dict(),

@@ -85,7 +85,7 @@ def choices(ablation: Ablation) -> list[tuple[str, str]]:
         state = "converged" if b.converged else "not converged"
         facts += [
             ("NCL temperature", f"{b.temperature:.6g}"),
-            ("NCL iterations", f"{b.rounds} ({state}, error {b.error:.2g}, solver {b.solver})"),
+            ("NCL iterations", f"{b.iterations} ({state}, error {b.error:.2g}, solver {b.solver})"),
         ]
     if (p := report.prior) is not None:
         facts += [

@@ -64,12 +64,14 @@ def test_the_whole_pipeline_is_the_plain_loop(what, unit):
     atol = 1e-9 * scores.std() + 1e-13 * np.abs(scores).max()
     for solver in ("stored", "blocks"):
         for std in (1.0, 0.15, 0.02):
-            ncl = NCL(temperature_std=std, rounds=7, tolerance=0.0, solver=solver)
+            ncl = NCL(temperature_std=std, iterations=7, tolerance=0.0, solver=solver)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 found = rescore(scores, ncl=ncl, **EVEN)
             tau = std * scores.std()
-            f, g = plain_sinkhorn(scores, tau, found.biases.rounds, b=np.full(scores.shape[1], 1.0))
+            f, g = plain_sinkhorn(
+                scores, tau, found.biases.iterations, b=np.full(scores.shape[1], 1.0)
+            )
             assert_allclose(found.scores, scores + tau * (f[:, None] + g), rtol=0, atol=atol)
 
 
@@ -103,7 +105,7 @@ def test_marginals_are_within_the_tolerance_or_a_warning_says_not(std, what, kin
 def test_rankings_in_float32_are_those_in_float64(seed, unit, offset):
     """Of the same rounded scores, for pairs further apart than the rounding of what was added."""
     scores = (unit * (hubby_scores(30, 20, seed, mean=0.0, std=1.0) + offset)).astype("f4")
-    ncl = NCL(rounds=10, tolerance=0.0)  # else one of them may stop a round earlier
+    ncl = NCL(iterations=10, tolerance=0.0)  # else one of them may stop a round earlier
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         single, double = (rerank(x, ncl=ncl, **EVEN) for x in (scores, scores.astype("f8")))

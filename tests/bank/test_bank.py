@@ -70,7 +70,7 @@ def test_biases_are_those_of_the_plain_loop(emcl, dual, metric, dtype, tolerance
         NCL(),
         NCL(temperature=0.03, rho=0.9),
         NCL(logit_scale=50.0),
-        NCL(temperature_std=0.3, rho=0.5, tolerance=1e-6, rounds=5000),
+        NCL(temperature_std=0.3, rho=0.5, tolerance=1e-6, iterations=5000),
     ],
 )
 @pytest.mark.parametrize("solver", ["stored", "blocks"])
@@ -93,7 +93,7 @@ def test_ncl_may_have_settings_of_its_own(ncl, solver):
 def test_pot_gives_the_same_biases():
     """Converged ones, to a thousandth of the scores' spread."""
     x = data()
-    exact = NCL(temperature_std=0.4, tolerance=1e-8, rounds=20_000)
+    exact = NCL(temperature_std=0.4, tolerance=1e-8, iterations=20_000)
     wanted = fit(x, guard=False, ncl=exact)[0].bias
     found = fit(x, guard=False, ncl=replace(exact, solver="pot"))[0].bias
     assert_allclose(found, wanted, rtol=0, atol=1e-3 * plain_scores(x).std())
@@ -148,7 +148,7 @@ def test_without_ncl_emcl_alone_is_applied(settings):
     assert report.emcl.strength != 0
     assert_allclose(torch.cat(list(corrector.scores(x.bank))), wanted.scores, rtol=0, atol=1e-12)
     assert not corrector.bias.any()
-    assert (report.strength, report.temperature, report.rounds) == (0, 0, 0)
+    assert (report.strength, report.temperature, report.iterations) == (0, 0, 0)
     assert len(corrector.ood_gate.known) == 0
 
 

@@ -278,7 +278,7 @@ def test_texts_and_videos_can_change_places(banks, metric):
     for way, report in swapped.report.banks.items():
         mine = found.report.banks[turned[way]]
         assert report.strength == pytest.approx(mine.strength, abs=1e-9)
-        assert (report.rounds, report.coverage) == (mine.rounds, mine.coverage)
+        assert (report.iterations, report.coverage) == (mine.iterations, mine.coverage)
         assert swapped.gates[way] == pytest.approx(found.gates[turned[way]], abs=1e-12)
 
 
@@ -314,7 +314,7 @@ def test_without_ncl_and_emcl_the_scores_are_the_input_s(banks, off):
     x = data()
     found = run(x, banks, **off)
     assert_allclose(matrix(found), x.text @ x.video.T, rtol=0, atol=1e-12)
-    assert all(report.strength == 0 == report.rounds for report in found.report.banks.values())
+    assert all(report.strength == 0 == report.iterations for report in found.report.banks.values())
     assert found.report.hubs_after == found.report.hubs_before
 
 

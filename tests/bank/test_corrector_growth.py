@@ -18,7 +18,7 @@ from emcl_plugin.bank import BANK, fit_corrector
 from emcl_plugin.bank.corrector import DRIFT
 from emcl_plugin.bank.ood_gate import open_to_all
 
-EXACT = replace(BANK, tolerance=1e-9, rounds=50_000)
+EXACT = replace(BANK, tolerance=1e-9, iterations=50_000)
 seeds = st.integers(0, 10_000)
 
 

@@ -75,7 +75,7 @@ def test_round_trip(tmp_path, dtype, metric, emcl, guard):
     [
         {"emcl": EMCL(subspaces=3, signs=(1, -1, 1), start="signs", batch=None, beta=1.5)},
         {"emcl": EMCL(strength=np.float32(0.3), seed=7, strengths=(0.0, 1.0))},
-        {"emcl": None, "ncl": NCL(logit_scale=30.0, rounds=50, tolerance=0.01, rho=0.9)},
+        {"emcl": None, "ncl": NCL(logit_scale=30.0, iterations=50, tolerance=0.01, rho=0.9)},
         {"ncl": NCL(temperature=0.1), "prior": "gentle"},
         {"ncl": None, "prior": "off", "guard": np.bool_(False)},
         {"prior": "even", "memory": 1 << 30, "device": "cpu"},

@@ -195,4 +195,4 @@ def test_where_there_is_nothing_to_learn_scores_are_the_input_s(what, emcl):
     assert_allclose(found, x.queries @ gallery.T, rtol=0, atol=1e-12)
     assert report.strength == 0
     assert not report.guard.applied
-    assert (report.temperature, report.rho, report.rounds, report.evenness) == (0, 0, 0, None)
+    assert (report.temperature, report.rho, report.iterations, report.evenness) == (0, 0, 0, None)

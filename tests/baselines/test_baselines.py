@@ -114,15 +114,15 @@ def plain_nnn(d, k=128, alpha=0.75):
     return scores_of(d) - alpha * top_mean(probe(d), k)
 
 
-def plain_sn(d, temperature=0.01, rounds=10):
+def plain_sn(d, temperature=0.01, iterations=10):
     S = scores_of(d)
-    g = plain_sinkhorn(S, temperature, rounds)[1]
+    g = plain_sinkhorn(S, temperature, iterations)[1]
     return S + temperature * (g - g.mean())
 
 
-def plain_dbsn(d, temperature=0.01, rounds=10):
+def plain_dbsn(d, temperature=0.01, iterations=10):
     wide = d["query_bank"] @ np.concatenate([d["gallery"], d["gallery_bank"]]).T
-    g = plain_sinkhorn(wide, temperature, rounds)[1]
+    g = plain_sinkhorn(wide, temperature, iterations)[1]
     return scores_of(d) + temperature * (g - g.mean())[: len(d["gallery"])]
 
 
@@ -188,8 +188,8 @@ PLAIN = {
     "dual-is": (plain_dual_is, [{}, {"query_temperature": 0.2, "gallery_temperature": 0.1}]),
     "dual-dis": (plain_dual_dis, [{}, {"k": 2, "gallery_temperature": 0.1}]),
     "nnn": (plain_nnn, [{}, {"k": 4, "alpha": 0.5}]),
-    "sn": (plain_sn, [{}, {"temperature": 0.05, "rounds": 3}]),
-    "dbsn": (plain_dbsn, [{}, {"temperature": 0.05, "rounds": 3}]),
+    "sn": (plain_sn, [{}, {"temperature": 0.05, "iterations": 3}]),
+    "dbsn": (plain_dbsn, [{}, {"temperature": 0.05, "iterations": 3}]),
     "invgc": (plain_invgc, [{}, {"gallery_rate": 0.7, "query_rate": 0.4, "share": 0.2}]),
     "dn": (plain_dn, [{}, {"weight": 0.5}]),
     "centre": (plain_centre, [{}]),
@@ -447,7 +447,7 @@ def test_a_method_without_its_needs_says_so(name, what):
         ("dual-is", {"query_temperature": 0.0}),
         ("dual-dis", {"gallery_temperature": 0.0}),
         ("sn", {"temperature": 0.0}),
-        ("sn", {"rounds": 0}),
+        ("sn", {"iterations": 0}),
         ("invgc", {"share": 1.5}),
         ("abtt", {"directions": 0}),
         ("abtt", {"directions": DIMENSION + 1}),

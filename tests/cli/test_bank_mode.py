@@ -153,7 +153,7 @@ def test_queries_of_the_bank_are_said(folder, emcl):
         (["--prior", "even"], {"prior": "even"}),
         (["--no-guard"], {"guard": False}),
         (["--temperature", "0.05"], {"ncl": replace(BANK, temperature=0.05)}),
-        (["--rounds", "1", "--no-guard"], {"ncl": replace(BANK, rounds=1), "guard": False}),
+        (["--rounds", "1", "--no-guard"], {"ncl": replace(BANK, iterations=1), "guard": False}),
         (["--metric", "dot"], {"metric": "dot"}),
         (["--dtype", "float64"], {"dtype": torch.float64}),
         (["--memory", "5M"], {"memory": 5 << 20}),

@@ -538,7 +538,7 @@ def test_a_bar_is_drawn_after_a_second_and_wiped_off(monkeypatch, capsys):
         bar.update("search text", 1, 3)
         assert f"search text [{10 * '#'}{20 * '-'}] 33 %" in capsys.readouterr().err
         bar.update("sinkhorn", 7, 100)
-        assert "round 7" in capsys.readouterr().err
+        assert "iteration 7" in capsys.readouterr().err
         assert list(bar.rows("write", iter(["ab", "c"]), 3)) == ["ab", "c"]
         assert capsys.readouterr().err.endswith(f"[{30 * '#'}] 100 %\r\033[K")
         bar.update("sinkhorn", 8, 100)

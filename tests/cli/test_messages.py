@@ -109,7 +109,7 @@ USAGE = [
     Row(f"{BOTH} --emcl-strength nan", 2, "EMCL's strength must be finite, and within a million"),
     Row(f"{BOTH} --emcl-strength 1e300", 2, "-1 to 1 is usual"),
     Row(f"{BOTH} --seed {'9' * 40}", 2, "EMCL's seed must be a whole number of 64 bits"),
-    Row(f"{BOTH} --resume c --ncl off", 2, "--resume keeps NCL's rounds, and NCL is off"),
+    Row(f"{BOTH} --resume c --ncl off", 2, "--resume keeps NCL's iterations, and NCL is off"),
     Row(f"{BOTH} --resume c --text-bank tb.npy", 2, "of a run without banks"),
     # candidates
     Row(f"{BOTH} --index Flat", 2, "--index is for --candidates: give both"),

@@ -45,10 +45,10 @@ def files(folder):
 
 @pytest.fixture
 def stop_after(monkeypatch):
-    """Runs the command and interrupts it after so many rounds."""
+    """Runs the command and interrupts it after so many iterations."""
 
-    def run(rounds, *options):
-        left = [rounds]
+    def run(iterations, *options):
+        left = [iterations]
 
         def update(_, stage, done, total):
             del done, total
@@ -73,12 +73,12 @@ def test_the_same_command_goes_on(here, stop_after, options):
     (name,) = files(here)
     content = (here / name).read_bytes()
     (here / name).unlink()
-    for rounds in (3, 20):
-        said = stop_after(rounds, *options, *RESUME).stderr
+    for iterations in (3, 20):
+        said = stop_after(iterations, *options, *RESUME).stderr
         assert "no result was written, the same command goes on from run.safetensors" in said
         assert files(here) == ["run.safetensors"]
     found = invoke(*options, *RESUME, "--json")
-    assert "Note: 23 rounds are done, the run goes on from run.safetensors" in found.stderr
+    assert "Note: 23 iterations are done, the run goes on from run.safetensors" in found.stderr
     facts = json.loads(found.stdout)
     assert facts.pop("resumed_rounds") == 23
     assert {**facts, "seconds": 0} == {**wanted, "seconds": 0}
@@ -160,13 +160,13 @@ def test_a_full_disk_leaves_no_result_and_the_same_command_goes_on(
     assert files(here) == [output[1]]
 
 
-@pytest.mark.parametrize("rounds", [0, 10])
+@pytest.mark.parametrize("iterations", [0, 10])
 def test_a_full_disk_leaves_the_last_checkpoint_whole(
-    here, room, stop_after, monkeypatch, capsys, rounds
+    here, room, stop_after, monkeypatch, capsys, iterations
 ):
     monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
-    if rounds:
-        stop_after(rounds, *RESUME)
+    if iterations:
+        stop_after(iterations, *RESUME)
     before = [(here / name).read_bytes() for name in files(here)]
     room(3000)
     words = fail(monkeypatch, capsys, *RESUME, "-q")
@@ -175,7 +175,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     assert [(here / name).read_bytes() for name in files(here)] == before
     room(resource.RLIM_INFINITY)
     found = invoke(*RESUME, "--json", "-q")
-    assert json.loads(found.stdout)["resumed_rounds"] == rounds
+    assert json.loads(found.stdout)["resumed_rounds"] == iterations
 
 
 def test_a_disk_without_room_for_a_name_is_full(here, monkeypatch, capsys):

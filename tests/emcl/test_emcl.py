@@ -62,7 +62,7 @@ def test_a_preset_is_the_released_loop(preset, kind, size):
         k = PRESETS[preset].subspaces
         signs = np.where(np.random.default_rng(seed).random(k) < 0.5, -1, 1)
         config = replace(PRESETS[preset], signs=tuple(signs.tolist()))
-        loop = (X, signs, k, config.rounds, config.sigma, config.beta)
+        loop = (X, signs, k, config.iterations, config.sigma, config.beta)
         added = plain_em_loop(*loop, renormalize=False) - X
         wanted = plain_em_loop(*loop, renormalize=config.renormalize)
         for dtype, tolerance in ((F64, 1e-10), (F32, 1e-5)):
@@ -81,7 +81,9 @@ def test_signs_that_are_all_equal_are_the_released_loop_too(preset):
     X, k = rows("cone", 60, 32, 5), PRESETS[preset].subspaces
     config = replace(PRESETS[preset], signs=(-1,) * k, renormalize=False)
     found = fit(*np.array_split(X, 2), config, metric="dot")
-    added = plain_em_loop(X, config.signs, k, config.rounds, config.sigma, config.beta, False) - X
+    added = (
+        plain_em_loop(X, config.signs, k, config.iterations, config.sigma, config.beta, False) - X
+    )
     got = X @ change(found, found.strength(config))
     assert_allclose(got, added, rtol=0, atol=1e-10 * abs(added).max())
     assert_allclose(found.effective_rank, 1, rtol=1e-12)
@@ -106,7 +108,7 @@ def test_the_default_mode_is_em_from_plus_and_minus_the_leading_directions(seed)
     X *= np.sqrt(128 / (X**2).sum())
     directions = np.linalg.eigh(X.T @ X)[1][:, ::-1][:, :16]
     bases = unit((X @ directions).T).T
-    M, Z = plain_em(X, np.concatenate([bases, -bases], axis=1), EMCL().rounds, EMCL().sigma)
+    M, Z = plain_em(X, np.concatenate([bases, -bases], axis=1), EMCL().iterations, EMCL().sigma)
     wanted = np.linalg.pinv(X) @ M @ Z.T
     subspaces = fit(text, video, EMCL())
     got = change(subspaces, float(subspaces.eigenvalues[0]))
@@ -324,7 +326,7 @@ def test_a_vector_that_is_removed_whole_is_not_blown_up(dtype):
 
 WRONG_SETTINGS = [
     ({"subspaces": 0}, "subspaces must be at least 1", "subspaces=0", "leave it out for 32"),
-    ({"rounds": -2}, "rounds must be at least 1", "rounds=-2", "leave it out for 9"),
+    ({"iterations": -2}, "iterations must be at least 1", "iterations=-2", "leave it out for 9"),
     ({"sigma": 0.0}, "sigma must be positive", "sigma=0.0", "leave it out for 0.3"),
     ({"sigma": float("nan")}, "sigma must be positive", "sigma=nan", "leave it out for 0.3"),
     ({"sigma": float("inf")}, "sigma must be positive", "sigma=inf", "leave it out for 0.3"),
@@ -361,7 +363,7 @@ def test_presets_are_the_published_settings():
     assert set(PRESETS) == set(published)
     for name, values in published.items():
         p = EMCL.preset(name)
-        assert (p.subspaces, p.rounds, p.sigma, p.beta, p.renormalize) == values
+        assert (p.subspaces, p.iterations, p.sigma, p.beta, p.renormalize) == values
         assert (p.start, p.batch) == ("signs", None)
 
 

@@ -102,7 +102,9 @@ def test_a_preset_is_the_released_loop_of_every_expert():
     changed = {"text": {}, "video": {}}
     for name in NAMES:
         rows = np.concatenate([found.text[name], found.video[name]])
-        out = plain_em_loop(rows, signs, config.subspaces, config.rounds, 1.0, config.beta, True)
+        out = plain_em_loop(
+            rows, signs, config.subspaces, config.iterations, 1.0, config.beta, True
+        )
         changed["text"][name], changed["video"][name] = np.split(out, [len(found.text[name])])
     expected = plain_mixture(
         changed["text"], changed["video"], found.text_weights, found.video_weights

@@ -101,7 +101,7 @@ def test_masses_are_those_of_the_plan():
 def test_the_marginal_is_mixed_from_three(monkeypatch, found, weighted, ends):
     """(b), then NCL for it: q decides between hubs and popular videos, e on the even share."""
     monkeypatch.setattr("emcl_plugin.evidence.prior.EVENNESS", ends)
-    config = NCL(rounds=20, tolerance=0.0)
+    config = NCL(iterations=20, tolerance=0.0)
     for seed in range(3):
         scores = small(seed).scores
         w = random_weights(len(scores), seed) if weighted else None

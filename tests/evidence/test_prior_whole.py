@@ -101,7 +101,7 @@ def test_the_scale_of_scores_and_features_does_not_matter(seed, magnitude, from_
 def test_the_offset_of_the_scores_does_not_matter(monkeypatch, offset):
     """But for the texts' own shift: to 1e-6 of the spread, where all runs go to their end."""
     monkeypatch.setattr(NCL, "tolerance", 1e-8)
-    monkeypatch.setattr(NCL, "rounds", 20_000)
+    monkeypatch.setattr(NCL, "iterations", 20_000)
     for seed in range(5):
         scores = small(seed).scores
         found, moved = (rescore(x, ncl=SOLVED) for x in (scores, scores + offset))
@@ -112,7 +112,7 @@ def test_the_offset_of_the_scores_does_not_matter(monkeypatch, offset):
 
 @pytest.mark.parametrize("offset", [-100.0, -1.0, 0.3, 10.0])
 def test_by_default_the_offset_matters_no_more_than_the_tolerance(offset):
-    """With rho < 1 it takes rounds to decay: a tenth of the spread, and the same decisions."""
+    """With rho < 1 it takes iterations to decay: a tenth of the spread, and the same decisions."""
     for seed in range(3):
         scores = queries(seed, "direction", lean=2, popular=20, asked=0.7).scores
         found, moved = rescore(scores), rescore(scores + offset)

@@ -18,12 +18,12 @@ def fit(scores, *, dtype=F64, memory=None, **settings):
     return fit_biases(Dense(scores, dtype=dtype, memory=memory), NCL(**settings))
 
 
-def fit_rounds(scores, rounds, *, dtype=F64, **settings):
-    """Exactly so many rounds; that they do not reach a tolerance of 0 is expected."""
+def fit_rounds(scores, iterations, *, dtype=F64, **settings):
+    """Exactly so many iterations; that they do not reach a tolerance of 0 is expected."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        found = fit(scores, dtype=dtype, rounds=rounds, tolerance=0.0, **settings)
-    assert found.rounds == rounds or found.error == 0
+        found = fit(scores, dtype=dtype, iterations=iterations, tolerance=0.0, **settings)
+    assert found.iterations == iterations or found.error == 0
     return found
 
 

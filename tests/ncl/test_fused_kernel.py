@@ -106,7 +106,7 @@ def test_tf32_is_used_where_torch_may_use_it():
 @pytest.mark.parametrize("source", [pair(), changed(pair())], ids=["features", "EMCL"])
 @pytest.mark.parametrize("rho", [1.0, 0.65])
 def test_biases_are_those_of_blocks(source, rho):
-    """With marginals and weights, to 1e-5 of the scores' units, in the same number of rounds."""
+    """With marginals and weights, to 1e-5 of the scores' units, in as many iterations."""
     n_text, n_video = source.shape
     weights = torch.rand(n_text, device=DEVICE) + 0.5
     marginal = np.linspace(1, 2, n_video)
@@ -115,7 +115,7 @@ def test_biases_are_those_of_blocks(source, rho):
         for name in ("fused", "blocks")
     )
     assert (found.solver, wanted.solver) == ("fused", "blocks")
-    assert found.rounds == wanted.rounds > 5
+    assert found.iterations == wanted.iterations > 5
     for side in ("text", "video"):
         x, y = (getattr(biases, side).cpu() for biases in (found, wanted))
         assert_allclose(x, y, rtol=0, atol=1e-5)

@@ -56,7 +56,9 @@ def test_agrees_with_pot(units, tau, shape, own_marginals):
     wanted = centred(tau * (log["log_u"][:, None] + log["log_v"]))
     given = {"text_marginal": a, "video_marginal": b} if own_marginals else {}
     for solver in SOLVERS:
-        found = fit(scores, temperature=tau, solver=solver, rounds=20_000, tolerance=1e-9, **given)
+        found = fit(
+            scores, temperature=tau, solver=solver, iterations=20_000, tolerance=1e-9, **given
+        )
         assert found.converged
         assert_allclose(centred(total(found)), wanted, rtol=0, atol=1e-5)
         P = plan(scores, found)
@@ -69,7 +71,7 @@ def test_the_pot_solver_finds_the_same(shape):
     """solver="pot" ends at the potentials of the built-in solvers, to 1e-5 of a temperature."""
     scores = hubby_scores(*shape, seed=1)
     a, b = random_marginals(*shape)
-    settings = {"text_marginal": a, "video_marginal": b, "rounds": 5000, "tolerance": 1e-9}
+    settings = {"text_marginal": a, "video_marginal": b, "iterations": 5000, "tolerance": 1e-9}
     wanted = fit(scores, solver="blocks", **settings)
     found = fit(scores, solver="pot", **settings)
     assert (found.solver, found.converged) == ("pot", True)
@@ -79,18 +81,18 @@ def test_the_pot_solver_finds_the_same(shape):
 
 def test_the_pot_solver_counts_its_rounds():
     """As many as were run, not one less."""
-    assert fit(hubby_scores(9, 8, 0), solver="pot", rounds=1, tolerance=100.0).rounds == 1
+    assert fit(hubby_scores(9, 8, 0), solver="pot", iterations=1, tolerance=100.0).iterations == 1
 
 
 @pytest.mark.parametrize("solver", ["stored", "pot"])
 def test_rare_items_count_for_the_tolerance_too(solver):
-    """The error is relative: with rounds left no solver stops while rare columns are off."""
+    """The error is relative: with iterations left no solver stops while rare columns are off."""
     scores = np.full((20, 20), -1.0)  # the second half, of little mass, is a matter of its own
     scores[:10, :10] = 0.0
     scores[10:, 10:] = 0.5 * np.random.default_rng(0).standard_normal((10, 10))
     masses = np.repeat([1.0, 1e-3], 10)
     settings = {"text_marginal": masses, "video_marginal": masses, "temperature": 0.1}
-    found = fit(scores, solver=solver, rounds=2000, tolerance=0.01, **settings)
+    found = fit(scores, solver=solver, iterations=2000, tolerance=0.01, **settings)
     assert_allclose(plan(scores, found).sum(0), masses, rtol=0.01)
 
 
@@ -99,14 +101,16 @@ def test_rare_items_count_for_the_tolerance_too(solver):
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("rho", [1.0, 0.8, 0.3])
-@pytest.mark.parametrize("rounds", [1, 2, 17])
-def test_every_round_is_that_of_the_plain_loop(rounds, rho, solver):
-    """f and g after so many rounds, own marginals, to 1e-9 of a standard deviation."""
+@pytest.mark.parametrize("iterations", [1, 2, 17])
+def test_every_round_is_that_of_the_plain_loop(iterations, rho, solver):
+    """f and g after so many iterations, own marginals, to 1e-9 of a standard deviation."""
     scores = hubby_scores(25, 40, seed=2)
     a, b = random_marginals(25, 40)
-    found = fit_rounds(scores, rounds, rho=rho, solver=solver, text_marginal=a, video_marginal=b)
+    found = fit_rounds(
+        scores, iterations, rho=rho, solver=solver, text_marginal=a, video_marginal=b
+    )
     tau = 0.15 * scores.std()
-    f, g = plain_sinkhorn(scores, tau, rounds, rho, a, b)
+    f, g = plain_sinkhorn(scores, tau, iterations, rho, a, b)
     assert_allclose(found.temperature, tau, rtol=1e-12)
     assert_allclose(found.text, tau * (f + g.mean()), rtol=0, atol=1e-9 * scores.std())
     assert_allclose(found.video, tau * centred(g), rtol=0, atol=1e-9 * scores.std())
@@ -136,7 +140,7 @@ def test_relaxation_works_at_any_temperature_and_offset(
 @pytest.mark.parametrize("temperature_std", [1.0, 0.15, 0.01])
 @pytest.mark.parametrize("shape", [(60, 35), (35, 60)])
 def test_stored_and_blocks_are_the_same(shape, temperature_std, dtype, tolerance):
-    """After the same number of rounds, in standard deviations of the scores."""
+    """After the same number of iterations, in standard deviations of the scores."""
     text, video = cone_pair(*shape, 32, seed=0)
     scores = text @ video.T
     settings = {"temperature_std": temperature_std, "dtype": dtype}
@@ -153,12 +157,14 @@ def test_the_stored_kernel_is_made_anew_where_potentials_move_far(dtype, toleran
     passes = []
     for temperature_std in (1.0, 1e-3):
         source = CountedPasses(scores, dtype=dtype)
-        config = NCL(temperature_std=temperature_std, solver="stored", rounds=600, tolerance=0.0)
+        config = NCL(
+            temperature_std=temperature_std, solver="stored", iterations=600, tolerance=0.0
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             found = fit_biases(source, config)
         passes.append(source.passes)
-    assert passes[0] + 2 <= passes[1] <= 100  # of 600 rounds
+    assert passes[0] + 2 <= passes[1] <= 100  # of 600 iterations
     wanted = fit_rounds(scores, 600, solver="blocks", dtype=dtype, temperature_std=1e-3)
     atol = tolerance * scores.std()
     assert_allclose(found.video.double(), wanted.video.double(), rtol=0, atol=atol)

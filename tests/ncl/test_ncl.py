@@ -1,4 +1,4 @@
-"""NCL's biases: what they are, when the rounds end, their symmetries, and what is refused."""
+"""NCL's biases: what they are, when the iterations end, their symmetries, and what is refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def centred(x):
 def test_the_error_is_that_of_the_plan(tolerance, solver):
     """The largest relative error of a column sum, computed from the plan itself."""
     scores = hubby_scores(40, 30, seed=5)
-    found = fit(scores, solver=solver, tolerance=tolerance, rounds=2000)
+    found = fit(scores, solver=solver, tolerance=tolerance, iterations=2000)
     error = abs(plan(scores, found).sum(0) / (40 / 30) - 1).max()
     assert found.converged
     assert 0 < found.error <= tolerance
@@ -46,8 +46,8 @@ def test_rows_sum_to_their_marginal_in_any_round(solver, dtype, tolerance):
     """f is updated last, so the error is in the columns alone."""
     scores = hubby_scores(40, 30, seed=5)
     a, _ = random_marginals(40, 30)
-    for rounds in (1, 3):
-        found = fit_rounds(scores, rounds, solver=solver, dtype=dtype, text_marginal=a)
+    for iterations in (1, 3):
+        found = fit_rounds(scores, iterations, solver=solver, dtype=dtype, text_marginal=a)
         P = plan(torch.tensor(scores, dtype=dtype).double().numpy(), found)
         assert_allclose(P.sum(1), a, rtol=tolerance)
         assert found.error > 0.01
@@ -55,9 +55,9 @@ def test_rows_sum_to_their_marginal_in_any_round(solver, dtype, tolerance):
 
 @pytest.mark.parametrize("solver", [*SOLVERS, "pot"])
 def test_stopping_early_is_a_typed_warning(solver):
-    """One round and a tolerance of 0: a warning with the error, and converged is False."""
+    """One iteration and a tolerance of 0: a warning with the error, and converged is False."""
     with pytest.warns(ConvergenceWarning, match=r"largest relative error of .* \(tolerance 0\)"):
-        found = fit(hubby_scores(40, 30, seed=5), solver=solver, rounds=1, tolerance=0.0)
+        found = fit(hubby_scores(40, 30, seed=5), solver=solver, iterations=1, tolerance=0.0)
     assert not found.converged
 
 
@@ -84,12 +84,12 @@ def test_a_temperature_far_from_the_scores_is_a_typed_warning():
 
 
 def test_progress_is_told_every_round():
-    """("sinkhorn", round, rounds), once per round run."""
+    """("sinkhorn", iteration, iterations), once per iteration."""
     calls = []
     found = fit_biases(
         Dense(hubby_scores(20, 20, 0)), NCL(), progress=lambda *call: calls.append(call)
     )
-    assert calls == [("sinkhorn", k + 1, 200) for k in range(found.rounds)]
+    assert calls == [("sinkhorn", k + 1, 200) for k in range(found.iterations)]
 
 
 # --- what the biases are -----------------------------------------------------------------
@@ -148,7 +148,7 @@ def test_biases_follow_a_permutation(shape, seed, solver):
 def test_the_transposed_scores_give_the_transposed_result(shape, seed, solver):
     """At convergence S + tau (f + g) transposes; the total mass n_text or n_video shifts it."""
     scores = hubby_scores(*shape, seed)
-    settings = {"temperature_std": 1.0, "rounds": 2000, "tolerance": 1e-10, "solver": solver}
+    settings = {"temperature_std": 1.0, "iterations": 2000, "tolerance": 1e-10, "solver": solver}
     found, other = fit(scores, **settings), fit(scores.T, **settings)
     shift = found.temperature * np.log(shape[0] / shape[1])
     assert_allclose(total(found), total(other).T + shift, rtol=0, atol=1e-9)
@@ -167,7 +167,7 @@ def test_the_default_temperature_follows_the_scale(shape, seed, solver, scale, o
     scores = hubby_scores(*shape, seed, mean=0.0, std=1.0)
     changed = scale * (scores + offset)
     found, other = (fit_rounds(s, 20, rho=rho, solver=solver) for s in (scores, changed))
-    if rho == 1:  # with rho < 1 the offset decays over the rounds, all biases alike
+    if rho == 1:  # with rho < 1 the offset decays over the iterations, all biases alike
         assert_allclose(centred(other.text) / scale, centred(found.text), rtol=0, atol=1e-9)
     assert_allclose(other.video / scale, found.video, rtol=0, atol=1e-9)
     for axis in (0, 1):
@@ -206,7 +206,7 @@ WRONG_SETTINGS = [
     ({"logit_scale": INF}, "logit scale must be a positive number", "logit_scale=inf", "leave it"),
     ({"temperature_std": 0}, "std must be a positive number", "temperature_std=0", "leave it"),
     ({"temperature": 1.0, "logit_scale": 2.0}, "not both", "logit_scale=2.0", "keep one"),
-    ({"rounds": 0}, "at least one round", "rounds=0", "leave it out for 200"),
+    ({"iterations": 0}, "at least one iteration", "iterations=0", "leave it out for 200"),
     ({"tolerance": -0.1}, "finite and not negative", "tolerance=-0.1", "0.1 is usual"),
     ({"tolerance": NAN}, "finite and not negative", "tolerance=nan", "0.1 is usual"),
     ({"rho": 0.0}, "rho must be above 0 and at most 1", "rho=0.0", "1 is NCL"),

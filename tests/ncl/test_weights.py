@@ -34,13 +34,13 @@ def random_weights(n, seed=0):
 # --- NCL with weights --------------------------------------------------------------------
 
 
-def fit_rounds(scores, rounds, *, weights=None, std=None, **settings):
-    """Exactly so many rounds, float64."""
+def fit_rounds(scores, iterations, *, weights=None, std=None, **settings):
+    """Exactly so many iterations, float64."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return fit_biases(
             Dense(scores, dtype=F64),
-            NCL(rounds=rounds, tolerance=0.0, **settings),
+            NCL(iterations=iterations, tolerance=0.0, **settings),
             weights=None if weights is None else torch.as_tensor(weights),
             std=std,
         )
@@ -48,31 +48,33 @@ def fit_rounds(scores, rounds, *, weights=None, std=None, **settings):
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("rho", [1.0, 0.8])
-@pytest.mark.parametrize("rounds", [1, 2, 17])
-def test_weights_are_those_of_the_plain_loop(rounds, rho, solver):
+@pytest.mark.parametrize("iterations", [1, 2, 17])
+def test_weights_are_those_of_the_plain_loop(iterations, rho, solver):
     """Round by round, with own marginals, to 1e-9 of a standard deviation."""
     scores = small(0).scores
     rng = np.random.default_rng(0)
     w = random_weights(len(scores))
     a, b = (rng.uniform(0.2, 1.2, n) for n in scores.shape)
     marginals = {"text_marginal": a, "video_marginal": b}
-    found = fit_rounds(scores, rounds, weights=w, rho=rho, solver=solver, std=0.2, **marginals)
+    found = fit_rounds(scores, iterations, weights=w, rho=rho, solver=solver, std=0.2, **marginals)
     tau = 0.15 * 0.2
-    f, g = plain_sinkhorn(scores, tau, rounds, rho, a, b, w=w)
+    f, g = plain_sinkhorn(scores, tau, iterations, rho, a, b, w=w)
     assert_allclose(found.video, tau * centred(g), rtol=0, atol=1e-9 * scores.std())
     assert_allclose(found.text, tau * (f + g.mean()), rtol=0, atol=1e-9 * scores.std())
 
 
 @given(seeds, st.sampled_from(SOLVERS), st.sampled_from([1.0, 0.8]), st.integers(1, 20))
-def test_a_text_that_comes_k_times_with_weight_one_over_k_counts_once(seed, solver, rho, rounds):
+def test_a_text_that_comes_k_times_with_weight_one_over_k_counts_once(
+    seed, solver, rho, iterations
+):
     """The biases are those without copies, of every row as well, to 1e-9."""
     rng = np.random.default_rng(seed)
     scores = rng.standard_normal((12, 15))
     which = rng.permutation(np.repeat(np.arange(12), rng.integers(1, 6, 12)))
     w = 1 / np.bincount(which)[which]
     settings = {"rho": rho, "solver": solver, "std": 1.0}
-    alone = fit_rounds(scores, rounds, **settings)
-    copied = fit_rounds(scores[which], rounds, weights=w, **settings)
+    alone = fit_rounds(scores, iterations, **settings)
+    copied = fit_rounds(scores[which], iterations, weights=w, **settings)
     assert_allclose(copied.video, alone.video, rtol=0, atol=1e-9)
     assert_allclose(copied.text, alone.text[which], rtol=0, atol=1e-9)
 
@@ -82,7 +84,7 @@ def test_every_solver_minds_weights(solver):
     """At convergence, to 1e-5 of a temperature, and the plan's columns have their masses."""
     scores = small(1).scores
     w = random_weights(len(scores))
-    config = NCL(solver=solver, tolerance=1e-9, rounds=20_000)
+    config = NCL(solver=solver, tolerance=1e-9, iterations=20_000)
     found = fit_biases(Dense(scores, dtype=F64), config, weights=torch.tensor(w), std=0.2)
     tau = found.temperature
     f, g = plain_ncl(scores, tau, 1e-10, w=w)
@@ -109,10 +111,10 @@ def test_copies_of_weight_one_over_k_leave_the_temperature_alone():
 # --- columns without their own texts -----------------------------------------------------
 
 
-def solve_rounds(scores, rounds, own, *, dtype=F64, weights=None, start=None, **settings):
+def solve_rounds(scores, iterations, own, *, dtype=F64, weights=None, start=None, **settings):
     problem = Problem(
         Dense(scores, dtype=dtype),
-        NCL(rounds=rounds, tolerance=0.0, **settings),
+        NCL(iterations=iterations, tolerance=0.0, **settings),
         weights=None if weights is None else torch.tensor(weights, dtype=dtype),
         std=float(scores.std()),
     )
@@ -128,10 +130,10 @@ def solve_rounds(scores, rounds, own, *, dtype=F64, weights=None, start=None, **
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(F64, 1e-8), (F32, 1e-3)])
 @pytest.mark.parametrize(
-    ("rho", "temperature_std", "rounds"), [(0.8, 0.4, 1), (0.8, 0.4, 12), (1, 0.15, 12)]
+    ("rho", "temperature_std", "iterations"), [(0.8, 0.4, 1), (0.8, 0.4, 12), (1, 0.15, 12)]
 )
 def test_best_texts_are_left_out_of_the_columns(
-    rho, temperature_std, rounds, dtype, tolerance, solver
+    rho, temperature_std, iterations, dtype, tolerance, solver
 ):
     """Against the plain loop that never adds them, from a start, to 1e-8 of the spread.
 
@@ -143,9 +145,11 @@ def test_best_texts_are_left_out_of_the_columns(
         w, start = rng.uniform(0.1, 1, len(scores)), rng.standard_normal(scores.shape[1])
         own = scores.argmax(1)
         settings = {"rho": rho, "temperature_std": temperature_std, "solver": solver}
-        found = solve_rounds(scores, rounds, own, dtype=dtype, weights=w, start=start, **settings)
+        found = solve_rounds(
+            scores, iterations, own, dtype=dtype, weights=w, start=start, **settings
+        )
         tau = temperature_std * scores.std()
-        f, g = plain_sinkhorn(scores, tau, rounds, rho, w=w, own=own, start=start)
+        f, g = plain_sinkhorn(scores, tau, iterations, rho, w=w, own=own, start=start)
         atol = tolerance * scores.std()
         assert_allclose(found.video.double(), tau * centred(g), rtol=0, atol=atol)
         assert_allclose(found.text.double(), tau * (f + g.mean()), rtol=0, atol=atol)

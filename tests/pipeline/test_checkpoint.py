@@ -82,19 +82,21 @@ def _converged():
 def test_a_run_killed_after_any_round_goes_on_to_the_same_bits(
     tmp_path, monkeypatch, run, settings, solves
 ):
-    """What lies on the disk after some rounds of every solve is all that a killed run leaves."""
+    """What is on disk after some iterations of every solve is all that a killed run leaves."""
     monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
     file = tmp_path / "run.safetensors"
-    rounds = Rounds(lambda: shutil.copy(file, tmp_path / str(len(rounds))))
-    wanted = run(progress=rounds, resume=file, **settings)
+    iterations = Rounds(lambda: shutil.copy(file, tmp_path / str(len(iterations))))
+    wanted = run(progress=iterations, resume=file, **settings)
     assert_array_equal(wanted, run(**settings))
-    assert rounds.count(1) == solves
-    first = [place for place, done in enumerate(rounds, 1) if done == 1]
-    for kill in sorted({*first, *(place - 1 for place in first[1:]), len(rounds) - 3, len(rounds)}):
+    assert iterations.count(1) == solves
+    first = [place for place, done in enumerate(iterations, 1) if done == 1]
+    for kill in sorted(
+        {*first, *(place - 1 for place in first[1:]), len(iterations) - 3, len(iterations)}
+    ):
         again = Rounds()
         found = run(progress=again, resume=tmp_path / str(kill), **settings)
         assert_array_equal(found, wanted)
-        assert again == rounds[kill:]
+        assert again == iterations[kill:]
         assert not (tmp_path / str(kill)).exists()
     assert not file.exists()
 
@@ -102,14 +104,14 @@ def test_a_run_killed_after_any_round_goes_on_to_the_same_bits(
 @pytest.mark.parametrize(("ncl", "least"), [(COLD, 1), (COLDER, 10)])
 def test_kernels_are_made_anew_on_the_way(monkeypatch, ncl, least):
     """Without this some runs above would agree for no reason."""
-    made, rounds = [], Rounds()
+    made, iterations = [], Rounds()
     absorb = StoredKernel._absorb
     monkeypatch.setattr(
-        StoredKernel, "_absorb", lambda self, g: made.append(len(rounds)) or absorb(self, g)
+        StoredKernel, "_absorb", lambda self, g: made.append(len(iterations)) or absorb(self, g)
     )
-    scores(ncl=ncl, progress=rounds)
-    last = len(rounds) - rounds[::-1].index(1)
-    assert sum(last < place < len(rounds) - 3 for place in made) >= least
+    scores(ncl=ncl, progress=iterations)
+    last = len(iterations) - iterations[::-1].index(1)
+    assert sum(last < place < len(iterations) - 3 for place in made) >= least
 
 
 @pytest.mark.parametrize("solve", range(5))
@@ -119,15 +121,15 @@ def test_an_interrupted_run_loses_nothing(tmp_path, solve):
 
     def stop():
         assert not file.exists()
-        if rounds.count(1) == solve + 1 and rounds[-1] == 3:
+        if iterations.count(1) == solve + 1 and iterations[-1] == 3:
             raise KeyboardInterrupt
 
-    every, rounds, rest = Rounds(), Rounds(stop), Rounds()
+    every, iterations, rest = Rounds(), Rounds(stop), Rounds()
     wanted = rescore(None, (TEXT, VIDEO), progress=every)
     with pytest.raises(KeyboardInterrupt):
-        features(progress=rounds, resume=file)
+        features(progress=iterations, resume=file)
     found = rescore(None, (TEXT, VIDEO), progress=rest, resume=file)
-    assert rounds + rest == every
+    assert iterations + rest == every
     assert_array_equal(found.scores, wanted.scores)
     assert found.to_dict() == wanted.to_dict()
     assert list(tmp_path.iterdir()) == []
@@ -138,12 +140,12 @@ def stopped(tmp_path):
     """The file of a run that stopped in its last solve."""
 
     def stop():
-        if rounds[-1] == 10:
+        if iterations[-1] == 10:
             raise KeyboardInterrupt
 
-    rounds, file = Rounds(stop), tmp_path / "run.safetensors"
+    iterations, file = Rounds(stop), tmp_path / "run.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        features(progress=rounds, resume=file)
+        features(progress=iterations, resume=file)
     return file
 
 
@@ -154,7 +156,7 @@ def stopped(tmp_path):
         ((TEXT, VIDEO[::-1]), {}),
         ((TEXT, VIDEO[:-1]), {}),
         ((TEXT.astype("f8"), VIDEO), {}),
-        ((TEXT, VIDEO), {"ncl": NCL(rounds=201)}),
+        ((TEXT, VIDEO), {"ncl": NCL(iterations=201)}),
         ((TEXT, VIDEO), {"ncl": NCL(video_marginal=[1.0] * N)}),
         ((TEXT, VIDEO), {"emcl": None}),
         ((TEXT, VIDEO), {"emcl": EMCL(seed=1)}),
@@ -257,9 +259,9 @@ def test_a_run_that_goes_another_way_is_refused(stopped):
     job = Job(None, (TEXT, VIDEO))
     reached = Checkpoint(stopped, job)
     solves = json.loads(notes(stopped)["solves"])
-    assert reached.resumed == sum(rounds for _, _, rounds, _ in solves)
+    assert reached.resumed == sum(iterations for _, _, iterations, _ in solves)
     temperature, rho = solves[0][:2]
-    assert reached.begin(temperature * (1 + 1e-7), rho).rounds == solves[0][2]
+    assert reached.begin(temperature * (1 + 1e-7), rho).iterations == solves[0][2]
     with pytest.raises(InputFileError, match="took another way"):
         reached.begin(1.01 * solves[1][0], solves[1][1])
 
@@ -271,7 +273,7 @@ def notes(file):
 
 @pytest.mark.parametrize("settings", [{"ncl": None}, {"prior": "off"}, {"ncl": NCL(solver="pot")}])
 def test_a_run_without_rounds_of_its_own_is_refused(tmp_path, settings):
-    with pytest.raises(InputValueError, match="no rounds that could be kept"):
+    with pytest.raises(InputValueError, match="no iterations that could be kept"):
         features(resume=tmp_path / "run.safetensors", **settings)
 
 

@@ -55,7 +55,7 @@ def test_a_plan_is_told_and_nothing_is_written(invoke):
     [
         ([], "stored kernel", 2 * 4 * 945**2),
         (["--storage", "bfloat16"], "stored kernel", (2 + 4) * 945**2),
-        (["--memory", "1M"], "scores recomputed in every round", 0),
+        (["--memory", "1M"], "scores recomputed in every iteration", 0),
         (["--candidates", "100", "--run", "a.csv"], "up to 189000 candidates", 110 * 189000),
         (["--candidates", "999", "--run", "a.csv"], "up to 893025 candidates", 110 * 945**2),
     ],

@@ -221,7 +221,7 @@ def test_a_sample_of_some_is_right_on_average():
 def test_biases_of_candidates_are_the_dense_ones():
     text, video = sides(120, 80, seed=4)
     found, source = search(text, video, 10), FeaturePair(text, video)
-    a, b = (Problem(x, NCL(tolerance=1e-6, rounds=500)).solve() for x in (found, source))
+    a, b = (Problem(x, NCL(tolerance=1e-6, iterations=500)).solve() for x in (found, source))
     assert a.solver == "candidates"
     assert_allclose(a.video, b.video, atol=1e-5)
     assert_allclose(a.text, b.text, atol=1e-5)
