@@ -14,7 +14,7 @@ from emcl_plugin.pipeline.settings import Settings
 RNG = np.random.default_rng(0)
 TEXT, VIDEO = (RNG.standard_normal((60, 8)).astype(np.float32) for _ in range(2))
 SIM = TEXT @ VIDEO.T
-ONE_ROUND = NCL(rounds=1, tolerance=1e-9)
+ONE_ROUND = NCL(iterations=1, tolerance=1e-9)
 FITTED = Reranker(ncl=None, emcl=None).fit(TEXT, VIDEO)
 
 DOORS = {
