@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 else:
     SavedNCL = make_dataclass(
         "SavedNCL",
-        [(name, get_type_hints(NCL)[name]) for name in saved_fields(NCL)],
+        [(name, get_type_hints(NCL)[name]) for name in saved_fields(NCL).values()],
         namespace={"__post_init__": lambda self: NCL(**vars(self)) and None},
     )
 
