@@ -143,6 +143,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", ["f2", "f4", "f8"])
 def test_the_layout_of_the_input_does_not_matter(kind, layout, tmp_path):
@@ -248,6 +249,7 @@ def test_a_run_again_has_the_same_bits():
     assert there.stdout.split() == here
 
 
+@pytest.mark.slow
 def test_any_number_of_threads_gives_the_same_ranks(threads):
     """Wherever scores differ by more than 1e-5, which is nearly everywhere."""
     threads(1)

@@ -220,6 +220,7 @@ def test_a_bank_given_k_times_teaches_the_same(seed, times):
     assert_allclose(*(gate.high for gate in gates), rtol=0, atol=0.5 * width)
 
 
+@pytest.mark.slow
 @given(seeds, st.floats(-6, 6), st.floats(-6, 6), st.booleans())
 def test_units_do_not_matter_to_the_inner_product(seed, bank, gallery, dual):
     """Biases are in the units of the scores; strength and gate have none."""
@@ -259,6 +260,7 @@ def test_lengths_do_not_matter_to_the_cosine(seed):
     assert_allclose(found.gallery, wanted.gallery, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dual", [False, True])
 @pytest.mark.parametrize("metric", ["cosine", "dot"])
 def test_little_memory_gives_the_same(dual, metric):

@@ -216,6 +216,7 @@ def test_a_bank_of_another_kind_than_the_gallery_is_not_believed():
 # --- what does not matter ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @METRICS
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
 @pytest.mark.parametrize(
@@ -502,6 +503,7 @@ def test_what_cannot_be_done_is_said_in_three_parts(sim, feats, banks, error, wo
 # --- what it is worth --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_demo_gains_two_and_a_half_points_of_r1_on_average_by_banks():
     """+5.1 when this was written; one bank gains as much in its direction."""
     demo = load_demo()

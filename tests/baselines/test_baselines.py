@@ -222,6 +222,7 @@ def test_is_its_formula(name, settings, banks):
     assert_allclose(found.T.dense(), expected.T, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "banks"), RUNS)
 def test_does_not_depend_on_the_block_size(name, banks):
     """Blocks of one row and vectors that are not held give the same scores."""

@@ -142,6 +142,7 @@ def test_queries_of_the_bank_are_said(folder, emcl):
     assert emcl(*BOTH, *TEXT_BANK, "--force", "-q").words == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "settings"),
     [

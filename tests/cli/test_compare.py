@@ -41,6 +41,7 @@ def test_ours_is_first_with_no_option(demo_rows):
     assert ours["protocol"] == "transductive"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["text", "markdown", "latex", "csv"])
 def test_every_format_names_methods_and_metrics(form):
     out = run(

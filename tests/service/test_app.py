@@ -321,6 +321,7 @@ def is_good(body):
     return bool(np.array(vector, np.float32).any())
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(bodies)
 def test_any_json_is_answered_or_refused(app, small, body):

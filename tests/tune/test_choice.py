@@ -45,6 +45,7 @@ def plain(found):
 # --- the choice --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_gain_that_is_told_is_that_of_the_choice_over_nothing():
     found = tune(*hubby(200), cuts=2)
     part = found.parts[-1]
@@ -211,6 +212,7 @@ def test_more_cuts_ask_more_queries():
 # --- what comes in, what goes out --------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_half_precision_and_tensors_are_the_numbers_they_hold(tmp_path):
     """And files, memory-mapped, as the command line opens them."""
     half = [x.astype("f2") for x in bank()]
@@ -223,6 +225,7 @@ def test_half_precision_and_tensors_are_the_numbers_they_hold(tmp_path):
     assert plain(tune(*mapped, cuts=1)) == wanted
 
 
+@pytest.mark.slow
 def test_bfloat16_and_float64_can_be_tuned_on():
     brain = [torch.from_numpy(x).bfloat16() for x in bank()]
     assert plain(tune(*brain, cuts=1)) == plain(tune(*(x.float() for x in brain), cuts=1))

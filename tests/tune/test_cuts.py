@@ -249,6 +249,7 @@ def test_every_candidate_is_judged_as_a_reranker_with_its_settings(kind, alone):
             assert trial.mrr == pytest.approx((1 / ranks).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["one to one", "many to one", "many to many"])
 def test_candidates_differ_in_what_they_do(kind):
     """Otherwise the comparison above would show little."""
