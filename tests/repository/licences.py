@@ -1,6 +1,6 @@
-"""The licences of all that an installation brings, as the installed packages tell them.
+"""Licences of all packages that an installation brings, from their metadata.
 
-python tests/repository/licences.py    writes docs/licences.md anew; needs all extras installed
+python tests/repository/licences.py    rewrites docs/licences.md; needs all extras installed
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "licences.md"
 COPYLEFT = re.compile(r"GPL|MPL|EPL|CDDL|EUPL|Mozilla|General Public|Eclipse", re.IGNORECASE)
 NOTES = {
-    "certifi": "a list of certificates, used as it is: the MPL asks for nothing then",
-    "docutils": "for the site: no part of it is handed on; the GPL is that of an editor's mode",
-    "hypothesis": "for the tests: no part of it is handed on",
-    "pathspec": "for the type check: no part of it is handed on",
-    "tqdm": "used as it is: the MPL asks for nothing then",
+    "certifi": "a list of certificates, used unmodified: the MPL imposes nothing",
+    "docutils": "builds the site, not redistributed; the GPL covers an editor mode",
+    "hypothesis": "tests only, not redistributed",
+    "pathspec": "type check only, not redistributed",
+    "tqdm": "used unmodified: the MPL imposes nothing",
 }
 ABOUT = """# Licences
 
-This package is MIT ([LICENSE](../LICENSE)). None of the packages below is part of it: pip installs them from where their authors publish them. What they say of their licence was read from their metadata by `python tests/repository/licences.py`, with the versions of `constraints.txt` on Linux; a test sees to it that every direct dependency is listed, that no licence is unknown, and that a copyleft one has a note.
+This package is MIT ([LICENSE](../LICENSE)). It includes none of the packages below: pip installs them from where their authors publish them. `python tests/repository/licences.py` read their licences from their metadata, with the versions of `constraints.txt` on Linux. A test checks that every direct dependency is listed, that no licence is unknown and that every copyleft licence has a note.
 
-- On Linux, PyPI's own builds of torch also bring CUDA libraries: `nvidia-*`, which name their licence "NVIDIA Proprietary Software". A CPU build of torch, as here, brings none of them, and nothing here needs them but a GPU.
-- `faiss-gpu` (extra `gpu`) was not installed where this was made. FAISS is MIT; its GPU builds bring CUDA libraries too.
-- The demo data are from the PyPI package `emoji` (New BSD), its names from Unicode CLDR (Unicode licence).
+- On Linux, PyPI's builds of torch require CUDA libraries (`nvidia-*`), whose licence is "NVIDIA Proprietary Software". A CPU build of torch, as used here, does not. Only GPU use needs them.
+- `faiss-gpu` (extra `gpu`) was not installed for this list. FAISS is MIT; its GPU builds require CUDA libraries too.
+- The demo data come from the PyPI package `emoji` (New BSD), its names from Unicode CLDR (Unicode licence).
 """  # noqa: E501
 SAID = {"atheris": "Apache-2.0"}
-"""By its licence file, where the metadata name none."""
+"""Licences from the licence file, for metadata that name none."""
 GROUPS = {
     "Every installation": ["core"],
     "Extras for use: `cpu`, `report`, `formats`, `serve`": ["cpu", "report", "formats", "serve"],
@@ -41,7 +41,7 @@ GROUPS = {
 
 
 def wanted() -> dict[str, list[Requirement]]:
-    """setup.cfg's requirements by extra; those of every installation are `core`."""
+    """Return the requirements in setup.cfg by extra; ``core`` for those of every installation."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     lists = {"core": config["options"]["install_requires"], **config["options.extras_require"]}
@@ -52,7 +52,7 @@ def wanted() -> dict[str, list[Requirement]]:
 
 
 def licence(name: str) -> str:
-    """The SPDX expression, or what stands in its place in older metadata."""
+    """Return the SPDX expression, or its equivalent in older metadata."""
     about = metadata.metadata(name)
     kinds = [
         line.split(" :: ")[-1]
@@ -66,7 +66,7 @@ def licence(name: str) -> str:
 
 
 def brought(requirements: list[Requirement]) -> set[str]:
-    """Names of these packages and of all that they need in turn, here."""
+    """Return the names of these packages and all their dependencies on this platform."""
     found: set[str] = set()
     seen: set[tuple[str, frozenset[str]]] = set()
     left = list(requirements)
@@ -86,7 +86,7 @@ def brought(requirements: list[Requirement]) -> set[str]:
 
 
 def page() -> str:
-    """docs/licences.md as of today."""
+    """Return docs/licences.md for the installed packages."""
     by_extra = wanted()
     direct = {canonicalize_name(one.name) for lines in by_extra.values() for one in lines}
     text, told = ABOUT, {"emcl-plugin"}
