@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emcl_plugin.cli.options import SOURCE, trust_option
+from emcl_plugin.cli.inputs import Inputs, TruthFiles, read_source
+from emcl_plugin.cli.options import (
+    PATH,
+    Sections,
+    device_option,
+    file,
+    force_option,
+    json_option,
+    quiet_option,
+    source,
+    trust_option,
+    wrong_usage,
+)
 from emcl_plugin.errors import escaped
 
 if TYPE_CHECKING:
@@ -20,45 +32,41 @@ if TYPE_CHECKING:
 
     from emcl_plugin._internal.arrays import Array
     from emcl_plugin.bank.corrector import Corrector
+    from emcl_plugin.cli.show import Progress
     from emcl_plugin.evaluation.metrics import Placement
     from emcl_plugin.ground_truth import GroundTruth
 
-_PATH = click.Path(path_type=Path)
+    Rows = list[tuple[str, str, Placement]]
 
 
 @click.command(
     "apply",
+    cls=Sections,
     epilog="\b\nExamples:\n  emcl-rerank apply fitted --text q.npy\n"
     "  emcl-rerank apply fitted --text q.npy --top 10\n"
     "  emcl-rerank apply fitted --text q.npy --gt diagonal --output out.npy",
 )
-@click.argument("folder", metavar="DIR", type=_PATH)
-@click.option("--text", type=SOURCE, metavar="Q.npy", help="Queries that are texts.")
-@click.option("--video", type=SOURCE, metavar="Q.npy", help="Queries that are videos.")
-@click.option(
-    "--output",
-    "-o",
-    type=_PATH,
-    metavar="OUT",
-    help="Where the scores go, queries x gallery. Default: scores.npy, with --top: top.csv.",
+@click.argument("folder", metavar="DIR", type=PATH)
+@source("--text", "Q.npy", "Queries that are texts.")
+@source("--video", "Q.npy", "Queries that are videos.")
+@file(
+    "--output -o",
+    "OUT",
+    "File for the scores, queries x gallery. Default: scores.npy; with --top: top.csv.",
 )
 @click.option(
-    "--top", type=click.IntRange(min=1), metavar="K",
-    help="Only the K best of each query, with their names. E.g. 10.",
-)  # fmt: skip
-@click.option(
-    "--gt", type=_PATH, metavar="FILE",
-    help="Right item of every query, to measure the gain: as for the main command.",
-)  # fmt: skip
-@click.option("--force", is_flag=True, help="Replace an existing output.")
+    "--top",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="Write only the K best items of each query, with their names. E.g. 10.",
+)
+@file("--gt", "FILE", "Right item of every query, to measure the gain; as in the main command.")
+@force_option
 @trust_option
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
-@click.option("--json", "as_json", is_flag=True, help="A report on standard output.")
-@click.option("--quiet", "-q", is_flag=True, help="No summary, no progress.")
-@click.pass_context
+@device_option
+@json_option
+@quiet_option
 def apply_command(
-    context: click.Context,
-    /,
     folder: Path,
     text: str | None,
     video: str | None,
@@ -73,79 +81,92 @@ def apply_command(
     """Score queries with the corrector that was saved in DIR.
 
     Each query is scored by itself: its scores are the same, to the last bit, alone or in any
-    company, today or tomorrow.
+    batch.
     """
     if (text is None) == (video is None):
-        raise click.UsageError("give the queries: --text or --video, one of the two", context)
-    wanted = ".npy" if top is None else ".csv"
-    output = output or Path("scores.npy" if top is None else "top.csv")
-    if output.suffix != wanted:
-        what = "scores are written as .npy" if top is None else "--top writes a table, .csv"
-        raise click.UsageError(f"{what}: name the output so, not {escaped(output.name)}", context)
+        raise wrong_usage("give the queries: --text or --video, one of the two")
+    output = _named(output, top)
     started = time.perf_counter()
 
-    from emcl_plugin._internal.arrays import Kind
-    from emcl_plugin.cli.inputs import Inputs, read_ground_truth, read_source
     from emcl_plugin.cli.show import Progress, warnings_as_notes
-    from emcl_plugin.evaluation.metrics import MEASURES
-    from emcl_plugin.io.atomic import check_target
-    from emcl_plugin.io.npy import npy_size, write_npy
-    from emcl_plugin.io.write import checked_ids
-    from emcl_plugin.report.tables import metrics_table
     from emcl_plugin.reranker import Reranker
 
     vectors = read_source(text if text is not None else str(video))
     queries = vectors.array
     corrector = Reranker.from_pretrained(folder, device=device).corrector_
-    kind = Kind.of(queries)
-    shape = (len(queries), len(corrector))
-    size = npy_size(shape, kind.dtype.itemsize) if top is None else 0
-    check_target(output, size, force=force)
-    if top is not None:
-        checked_ids(corrector.names or None, len(corrector), "gallery")
+    _check(output, queries, corrector, top, force=force)
     both = vectors.ids is not None and corrector.names
     known = Inputs(None, None, vectors.ids, corrector.names) if both else None
-    truth = None if gt is None else read_ground_truth(shape, gt, None, None, None, known)
+    shape = (len(queries), len(corrector))
+    truth = None if gt is None else TruthFiles(gt=gt).read(shape, known)
     with warnings_as_notes(quiet=quiet), Progress(enabled=not quiet) as progress:
         gate = float(corrector.gate(queries).mean())
         seen = corrector.seen(queries)
-        blocks = progress.rows("scoring", corrector.scores(queries), shape[0])
-        if top is None:
-            parts = (kind.narrow(block.cpu()).numpy() for block in blocks)
-            write_npy(output, shape, kind.numpy_dtype, parts, force=force)
-        else:
-            _write_top(output, corrector, blocks, min(top, shape[1]), force=force)
+        _write(output, queries, corrector, top, progress, force=force)
         rows = [] if truth is None else _measured(corrector, queries, truth)
-    seconds = time.perf_counter() - started
+    facts = {
+        "protocol": "bank",
+        "queries": shape[0],
+        "gallery": shape[1],
+        "strength": corrector.strength,
+        "likeness": gate,
+        "seen_in_bank": seen,
+        "output": str(output),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
     if not quiet:
-        lines = [
-            ("", f"{shape[0]} queries x {shape[1]} gallery items"),
-            ("protocol", f"bank ({len(corrector.bank)} bank queries made the correction)"),
-            ("applied", f"{100 * corrector.strength:.0f} % of the biases"),
-            ("gate", f"{100 * gate:.0f} % of the queries are like the bank's, others left alone"),
-            ("leak", f"{seen or 'none'} of the queries {'is' if seen == 1 else 'are'} in the bank"),
-            ("written", f"{escaped(output)}, {seconds:.1f} s in all"),
-        ]  # fmt: skip
-        click.echo("\n".join(f"  {name:11} {value}" for name, value in lines), err=True)
-        if rows:
-            click.echo(f"\n{metrics_table(rows)}", err=True)
+        _summarise(facts, len(corrector.bank), rows)
     if as_json:
-        out: dict[str, Any] = {
-            "protocol": "bank",
-            "queries": shape[0],
-            "gallery": shape[1],
-            "strength": corrector.strength,
-            "likeness": gate,
-            "seen_in_bank": seen,
-            "output": str(output),
-            "seconds": round(seconds, 3),
-        }
-        if rows:
-            out["measured"] = {
-                name: {measure: found.metric(measure) for measure in MEASURES}
-                for _, name, found in rows
-            }
-        click.echo(json.dumps(out, indent=2))
+        click.echo(json.dumps({**facts, **_measured_to_dict(rows)}, indent=2))
+
+
+def _named(output: Path | None, top: int | None) -> Path:
+    """Return the output; a suffix that does not fit is wrong usage."""
+    output = output or Path("scores.npy" if top is None else "top.csv")
+    if output.suffix != (".npy" if top is None else ".csv"):
+        what = "scores are written as .npy" if top is None else "--top writes a table, .csv"
+        raise wrong_usage(f"{what}: name the output so, not {escaped(output.name)}")
+    return output
+
+
+def _check(
+    output: Path, queries: Array, corrector: Corrector, top: int | None, *, force: bool
+) -> None:
+    """Check that the output can be written."""
+    from emcl_plugin._internal.arrays import Kind
+    from emcl_plugin.io.atomic import check_target
+    from emcl_plugin.io.npy import npy_size
+    from emcl_plugin.io.write import checked_ids
+
+    size = 0
+    shape = (len(queries), len(corrector))
+    kind = Kind.of(queries)
+    if top is None:
+        size = npy_size(shape, kind.dtype.itemsize)
+    check_target(output, size, force=force)
+    if top is not None:
+        checked_ids(corrector.names or None, len(corrector), "gallery")
+
+
+def _write(
+    output: Path,
+    queries: Array,
+    corrector: Corrector,
+    top: int | None,
+    progress: Progress,
+    *,
+    force: bool,
+) -> None:
+    from emcl_plugin._internal.arrays import Kind
+    from emcl_plugin.io.npy import write_npy
+
+    kind, shape = Kind.of(queries), (len(queries), len(corrector))
+    blocks = progress.rows("scoring", corrector.scores(queries), shape[0])
+    if top is not None:
+        _write_top(output, corrector, blocks, min(top, shape[1]), force=force)
+        return
+    parts = (kind.narrow(block.cpu()).numpy() for block in blocks)
+    write_npy(output, shape, kind.numpy_dtype, parts, force=force)
 
 
 def _write_top(
@@ -156,7 +177,7 @@ def _write_top(
     *,
     force: bool,
 ) -> None:
-    """A table of the best items of every query."""
+    """Write a table of the best items of every query."""
     from emcl_plugin.io.atomic import atomic_writer
     from emcl_plugin.io.topk import best
 
@@ -176,10 +197,35 @@ def _write_top(
         table.detach()
 
 
-def _measured(
-    corrector: Corrector, queries: Array, truth: GroundTruth
-) -> list[tuple[str, str, Placement]]:
-    """Before and after, for the metrics' table."""
+def _summarise(facts: dict[str, Any], bank: int, rows: Rows) -> None:
+    from emcl_plugin.cli.show import aligned
+    from emcl_plugin.report.tables import metrics_table
+
+    seen, gate = facts["seen_in_bank"], 100 * facts["likeness"]
+    lines = [
+        ("", f"{facts['queries']} queries x {facts['gallery']} gallery items"),
+        ("protocol", f"bank ({bank} bank queries made the correction)"),
+        ("applied", f"{100 * facts['strength']:.0f} % of the biases"),
+        ("gate", f"{gate:.0f} % of the queries are like the bank's, others left alone"),
+        ("leak", f"{seen or 'none'} of the queries {'is' if seen == 1 else 'are'} in the bank"),
+        ("written", f"{escaped(facts['output'])}, {facts['seconds']:.1f} s in all"),
+    ]
+    click.echo(aligned(lines), err=True)
+    if rows:
+        click.echo(f"\n{metrics_table(rows)}", err=True)
+
+
+def _measured_to_dict(rows: Rows) -> dict[str, Any]:
+    from emcl_plugin.evaluation.metrics import MEASURES
+
+    if not rows:
+        return {}
+    measured = {name: {m: found.metric(m) for m in MEASURES} for _, name, found in rows}
+    return {"measured": measured}
+
+
+def _measured(corrector: Corrector, queries: Array, truth: GroundTruth) -> Rows:
+    """Return the rows of the metrics' table, before and after."""
     from dataclasses import replace
 
     from emcl_plugin.bank.corrector import Scores

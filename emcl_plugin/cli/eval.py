@@ -7,18 +7,20 @@ from typing import Any
 
 import click
 
-from emcl_plugin.cli.inputs import (
-    check_names,
-    read_ground_truth,
-    read_inputs,
-    read_measures,
-    read_size,
+from emcl_plugin.cli.inputs import Sources, TruthFiles, read_measures
+from emcl_plugin.cli.options import (
+    Sections,
+    device_options,
+    input_options,
+    json_option,
+    measure_options,
+    truth_options,
 )
-from emcl_plugin.cli.options import device_options, input_options, measure_options, truth_options
 
 
 @click.command(
     "eval",
+    cls=Sections,
     epilog="\b\nExamples:\n  emcl-rerank eval --sim sims.npy\n"
     "  emcl-rerank eval --text t.npy --video v.npy --gt gt.csv --measures R@1,mAP@10,nDCG",
 )
@@ -26,32 +28,23 @@ from emcl_plugin.cli.options import device_options, input_options, measure_optio
 @truth_options
 @measure_options
 @device_options
-@click.option("--json", "as_json", is_flag=True, help="Metrics and hubness as JSON.")
-@click.pass_context
+@json_option
 def evaluate_command(
-    context: click.Context,
-    /,
-    text: str | None,
-    video: str | None,
-    sim: str | None,
-    source: tuple[str, str] | None,
-    orientation: str,
-    metric: str,
     measures: str,
     several: str,
     device: str,
-    memory: str | None,
+    memory: int | None,
     as_json: bool,
-    **truth: Any,
+    **options: Any,
 ) -> None:
     """Measure scores as they are: metrics and hubness of both directions.
 
     Scores are a similarity matrix (--sim) or the similarity of embeddings. A video's rank is
     that of its best caption; ties count by their average rank.
     """
-    check_names(context, text, video, sim, source)
-    names = read_measures(context, measures)
-    budget = read_size(context, memory)
+    sources = Sources.of(options)
+    sources.check()
+    names = read_measures(measures)
 
     from emcl_plugin.cli.show import tell, warnings_as_notes
     from emcl_plugin.evaluation.hubness import hubness
@@ -60,13 +53,13 @@ def evaluate_command(
     from emcl_plugin.pipeline.settings import Resources, Settings
     from emcl_plugin.report.tables import metrics_table
 
-    given = read_inputs(text, video, sim, source, orientation)
+    given = sources.read()
     tell(given.notes)
     with warnings_as_notes(quiet=False):
         feats = given.feats if given.sim is None else None
-        resources = Resources(device=device, memory=budget)
-        job = Job(given.sim, feats, Settings.of(metric=metric), resources)
-        right = read_ground_truth(job.shape, **truth, given=given)
+        resources = Resources(device=device, memory=memory)
+        job = Job(given.sim, feats, Settings.of(metric=sources.metric), resources)
+        right = TruthFiles.of(options).read(job.shape, given)
         scores = job.source()
         found = evaluate(scores, right, several)
         hubs = (hubness(scores), hubness(scores.T))

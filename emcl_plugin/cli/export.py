@@ -3,97 +3,81 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from emcl_plugin.cli.options import SOURCE, trust_option
+from emcl_plugin.cli.options import (
+    PATH,
+    Group,
+    Sections,
+    choice,
+    file,
+    flag,
+    quiet_option,
+    source,
+    trust_option,
+    wrong_usage,
+)
 from emcl_plugin.errors import escaped
 
 if TYPE_CHECKING:
+    from emcl_plugin.bank.corrector import Corrector
     from emcl_plugin.index.export import Exported
 
-_PATH = click.Path(path_type=Path)
 _STORES = ("faiss", "npy", "parquet", "lancedb", "qdrant")
 _RANKED_BY = {"ip": "inner product", "cosine": "cosine", "l2": "Euclidean distance"}
 
 
 @click.command(
     "export",
+    cls=Sections,
     epilog="\b\nExamples:\n  emcl-rerank export fitted --to faiss --output gallery.faiss\n"
     "  emcl-rerank export fitted --to faiss --factory HNSW32 --output hnsw.faiss\n"
     "  emcl-rerank export fitted --to qdrant --space cosine --output qdrant\n"
     "  emcl-rerank export fitted --queries q.npy --queries-output qv.npy",
 )
-@click.argument("folder", metavar="DIR", type=_PATH)
-@click.option("--to", type=click.Choice(_STORES), help="What to write the gallery for.")
-@click.option(
-    "--output",
-    "-o",
-    type=_PATH,
-    metavar="PATH",
-    help="A file for faiss and parquet, a folder for the others.",
-)
+@click.argument("folder", metavar="DIR", type=PATH)
+@click.option("--to", type=click.Choice(_STORES), help="Store to write the gallery for.")
+@file("--output -o", "PATH", "A file for faiss and parquet, a folder for the others.")
 @click.option(
     "--factory",
     metavar="TEXT",
-    help='FAISS\'s factory string, e.g. HNSW32 or "IVF64,Flat". Default: Flat, which is exact.',
+    help='FAISS factory string, e.g. HNSW32 or "IVF64,Flat". Default: Flat (exact).',
 )
-@click.option(
-    "--space",
-    type=click.Choice(tuple(_RANKED_BY)),
-    default="ip",
-    show_default=True,
-    help="What the store ranks by. ip, the inner product, wherever it can.",
-)
+@choice("--space", tuple(_RANKED_BY), "What the store ranks by; ip, the inner product, if it can.")
 @click.option(
     "--phi",
     type=click.FloatRange(min=0, min_open=True),
     metavar="LENGTH",
-    help="With cosine and l2: longest vector to allow for, where items will be added. "
-    "Default: the longest there is.",
+    help="With cosine and l2, where items will be added: length of the longest vector to expect. "
+    "Default: that of the longest vector now.",
 )
-@click.option(
-    "--queries", type=SOURCE, metavar="Q.npy", help="Queries to convert, queries x dimensions."
-)
-@click.option(
-    "--queries-output", type=_PATH, metavar="QV.npy", help="Where the converted queries go."
-)
-@click.option("--force", is_flag=True, help="Replace an earlier export.")
+@source("--queries", "Q.npy", "Queries to convert, queries x dimensions.")
+@file("--queries-output", "QV.npy", "File for the converted queries.")
+@flag("--force", "Replace an earlier export.")
 @trust_option
-@click.option("--quiet", "-q", is_flag=True, help="No summary.")
-@click.pass_context
-def export_command(
-    context: click.Context,
-    /,
-    folder: Path,
-    to: str | None,
-    output: Path | None,
-    factory: str | None,
-    space: str,
-    phi: float | None,
-    queries: str | None,
-    queries_output: Path | None,
-    force: bool,
-    quiet: bool,
-) -> None:
+@quiet_option
+def export_command(folder: Path, force: bool, quiet: bool, **options: Any) -> None:
     """Write the corrected gallery of the corrector in DIR for a vector store.
 
     Each item has one vector of one dimension more, [M v, tau g], and each query one, [M q, s],
     whose inner product is the corrected score: a store that ranks by it ranks as the corrector
     does. For stores that know only cosine or Euclidean distance give --space.
     """
-    _check(context, to, output, factory, space, phi, queries, queries_output)
+    wanted = _Wanted.of(options)
+    wanted.check()
 
     from emcl_plugin.cli.inputs import read_source
     from emcl_plugin.cli.show import warnings_as_notes
-    from emcl_plugin.index.export import export
     from emcl_plugin.index.mips import query_vectors
     from emcl_plugin.io.atomic import check_target
     from emcl_plugin.io.npy import write_npy
     from emcl_plugin.reranker import Reranker
 
+    space, path = wanted.space, wanted.queries_output
     with warnings_as_notes(quiet=quiet):
         corrector = Reranker.from_pretrained(folder).corrector_
         lines = [
@@ -101,65 +85,70 @@ def export_command(
             f"bank ({len(corrector.bank)} bank queries)"
         ]
         converted = None
-        if queries is not None and queries_output is not None:
-            converted = query_vectors(corrector, read_source(queries).array, space)
-            check_target(queries_output, converted.nbytes, force=force)
-        if to is not None and output is not None:
-            done = export(
-                corrector,
-                output,
-                to,
-                factory=factory or "Flat",
-                space=space,
-                phi=phi,
-                force=force,
-            )
-            kind = f"{to} {factory or 'Flat'}" if to == "faiss" else to
-            lines += [
-                f"  written      {escaped(output)} "
-                f"({kind}, {done.count} x {done.dimension} float32)",
-                f"  space        {_space(done)}",
-                f"  search       {_search(done)}",
-            ]
-        if converted is not None and queries_output is not None:
+        if wanted.queries is not None and path is not None:
+            converted = query_vectors(corrector, read_source(wanted.queries).array, space)
+            check_target(path, converted.nbytes, force=force)
+        lines += _export(corrector, wanted, force=force)
+        if converted is not None and path is not None:
             shape = (converted.shape[0], converted.shape[1])
-            write_npy(queries_output, shape, converted.dtype, [converted], force=force)
+            write_npy(path, shape, converted.dtype, [converted], force=force)
             size = f"{shape[0]} x {shape[1]} float32"
-            where = f"{escaped(queries_output)} ({size}, for the space {space})"
-            lines.append(f"  queries      {where}")
+            queries = f"{escaped(path)} ({size}, for the space {space})"
         else:
-            lines.append(
-                f"  queries      --queries Q.npy --queries-output QV.npy --space {space} converts "
-                "them"
-            )
+            queries = f"--queries Q.npy --queries-output QV.npy --space {space} converts them"
     if not quiet:
-        click.echo("\n".join(lines), err=True)
+        click.echo("\n".join([*lines, f"  queries      {queries}"]), err=True)
 
 
-def _check(
-    context: click.Context,
-    to: str | None,
-    output: Path | None,
-    factory: str | None,
-    space: str,
-    phi: float | None,
-    queries: str | None,
-    queries_output: Path | None,
-) -> None:
-    """Contradictions are wrong usage."""
-    problem = None
-    if (to is None) != (output is None):
-        problem = "--to and --output go together: what to write, and where"
-    elif (queries is None) != (queries_output is None):
-        problem = "--queries and --queries-output go together"
-    elif to is None and queries is None:
-        problem = "there is nothing to write: give --to and --output, or --queries"
-    elif factory is not None and to != "faiss":
-        problem = "--factory is an index of --to faiss"
-    elif phi is not None and space == "ip":
-        problem = "--phi is for --space cosine and --space l2"
-    if problem is not None:
-        raise click.UsageError(problem, context)
+@dataclass(frozen=True, kw_only=True)
+class _Wanted(Group):
+    """What to write, and where."""
+
+    to: str | None
+    output: Path | None
+    factory: str | None
+    space: str
+    phi: float | None
+    queries: str | None
+    queries_output: Path | None
+
+    def check(self) -> None:
+        """Refuse contradictions."""
+        if (self.to is None) != (self.output is None):
+            raise wrong_usage("--to and --output go together: what to write, and where")
+        if (self.queries is None) != (self.queries_output is None):
+            raise wrong_usage("--queries and --queries-output go together")
+        if self.to is None and self.queries is None:
+            raise wrong_usage("there is nothing to write: give --to and --output, or --queries")
+        if self.factory is not None and self.to != "faiss":
+            raise wrong_usage("--factory is an index of --to faiss")
+        if self.phi is not None and self.space == "ip":
+            raise wrong_usage("--phi is for --space cosine and --space l2")
+
+
+def _export(corrector: Corrector, wanted: _Wanted, *, force: bool) -> list[str]:
+    """Write the gallery, if requested, and describe it."""
+    from emcl_plugin.index.export import export
+
+    if wanted.to is None or wanted.output is None:
+        return []
+    factory = wanted.factory or "Flat"
+    done = export(
+        corrector,
+        wanted.output,
+        wanted.to,
+        factory=factory,
+        space=wanted.space,
+        phi=wanted.phi,
+        force=force,
+    )
+    kind = f"faiss {factory}" if wanted.to == "faiss" else wanted.to
+    return [
+        f"  written      {escaped(wanted.output)} "
+        f"({kind}, {done.count} x {done.dimension} float32)",
+        f"  space        {_space(done)}",
+        f"  search       {_search(done)}",
+    ]
 
 
 def _space(done: Exported) -> str:

@@ -24,6 +24,7 @@ from emcl_plugin.cli.export import export_command
 from emcl_plugin.cli.fit import fit_command
 from emcl_plugin.cli.method import method_options
 from emcl_plugin.cli.options import (
+    Sections,
     bank_options,
     candidate_options,
     device_options,
@@ -32,6 +33,7 @@ from emcl_plugin.cli.options import (
     output_options,
     report_options,
     truth_options,
+    wrong_usage,
 )
 from emcl_plugin.cli.rerank import run_rerank
 from emcl_plugin.cli.saved import show_command
@@ -58,16 +60,19 @@ Exit status: 0 done, 1 failed, 2 wrong usage.
 """
 
 
-class _Commands(click.Group):
-    """Sub-commands; a file's name in the place of one is told where it belongs."""
+class _Commands(Sections, click.Group):
+    """Sub-commands; explains stray file arguments."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.commands and Path(args[0]).suffix:
-            raise click.UsageError(
-                f"{args[0]} stands alone: name files by options, as in --text t.npy --video v.npy",
-                ctx,
+            raise wrong_usage(
+                f"{args[0]} stands alone: name files by options, as in --text t.npy --video v.npy"
             )
         return super().resolve_command(ctx, args)
 
@@ -102,9 +107,9 @@ def command(context: click.Context, /, **options: Any) -> None:
     (--from). The re-scored matrix goes to --output, the best of every query to --run, a summary to
     standard error. No training, no labels; without evidence of hubs nothing is applied.
     """
-    processes.check_environment(context)
+    processes.check_environment()
     if context.invoked_subcommand is not None and processes.count() > 1:
-        raise click.UsageError(
+        raise wrong_usage(
             f"{context.invoked_subcommand} runs in one process: start it without torchrun"
         )
     if context.invoked_subcommand is None:
@@ -117,7 +122,7 @@ def command(context: click.Context, /, **options: Any) -> None:
         and context.get_parameter_source(option.name) is click.core.ParameterSource.COMMANDLINE
     ]
     if given:
-        raise click.UsageError(
+        raise wrong_usage(
             f"{', '.join(given)} cannot go with the sub-command {context.invoked_subcommand}"
         )
 

@@ -1,12 +1,16 @@
-"""Options that several commands share, each with a default and an example."""
+"""Options that several commands share, in sections of the help page, and their typed values."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from emcl_plugin._internal.sizes import parse_size
+from emcl_plugin.errors import EmclError
 
 ORIENTATIONS = ("auto", "text-video", "video-text")
 NAMES = (
@@ -23,19 +27,32 @@ NAMES = (
     "sentence-transformers",
     "clip-retrieval",
 )
-"""What the adapters are called; they are not loaded for the help."""
+"""Names of the adapters, which the help page does not import."""
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-_PATH = click.Path(path_type=Path)
+G = TypeVar("G", bound="Group")
 
 TRUST = "emcl_plugin.trust_pickle"
-"""Where the context keeps whether pickles may be read."""
+"""Key of the click context under which --trust-pickle is stored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Values of related options; each field has the name of its option."""
+
+    @classmethod
+    def of(cls: type[G], options: Mapping[str, Any]) -> G:
+        """Pick this group's values out of a command's options."""
+        return cls(**{field.name: options[field.name] for field in fields(cls)})
+
+
+def wrong_usage(message: str) -> click.UsageError:
+    """Return an error that shows the usage line of the running command."""
+    return click.UsageError(message, click.get_current_context(silent=True))
 
 
 class _Source(click.types.StringParamType):
-    """A file of vectors, kept as it was written: a path would make one slash of ``s3://``."""
+    """A file of vectors, kept as a string: a path would turn ``s3://`` into ``s3:/``."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(super().convert(value, param, ctx))
@@ -48,301 +65,259 @@ class _Source(click.types.StringParamType):
         return text
 
 
+class _Size(click.types.StringParamType):
+    """A size such as 4G, in bytes."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return value if isinstance(value, int) else parse_size(value)
+        except EmclError as error:
+            self.fail(str(error), param, ctx)
+
+
 SOURCE = _Source()
+PATH = click.Path(path_type=Path)
+
+
+class Sections(click.Command):
+    """A command whose help page groups options under the titles given to :func:`section`."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section per title, in the order of the options."""
+        found: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                found.setdefault(getattr(param, "section", "Other options"), []).append(record)
+        for title, records in found.items():
+            with formatter.section("Options" if len(found) == 1 else title):
+                formatter.write_dl(records)
+
+
+def section(title: str, *options: Callable[[F], F]) -> Callable[[F], F]:
+    """Combine options into one decorator; the help page lists them in this order."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+            vars(function)["__click_params__"][-1].section = title
+        return function
+
+    return decorate
+
+
+def file(name: str, metavar: str, text: str, **more: Any) -> Callable[[F], F]:
+    """Option for a path."""
+    return click.option(*name.split(), type=PATH, metavar=metavar, help=text, **more)
+
+
+def source(name: str, metavar: str, text: str) -> Callable[[F], F]:
+    """Option for vectors: a file, ``file:name``, a folder, ``-`` or an address."""
+    return click.option(name, type=SOURCE, metavar=metavar, help=text)
+
+
+def choice(name: str, values: Sequence[str], text: str) -> Callable[[F], F]:
+    """Option with a few values, of which the first is the default."""
+    kind = click.Choice(values)
+    return click.option(name, type=kind, default=values[0], show_default=True, help=text)
+
+
+def flag(name: str, text: str, **more: Any) -> Callable[[F], F]:
+    """Option without a value."""
+    return click.option(*name.split(), is_flag=True, help=text, **more)
 
 
 def _trust(context: click.Context, _: click.Parameter, given: bool) -> None:
     context.meta[TRUST] = given
 
 
-trust_option = click.option(
+trust_option = flag(
     "--trust-pickle",
-    is_flag=True,
+    "Also read pickles (.pkl, .npy of objects), restricted to arrays, lists, dictionaries, texts "
+    "and numbers.",
     expose_value=False,
     callback=_trust,
-    help="Also read pickles (.pkl, .npy of objects): arrays, lists, dictionaries, texts and "
-    "numbers in them, and nothing else.",
+)
+metric_option = choice("--metric", ["cosine", "dot"], "Similarity of two embeddings.")
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1."
+)
+force_option = flag("--force", "Replace existing outputs.")
+json_option = flag("--json as_json", "Print a JSON report on standard output.")
+quiet_option = flag("--quiet -q", "Print nothing but errors.")
+
+input_options = section(
+    "Input",
+    source("--text", "T.npy", "Text embeddings, texts x dimensions; any norm."),
+    source("--video", "V.npy", "Video embeddings, videos x dimensions."),
+    source(
+        "--sim",
+        "S.npy",
+        "Similarity matrix, texts x videos, at any scale; alone or with embeddings.",
+    ),
+    click.option(
+        "--from",
+        "source",
+        type=(click.Choice(NAMES), SOURCE),
+        metavar="NAME PATH",
+        help="Output of a retriever, in place of --text, --video and --sim. E.g. --from "
+        f"clip4clip run.npz. NAME: {', '.join(NAMES)}.",
+    ),
+    choice(
+        "--orientation",
+        ORIENTATIONS,
+        "Orientation of the similarity matrix. auto: inferred from its shape or ids; where these "
+        "do not decide, texts x videos, and a note says so.",
+    ),
+    metric_option,
+    trust_option,
 )
 
-
-def all_of(options: list[Callable[[F], F]]) -> Callable[[F], F]:
-    """Several options as one decorator; the help lists them in this order."""
-
-    def decorate(function: F) -> F:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
-
-
-input_options = all_of(
-    [
-        click.option(
-            "--text",
-            type=SOURCE,
-            metavar="T.npy",
-            help="Text embeddings, texts x dimensions, of any length.",
-        ),
-        click.option(
-            "--video", type=SOURCE, metavar="V.npy", help="Video embeddings, videos x dimensions."
-        ),
-        click.option(
-            "--sim",
-            type=SOURCE,
-            metavar="S.npy",
-            help="Similarity, texts x videos, at any scale; alone or with embeddings.",
-        ),
-        click.option(
-            "--from",
-            "source",
-            type=(click.Choice(NAMES), SOURCE),
-            metavar="NAME PATH",
-            help="What a retriever wrote, in place of --text, --video and --sim. E.g. --from "
-            f"clip4clip run.npz. NAME: {', '.join(NAMES)}.",
-        ),
-        click.option(
-            "--orientation",
-            type=click.Choice(ORIENTATIONS),
-            default="auto",
-            show_default=True,
-            help="Of a similarity. auto: by its shape or ids; where they do not tell, texts x "
-            "videos, and a note says so.",
-        ),
-        click.option(
-            "--metric",
-            type=click.Choice(["cosine", "dot"]),
-            default="cosine",
-            show_default=True,
-            help="Similarity of embeddings.",
-        ),
-        trust_option,
-    ]
-)
-
-bank_options = all_of(
-    [
-        click.option(
-            "--text-bank",
-            type=SOURCE,
-            metavar="TB.npy",
-            help="Other texts' embeddings, of a training set or a log: they make the videos' "
-            "biases, and no text depends on the other texts any more.",
-        ),
-        click.option(
-            "--video-bank",
-            type=SOURCE,
-            metavar="VB.npy",
-            help="Other videos' embeddings: they make the texts' biases.",
-        ),
-    ]
+bank_options = section(
+    "Query banks",
+    source(
+        "--text-bank",
+        "TB.npy",
+        "Embeddings of other texts (training set, query log): learn the video biases from these "
+        "texts; each test text is then scored independently.",
+    ),
+    source(
+        "--video-bank",
+        "VB.npy",
+        "Embeddings of other videos: learn the text biases from these videos.",
+    ),
 )
 
 
 def saved_options(*, required: bool) -> Callable[[F], F]:
-    """A gallery, and the folder of its corrector."""
-    return all_of(
-        [
-            click.option(
-                "--video",
-                type=SOURCE,
-                metavar="V.npy",
-                help="The gallery, where texts will ask: video embeddings.",
-            ),
-            click.option(
-                "--text",
-                type=SOURCE,
-                metavar="T.npy",
-                help="The gallery, where videos will ask: text embeddings.",
-            ),
-            click.option(
-                "--names",
-                type=_PATH,
-                metavar="FILE",
-                help="Names or ids of the gallery's items, one per line; kept with them. Default: "
-                "the ids that its file holds.",
-            ),
-            click.option(
-                "--metric",
-                type=click.Choice(["cosine", "dot"]),
-                default="cosine",
-                show_default=True,
-                help="Similarity of embeddings.",
-            ),
-            click.option(
-                "--save",
-                type=_PATH,
-                required=required,
-                metavar="DIR",
-                help="Folder for the corrector.",
-            ),
-            click.option("--force", is_flag=True, help="Replace a corrector that is there."),
-            trust_option,
-        ]
+    """Return the options of a gallery and of the folder for its corrector."""
+    return section(
+        "Gallery and corrector",
+        source("--video", "V.npy", "The gallery, for text queries: video embeddings."),
+        source("--text", "T.npy", "The gallery, for video queries: text embeddings."),
+        file(
+            "--names",
+            "FILE",
+            "Names or ids of the gallery items, one per line, saved with them. Default: the ids in "
+            "the gallery's file.",
+        ),
+        metric_option,
+        file("--save", "DIR", "Folder to save the corrector in.", required=required),
+        flag("--force", "Replace an existing corrector."),
+        trust_option,
     )
 
 
-truth_options = all_of(
-    [
-        click.option(
-            "--gt",
-            type=_PATH,
-            metavar="FILE",
-            help="Ground truth: .npy of every text's video or of pairs, .csv, .tsv, .jsonl or "
-            ".parquet with columns text and video, or TREC .qrels. E.g. --gt gt.npy. "
-            "'diagonal': row i belongs to row i. 'ids': a text belongs to the video of its id.",
-        ),
-        click.option(
-            "--text-ids",
-            type=_PATH,
-            metavar="FILE",
-            help="Ids of the texts, one per line, where the ground truth names ids. Default: those "
-            "that the files of vectors hold.",
-        ),
-        click.option(
-            "--video-ids", type=_PATH, metavar="FILE", help="Ids of the videos, one per line."
-        ),
-        click.option(
-            "--query-mask",
-            type=_PATH,
-            metavar="M.npy",
-            help="One number per text; texts with 0 are not evaluated.",
-        ),
-    ]
+truth_options = section(
+    "Ground truth and metrics",
+    file(
+        "--gt",
+        "FILE",
+        "Ground truth: .npy (the video of each text, or pairs), .csv, .tsv, .jsonl or .parquet "
+        "with columns text and video, or TREC .qrels. E.g. --gt gt.npy. 'diagonal': row i matches "
+        "row i. 'ids': a text matches the video with the same id.",
+    ),
+    file(
+        "--text-ids",
+        "FILE",
+        "Ids of the texts, one per line, for a ground truth of ids. Default: the ids in the input "
+        "files.",
+    ),
+    file("--video-ids", "FILE", "Ids of the videos, one per line."),
+    file("--query-mask", "M.npy", "One number per text; texts with 0 are not evaluated."),
 )
 
-measure_options = all_of(
-    [
-        click.option(
-            "--measures",
-            default="R@1,R@5,R@10,MdR,MnR",
-            show_default=True,
-            help="Comma-separated: R@K, MdR, MnR, MRR, mAP, mAP@K, nDCG, nDCG@K, GM.",
-        ),
-        click.option(
-            "--several",
-            type=click.Choice(["best", "mean", "worst"]),
-            default="best",
-            show_default=True,
-            help="Rank of a query with several right items, such as a video with many captions.",
-        ),
-    ]
+measure_options = section(
+    "Ground truth and metrics",
+    click.option(
+        "--measures",
+        default="R@1,R@5,R@10,MdR,MnR",
+        show_default=True,
+        help="Comma-separated: R@K, MdR, MnR, MRR, mAP, mAP@K, nDCG, nDCG@K, GM.",
+    ),
+    choice(
+        "--several",
+        ["best", "mean", "worst"],
+        "Rank of a query with several relevant items, such as a video with many captions.",
+    ),
 )
 
-report_options = all_of(
-    [
-        click.option(
-            "--report",
-            type=_PATH,
-            metavar="OUT.html",
-            help="One self-contained page that explains the result (needs --gt).",
-        ),
-        click.option(
-            "--plots", type=_PATH, metavar="FOLDER", help="Its figures as PNG, SVG and PDF."
-        ),
-        click.option(
-            "--text-names", type=_PATH, metavar="FILE", help="Captions for the page, one per line."
-        ),
-        click.option("--video-names", type=_PATH, metavar="FILE", help="Titles, one per line."),
-        click.option(
-            "--video-links",
-            type=_PATH,
-            metavar="FILE",
-            help="Addresses of thumbnails or videos, one per line.",
-        ),
-        click.option(
-            "--check-leak",
-            is_flag=True,
-            help="Shuffle all items, run again, and tell whether any best match changes.",
-        ),
-    ]
+report_options = section(
+    "Report",
+    file("--report", "OUT.html", "Write a self-contained page on the result (needs --gt)."),
+    file("--plots", "FOLDER", "Write the page's figures as PNG, SVG and PDF (needs --gt)."),
+    file("--text-names", "FILE", "Captions for the page, one per line."),
+    file("--video-names", "FILE", "Video titles for the page, one per line."),
+    file("--video-links", "FILE", "URLs of thumbnails or videos, one per line."),
+    flag(
+        "--check-leak",
+        "Permutation check: shuffle all items, run again, and report whether any rank changes.",
+    ),
 )
 
-device_options = all_of(
-    [
-        click.option(
-            "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1."
-        ),
-        click.option(
-            "--memory",
-            metavar="SIZE",
-            help="Memory to keep within, e.g. 4G. Default: half of what is free.",
-        ),
-    ]
+device_options = section(
+    "Device",
+    device_option,
+    click.option(
+        "--memory",
+        type=_Size(),
+        metavar="SIZE",
+        help="Memory budget, e.g. 4G. Default: half of the free memory.",
+    ),
 )
 
-candidate_options = all_of(
-    [
-        click.option(
-            "--candidates",
-            type=click.IntRange(min=1),
-            metavar="K",
-            help="Look at the K best videos of every text and texts of every video only, found "
-            "by FAISS: for sets too large for a matrix; needs --run. E.g. 100.",
-        ),
-        click.option(
-            "--index",
-            metavar="FACTORY",
-            help="FAISS index for --candidates, e.g. 'IVF4096,Flat;nprobe=32'. Default: Flat, "
-            "which is exact.",
-        ),
-    ]
+candidate_options = section(
+    "Large collections",
+    click.option(
+        "--candidates",
+        type=click.IntRange(min=1),
+        metavar="K",
+        help="Score only the K best videos of each text and the K best texts of each video, found "
+        "by FAISS, where a matrix would be too large; needs --run. E.g. 100.",
+    ),
+    click.option(
+        "--index",
+        metavar="FACTORY",
+        help="FAISS index for --candidates, e.g. 'IVF4096,Flat;nprobe=32'. Default: Flat (exact).",
+    ),
 )
 
-
-output_options = all_of(
-    [
-        click.option(
-            "--output",
-            "-o",
-            type=_PATH,
-            show_default="reranked.npy, or no matrix with --run or --run-v2t",
-            metavar="OUT.npy",
-            help="Where the re-scored matrix goes: .npy, .npz, .safetensors or .parquet.",
-        ),
-        click.option(
-            "--run",
-            type=_PATH,
-            metavar="RUN.csv",
-            help="Where the best videos of every text go: .csv, .tsv, .jsonl, .parquet, or .trec "
-            "(TREC).",
-        ),
-        click.option(
-            "--run-v2t",
-            type=_PATH,
-            metavar="RUN.csv",
-            help="Where the best texts of every video go.",
-        ),
-        click.option(
-            "--top",
-            type=click.IntRange(min=1),
-            metavar="K",
-            show_default="100",
-            help="How many best a run lists.",
-        ),
-        click.option("--force", is_flag=True, help="Replace existing outputs."),
-        click.option(
-            "--resume",
-            type=_PATH,
-            metavar="FILE",
-            help="Where a run keeps how far it is, so that the same command goes on after a kill "
-            "and loses one iteration, or 10 seconds of shorter ones. Removed when the results are "
-            "written. E.g. run.safetensors.",
-        ),
-        click.option(
-            "--dtype",
-            type=click.Choice(["auto", "float16", "float32", "float64"]),
-            default="auto",
-            show_default=True,
-            help="Numbers of the output; float64 also computes in it. auto: as the input.",
-        ),
-        click.option(
-            "--plan",
-            is_flag=True,
-            help="Say what the run would take, in time and memory, and stop.",
-        ),
-        click.option("--json", "as_json", is_flag=True, help="A report on standard output."),
-        click.option("--quiet", "-q", is_flag=True, help="No summary, no progress."),
-        click.option("--verbose", "-v", is_flag=True, help="Also what was tried, and the plan."),
-    ]
+output_options = section(
+    "Output",
+    file(
+        "--output -o",
+        "OUT.npy",
+        "File for the re-scored matrix: .npy, .npz, .safetensors or .parquet.",
+        show_default="reranked.npy, or no matrix with --run or --run-v2t",
+    ),
+    file(
+        "--run",
+        "RUN.csv",
+        "File for the best videos of each text: .csv, .tsv, .jsonl, .parquet, or .trec (TREC).",
+    ),
+    file("--run-v2t", "RUN.csv", "File for the best texts of each video."),
+    click.option(
+        "--top",
+        type=click.IntRange(min=1),
+        metavar="K",
+        show_default="100",
+        help="Number of results per query in a run.",
+    ),
+    force_option,
+    file(
+        "--resume",
+        "FILE",
+        "Checkpoint file. After a kill, the same command continues from it and loses at most one "
+        "iteration, or 10 seconds of shorter ones. Removed once the results are written. E.g. "
+        "run.safetensors.",
+    ),
+    choice(
+        "--dtype",
+        ["auto", "float16", "float32", "float64"],
+        "Precision of the output; float64 also computes in it. auto: that of the input.",
+    ),
+    flag("--plan", "Print the expected time and memory, then exit."),
+    json_option,
+    quiet_option,
+    flag("--verbose -v", "Also print the strengths tried and the plan."),
 )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-import click
-
+from emcl_plugin.cli.options import wrong_usage
 from emcl_plugin.errors import escaped
 
 if TYPE_CHECKING:
@@ -21,36 +20,74 @@ if TYPE_CHECKING:
     from emcl_plugin.pipeline.job import Job
     from emcl_plugin.scores import Similarity
 
+    IdPair = tuple[Sequence[str] | None, Sequence[str] | None]
+
 TOP = 100
 
-Writer: TypeAlias = "Callable[[Similarity, Progress], None]"
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """The files that are asked for.
+    """The requested files.
 
     Attributes
     ----------
     matrix : Path or None
-        None where only runs are asked for.
+        None where only runs are requested.
     runs : mapping of str to Path
         By direction.
+    report, plots : Path or None
+        The page, and the folder of its figures.
     top : int
-        How many answers of a query a run lists at most.
+        Most results per query in a run.
+    force : bool
+        Whether existing files are replaced.
     """
 
     matrix: Path | None
     runs: Mapping[str, Path]
+    report: Path | None
+    plots: Path | None
     top: int
+    force: bool
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Outputs:
+        """Take them from the options; unknown suffixes and equal names are wrong usage."""
+        from emcl_plugin.io.write_matrices import SCORES
+        from emcl_plugin.io.write_runs import RUNS, SIDES
+
+        output, run, run_v2t, top = (options[k] for k in ("output", "run", "run_v2t", "top"))
+        report, plots, resume = (options[name] for name in ("report", "plots", "resume"))
+        if top is not None and run is None and run_v2t is None:
+            raise wrong_usage("--top is for --run and --run-v2t: name one of them")
+        if output is None and run is None and run_v2t is None:
+            output = Path("reranked.npy")
+        _check_suffix("--output", output, SCORES)
+        _check_suffix("--run", run, RUNS)
+        _check_suffix("--run-v2t", run_v2t, RUNS)
+        _check_distinct([output, run, run_v2t, report, plots, resume])
+        pairs = zip(SIDES, (run, run_v2t), strict=True)
+        return cls(
+            matrix=output,
+            runs={way: path for way, path in pairs if path is not None},
+            report=report,
+            plots=plots,
+            top=top or TOP,
+            force=options["force"],
+        )
 
     @property
     def paths(self) -> list[Path]:
-        """All of them."""
+        """The matrix and the runs."""
         return [*([] if self.matrix is None else [self.matrix]), *self.runs.values()]
 
+    @property
+    def explained(self) -> bool:
+        """Whether a page or its figures are requested."""
+        return self.report is not None or self.plots is not None
+
     def shown(self, job: Job) -> list[str]:
-        """A line on each, for people."""
+        """Describe the matrix and the runs in a line each."""
         from emcl_plugin.io.write_runs import SIDES
 
         lines = []
@@ -66,79 +103,84 @@ class Outputs:
         return lines
 
     def to_dict(self) -> dict[str, Any]:
-        """The files, for JSON."""
+        """Return the matrix and the runs, for JSON."""
         runs = {direction: str(path) for direction, path in self.runs.items()}
         matrix = None if self.matrix is None else str(self.matrix)
         return {"output": matrix, **({"runs": runs} if runs else {})}
 
 
-def name_outputs(
-    context: click.Context,
-    output: Path | None,
-    run: Path | None,
-    run_v2t: Path | None,
-    top: int | None,
-    others: Iterable[Path | None],
-) -> Outputs:
-    """The outputs that the options name; unknown kinds and two of one name are wrong usage."""
-    from emcl_plugin.io.write_matrices import SCORES
-    from emcl_plugin.io.write_runs import RUNS, SIDES
+def _check_suffix(option: str, path: Path | None, known: Collection[str]) -> None:
+    if path is None or path.suffix.lower() in known or os.path.isdir(path):  # refused later
+        return
+    raise wrong_usage(
+        f"{option} {escaped(path)}: files of this kind cannot be written, only {', '.join(known)}"
+    )
 
-    if top is not None and run is None and run_v2t is None:
-        raise click.UsageError("--top is for --run and --run-v2t: name one of them", context)
-    if output is None and run is None and run_v2t is None:
-        output = Path("reranked.npy")
-    for option, path, known in (
-        ("--output", output, SCORES),
-        ("--run", run, RUNS),
-        ("--run-v2t", run_v2t, RUNS),
-    ):
-        if path is not None:
-            _check_suffix(context, option, path, known)
-    named = [path for path in (output, run, run_v2t, *others) if path is not None]
+
+def _check_distinct(paths: Sequence[Path | None]) -> None:
+    named = [path for path in paths if path is not None]
     files = [os.path.realpath(path) for path in named]
     for path, file in zip(named, files, strict=True):
         if files.count(file) > 1:
-            raise click.UsageError(f"two outputs are the same file: {escaped(path)}", context)
-    pairs = zip(SIDES, (run, run_v2t), strict=True)
-    return Outputs(output, {way: path for way, path in pairs if path is not None}, top or TOP)
+            raise wrong_usage(f"two outputs are the same file: {escaped(path)}")
 
 
-def _check_suffix(context: click.Context, option: str, path: Path, known: Collection[str]) -> None:
-    folder = os.path.isdir(path)  # which is told as one, later
-    if path.suffix.lower() not in known and not folder:
-        raise click.UsageError(
-            f"{option} {escaped(path)}: files of this kind cannot be written, only "
-            f"{', '.join(known)}",
-            context,
-        )
+class Writer:
+    """Writes a source to the requested files, all of them at the end or none.
 
-
-def prepare_outputs(
-    outputs: Outputs,
-    job: Job,
-    ids: tuple[Sequence[str] | None, Sequence[str] | None],
-    *,
-    force: bool,
-) -> Writer:
-    """What will write a source; all that must fail fails now.
-
-    Of several processes the first one writes, and the others send it what they have.
+    Everything about the files is checked when the writer is made. Of several processes the first
+    one writes, and the others send it their rows.
     """
-    from emcl_plugin.io.atomic import atomic_writer, settle
-    from emcl_plugin.io.topk import ranked
-    from emcl_plugin.io.write import prepare_run, prepare_scores
-    from emcl_plugin.scores.candidates import Candidates
 
-    group = job.group
-    kind = replace(job.kind, device=job.device)  # the best are found where the scores are
+    def __init__(self, outputs: Outputs, job: Job, ids: IdPair, *, force: bool) -> None:
+        from emcl_plugin.io.write import prepare_run, prepare_scores
 
-    def rows_of(source: Similarity, progress: Progress) -> Iterator[Matrix]:
-        own = (block.cpu().numpy() for block in job.blocks(source))
-        return progress.rows("writing", group.in_order(own), job.shape[0])
+        self.outputs, self.job = outputs, job
+        self._matrix, self._runs = None, {}
+        if job.group.rank > 0:
+            return
+        dtype = job.kind.numpy_dtype
+        if outputs.matrix is not None:
+            self._matrix = prepare_scores(outputs.matrix, job.shape, dtype, *ids, force=force)
+        self._runs = {
+            way: prepare_run(path, job.shape, dtype, way, *ids, k=outputs.top, force=force)
+            for way, path in outputs.runs.items()
+        }
 
-    def best_of(scores: Similarity, progress: Progress) -> Iterator[Ranked]:
-        top = min(outputs.top, scores.shape[1])
+    def write(self, source: Similarity, progress: Progress) -> None:
+        """Write the source, or send the rows of this process."""
+        from emcl_plugin.io.atomic import atomic_writer, settle
+
+        matrix, force = self.outputs.matrix, self.outputs.force
+        sends = self.job.group.rank > 0
+        with ExitStack() as files:  # all files get their names when it ends
+            if matrix is not None:
+                rows = self._rows(source, progress)
+                if sends or self._matrix is None:
+                    deque(rows, maxlen=0)
+                else:
+                    file = files.enter_context(atomic_writer(matrix, force=force))
+                    self._matrix(file, rows)
+                    settle(file)  # a disk that fails now fails before any file has its name
+            for way, path in self.outputs.runs.items():
+                best = self._best(source if way == "text -> video" else source.T, progress)
+                if sends:
+                    deque(best, maxlen=0)
+                else:
+                    file = files.enter_context(atomic_writer(path, force=force))
+                    self._runs[way](file, best)
+                    settle(file)
+
+    def _rows(self, source: Similarity, progress: Progress) -> Iterator[Matrix]:
+        own = (block.cpu().numpy() for block in self.job.blocks(source))
+        return progress.rows("writing", self.job.group.in_order(own), self.job.shape[0])
+
+    def _best(self, scores: Similarity, progress: Progress) -> Iterator[Ranked]:
+        from emcl_plugin.io.topk import ranked
+        from emcl_plugin.scores.candidates import Candidates
+
+        kind = replace(self.job.kind, device=self.job.device)  # ranked where the scores are
+        top = min(self.outputs.top, scores.shape[1])
         if isinstance(scores, Candidates):
             best, columns = scores.top(min(top, scores.fewest))
             yield 0, kind.narrow(best).cpu().numpy(), columns.cpu().numpy()
@@ -146,39 +188,4 @@ def prepare_outputs(
         blocks = (kind.narrow(block) for _, _, block in scores.blocks())
         first, last = scores.own
         rows = progress.rows("ranking", blocks, last - first)
-        yield from group.in_order(ranked(rows, top, first))
-
-    def turned(source: Similarity, way: str) -> Similarity:
-        return source if way == "text -> video" else source.T
-
-    if group.rank > 0:
-
-        def send(source: Similarity, progress: Progress) -> None:
-            if outputs.matrix is not None:
-                deque(rows_of(source, progress), maxlen=0)
-            for way in outputs.runs:
-                deque(best_of(turned(source, way), progress), maxlen=0)
-
-        return send
-
-    dtype = job.kind.numpy_dtype
-    write_matrix = None
-    if outputs.matrix is not None:
-        write_matrix = prepare_scores(outputs.matrix, job.shape, dtype, *ids, force=force)
-    write_runs = {
-        way: prepare_run(path, job.shape, dtype, way, *ids, k=outputs.top, force=force)
-        for way, path in outputs.runs.items()
-    }
-
-    def write(source: Similarity, progress: Progress) -> None:
-        with ExitStack() as files:  # put into their places at its end, all of them
-            if write_matrix is not None and outputs.matrix is not None:
-                file = files.enter_context(atomic_writer(outputs.matrix, force=force))
-                write_matrix(file, rows_of(source, progress))
-                settle(file)  # a disk that fails now fails before anything has its name
-            for way, path in outputs.runs.items():
-                file = files.enter_context(atomic_writer(path, force=force))
-                write_runs[way](file, best_of(turned(source, way), progress))
-                settle(file)
-
-    return write
+        yield from self.job.group.in_order(ranked(rows, top, first))

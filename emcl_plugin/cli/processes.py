@@ -1,14 +1,14 @@
-"""Several processes, started by torchrun: who is who, and who speaks."""
+"""Command-line support for torchrun: ranks, world size, output on rank 0 only."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-import click
+from emcl_plugin.cli.options import wrong_usage
 
 if TYPE_CHECKING:
     from emcl_plugin.distributed.process_group import ProcessGroup
@@ -21,16 +21,16 @@ INTERRUPTED = {
     "nothing was written",
 }
 
-_TOLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def count() -> int:
-    """How many processes torchrun, or whoever sets its variables, has started."""
+    """Return the number of processes that torchrun, or whoever sets its variables, started."""
     return int(os.environ["WORLD_SIZE"]) if _started() and not _wrong() else 1
 
 
 def _started() -> bool:
-    return all(name in os.environ for name in _TOLD)
+    return all(name in os.environ for name in _VARIABLES)
 
 
 def _wrong() -> bool:
@@ -40,35 +40,36 @@ def _wrong() -> bool:
         return True
 
 
-def check_environment(context: click.Context) -> None:
-    """Wrong usage where the variables are there and are not those of a job."""
+def check_environment() -> None:
+    """Refuse variables that cannot be those of a job."""
     if _started() and _wrong():
-        raise click.UsageError(
+        raise wrong_usage(
             f"RANK={os.environ['RANK']} and WORLD_SIZE={os.environ['WORLD_SIZE']} are not those "
-            "of a job of several processes: unset them, or start emcl-rerank with torchrun",
-            context,
+            "of a job of several processes: unset them, or start emcl-rerank with torchrun"
         )
 
 
 def is_first() -> bool:
-    """Whether this process is the one that speaks and writes."""
+    """Return whether this process prints and writes."""
     return count() == 1 or os.environ["RANK"] == "0"
 
 
-def check_alone(context: click.Context, **options: object) -> None:
-    """Wrong usage where an option is given that one process alone can work on."""
-    named = [name.replace("_", "-") for name, value in options.items() if value]
-    if named and count() > 1:
-        raise click.UsageError(
-            f"{', '.join(f'--{name}' for name in named)}: one process alone can do that; start "
-            "emcl-rerank without torchrun",
-            context,
+def check_alone(options: Mapping[str, object], files: Sequence[str]) -> None:
+    """Refuse options and inputs that only a single process supports."""
+    if count() == 1:
+        return
+    named = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+    if named:
+        raise wrong_usage(
+            f"{', '.join(named)}: one process alone can do that; start emcl-rerank without torchrun"
         )
+    if "-" in files:
+        raise wrong_usage("one process alone can read standard input: name files")
 
 
 @contextmanager
 def joined(device: str) -> Iterator[tuple[ProcessGroup, str]]:
-    """The processes of this job, and the device of this one."""
+    """Join the processes of this job; yield them, and the device of this one."""
     from emcl_plugin.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 
     if count() == 1:

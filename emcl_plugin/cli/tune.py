@@ -9,13 +9,32 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emcl_plugin.cli.inputs import read_banks, read_size, read_source, sides
-from emcl_plugin.cli.options import bank_options, device_options, saved_options
+from emcl_plugin.cli.inputs import (
+    Banks,
+    Sides,
+    TruthFiles,
+    check_gallery,
+    names_of,
+    read_source,
+)
+from emcl_plugin.cli.options import (
+    Sections,
+    bank_options,
+    device_options,
+    file,
+    flag,
+    json_option,
+    quiet_option,
+    saved_options,
+    section,
+    wrong_usage,
+)
 
 if TYPE_CHECKING:
+    from emcl_plugin.cli.inputs import Matrix
+    from emcl_plugin.reranker import Reranker
     from emcl_plugin.tune import Tuning
 
-_PATH = click.Path(path_type=Path)
 _SHOWN = 8
 
 
@@ -31,42 +50,56 @@ def _seconds(context: click.Context, _: click.Parameter, given: str) -> float:
 
 @click.command(
     "tune",
+    cls=Sections,
     epilog="\b\nExamples:\n"
     "  emcl-rerank tune --text-bank tb.npy --video-bank vb.npy\n"
     "  emcl-rerank tune --text-bank tb.npy --video-bank vb.npy --video v.npy --save tuned\n"
     "  emcl-rerank tune --text-bank tb.npy --video-bank vb.npy --bank-gt gt.npy --budget 5m",
 )
 @bank_options
-@click.option(
-    "--bank-gt", type=_PATH, metavar="FILE",
-    help="Which video of the bank belongs to which text, as --gt of the main command. Default: "
-    "row i belongs to row i.",
-)  # fmt: skip
+@section(
+    "Query banks",
+    file(
+        "--bank-gt",
+        "FILE",
+        "Right video of each text in the bank, as --gt of the main command. Default: row i "
+        "belongs to row i.",
+    ),
+)
 @saved_options(required=False)
-@click.option(
-    "--budget", callback=_seconds, default="60s", show_default=True, metavar="TIME",
-    help="Most time to take, e.g. 30s, 5m.",
-)  # fmt: skip
-@click.option(
-    "--cuts", type=click.IntRange(min=1), default=10, show_default=True,
-    help="Most cuts of the bank for NCL, and as many for EMCL.",
-)  # fmt: skip
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the cuts."
+@section(
+    "Search",
+    click.option(
+        "--budget",
+        callback=_seconds,
+        default="60s",
+        show_default=True,
+        metavar="TIME",
+        help="Maximum time, e.g. 30s, 5m.",
+    ),
+    click.option(
+        "--cuts",
+        type=click.IntRange(min=1),
+        default=10,
+        show_default=True,
+        help="Maximum number of splits of the bank for NCL, and as many for EMCL.",
+    ),
+    click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Seed of the splits.",
+    ),
 )
 @device_options
-@click.option("--json", "as_json", is_flag=True, help="Everything tried, on standard output.")
-@click.option("--quiet", "-q", is_flag=True, help="No table, no progress.")
-@click.option("--verbose", "-v", is_flag=True, help="The whole table.")
-@click.pass_context
+@json_option
+@quiet_option
+@flag("--verbose -v", "Print the whole table.")
 def tune_command(
-    context: click.Context,
-    /,
-    text_bank: str | None,
-    video_bank: str | None,
-    bank_gt: Path | None,
     text: str | None,
     video: str | None,
+    bank_gt: Path | None,
     names: Path | None,
     metric: str,
     save: Path | None,
@@ -75,75 +108,86 @@ def tune_command(
     cuts: int,
     seed: int,
     device: str,
-    memory: str | None,
+    memory: int | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
+    **options: Any,
 ) -> None:
     """Choose the settings of bank mode with the bank's own pairs, and save a corrector.
 
-    The bank is cut in two again and again: one half corrects the other, which has right answers.
-    Something else than the defaults is chosen only where it is better by more than chance. The
+    The bank is split in two repeatedly: one half corrects the other, which has right answers.
+    Settings other than the defaults are chosen only if they are better by more than chance. The
     queries to come are never seen. With --video (or --text, for the other direction) and --save
-    the corrector is fitted with what was chosen.
+    the corrector is fitted with the chosen settings.
     """
-    if text_bank is None or video_bank is None:
-        raise click.UsageError(
-            "tuning needs pairs: give --text-bank and --video-bank, whose row i belongs to row i "
-            "(or --bank-gt)",
-            context,
-        )
-    if text is not None or video is not None:
-        sides(context, text, video, text_bank, video_bank)
-    elif save is not None:
-        raise click.UsageError(
-            "--save needs the gallery that will be searched: --video, or --text", context
-        )
-    limit = read_size(context, memory)
+    banks = Banks.of(options)
+    _check_usage(text, video, banks, save)
 
     from emcl_plugin.bank.persistence import FILES
-    from emcl_plugin.cli.inputs import check_gallery, read_ground_truth
     from emcl_plugin.cli.show import Progress, bank_summary, warnings_as_notes
     from emcl_plugin.io.atomic import check_folder_target
-    from emcl_plugin.io.truth import read_lines
-    from emcl_plugin.reranker import Reranker
-    from emcl_plugin.tune import NOTHING, tune
+    from emcl_plugin.tune import tune
 
     if save is not None:
         check_folder_target(save, 0, force=force, files=FILES)
-    texts, videos = read_banks(text_bank, video_bank)
-    assert texts is not None
-    assert videos is not None
-    truth = read_ground_truth((len(texts), len(videos)), bank_gt, None, None, None)
-    queries, items, gallery = texts, videos, video
+    queries, items = banks.read()
+    assert queries is not None
+    assert items is not None
+    truth = TruthFiles(gt=bank_gt).read((len(queries), len(items)))
     if text is not None:
-        queries, items, gallery, truth = videos, texts, text, truth.T
-    vectors = None if gallery is None else read_source(gallery)
-    rows = None if vectors is None else vectors.array
-    if rows is not None:
-        check_gallery(rows, items, metric)
-    called = [] if vectors is None else list(vectors.ids or ())
-    if names is not None and rows is not None:
-        called = read_lines(names, len(rows), "names")
-    options: dict[str, Any] = {"metric": metric, "device": device, "memory": limit}
+        queries, items, truth = items, queries, truth.T
+    gallery, called = _gallery(text or video, names, items, metric)
+    settings: dict[str, Any] = {"metric": metric, "device": device, "memory": memory}
+    fitted = None
     with warnings_as_notes(quiet=quiet), Progress(enabled=not quiet) as progress:
         found = tune(
             queries, items, truth, budget=budget, cuts=cuts, seed=seed,
-            progress=progress.update, **options,
+            progress=progress.update, **settings,
         )  # fmt: skip
-        fitted = None
-        if rows is not None and save is not None:
-            prior = "off" if found.chosen is NOTHING else "auto"
-            fitted = Reranker(found.chosen.emcl, found.chosen.ncl, prior, **options)
-            fitted.fit(queries, rows, gallery_bank=items, names=called)
+        if gallery is not None and save is not None:
+            fitted = _reranker(found, settings)
+            fitted.fit(queries, gallery, gallery_bank=items, names=called)
             fitted.save_pretrained(save, force=force)
     if not quiet:
         click.echo(_table(found, None if verbose else _SHOWN), err=True)
         if fitted is not None:
-            click.echo(f"\n{bank_summary(fitted.report_, save)}", err=True)  # type: ignore[arg-type]
+            report: Any = fitted.report_
+            click.echo(f"\n{bank_summary(report, save)}", err=True)
     if as_json:
         saved = {} if fitted is None else {"saved": str(save)}
         click.echo(json.dumps({**found.to_dict(), **saved}, indent=2))
+
+
+def _check_usage(text: str | None, video: str | None, banks: Banks, save: Path | None) -> None:
+    if banks.text_bank is None or banks.video_bank is None:
+        raise wrong_usage(
+            "tuning needs pairs: give --text-bank and --video-bank, whose row i belongs to row i "
+            "(or --bank-gt)"
+        )
+    if text is not None or video is not None:
+        Sides.of(text, video, banks)
+    elif save is not None:
+        raise wrong_usage("--save needs the gallery that will be searched: --video, or --text")
+
+
+def _gallery(
+    path: str | None, names: Path | None, bank: Matrix, metric: str
+) -> tuple[Matrix | None, list[str]]:
+    """Open the gallery, if there is one, and check it before the work on the bank."""
+    if path is None:
+        return None, []
+    vectors = read_source(path)
+    check_gallery(vectors.array, bank, metric)
+    return vectors.array, names_of(vectors, names)
+
+
+def _reranker(found: Tuning, settings: dict[str, Any]) -> Reranker:
+    from emcl_plugin.reranker import Reranker
+    from emcl_plugin.tune import NOTHING
+
+    prior = "off" if found.chosen is NOTHING else "auto"
+    return Reranker(found.chosen.emcl, found.chosen.ncl, prior, **settings)
 
 
 def _table(found: Tuning, most: int | None) -> str:

@@ -687,7 +687,6 @@ def _check_option(data: bytes, folder: Path) -> None:
 
     from emcl_plugin._internal.sizes import format_size, parse_size
     from emcl_plugin.cli.inputs import read_measures
-    from emcl_plugin.cli.main import command
     from emcl_plugin.evaluation.metrics import is_measure
     from emcl_plugin.io.formats import split
     from emcl_plugin.io.parts import natural
@@ -702,7 +701,7 @@ def _check_option(data: bytes, folder: Path) -> None:
         assert sorted([text, where], key=natural)
     elif which == 2:
         try:
-            names = read_measures(click.Context(command), text)
+            names = read_measures(text)
         except click.UsageError:
             return
         assert names
