@@ -103,6 +103,7 @@ def test_the_same_from_other_files(folder, kind):
     assert_array_equal(np.load(folder / "reranked.npy"), rerank(None, (text, video)))
 
 
+@pytest.mark.slow
 def test_a_missing_name_is_said_with_those_that_are_there(folder):
     np.savez(folder / "x.npz", t=np.ones((2, 3)), v=np.ones((2, 3)))
     result = run("--text", "x.npz", "--video", "x.npz:v", cwd=folder, check=1)
@@ -111,6 +112,7 @@ def test_a_missing_name_is_said_with_those_that_are_there(folder):
     assert files(folder) == ["t.npy", "v.npy", "x.npz"]
 
 
+@pytest.mark.slow
 def test_json_is_all_of_standard_output(folder):
     result = run("--text", "t.npy", "--video", "v.npy", "--json", "-q", cwd=folder, check=0)
     facts = json.loads(result.stdout)
@@ -383,6 +385,7 @@ def test_published_settings_on_the_command_line_are_those_of_the_package():
     assert ("auto", "off", *PRESETS) == EMCL_NAMES
 
 
+@pytest.mark.slow
 def test_full_disk_leaves_no_file(folder):
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # noqa: E731
     result = run("--text", "t.npy", "--video", "v.npy", cwd=folder, check=1, preexec_fn=limit)

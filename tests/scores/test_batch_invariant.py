@@ -101,6 +101,7 @@ def test_a_tile_is_not_the_input():
 # --- products ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 @given(st.integers(1, 70), st.integers(1, 300), st.integers(1, 200), dtypes, seeds, st.booleans())
 def test_a_row_of_a_product_does_not_depend_on_position_or_company(

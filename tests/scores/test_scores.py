@@ -133,6 +133,7 @@ def products(text, video, metric):
     return text @ video.T
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", MEMORIES)
 @pytest.mark.parametrize("metric", ["cosine", "dot"])
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])

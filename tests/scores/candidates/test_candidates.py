@@ -230,6 +230,7 @@ def test_biases_of_candidates_are_the_dense_ones():
 # --- the whole ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"emcl": None}, {"prior": "gentle"}, {"guard": False}])
 def test_all_pairs_as_candidates_are_the_dense_result(settings):
     demo = load_demo()
