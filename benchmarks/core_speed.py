@@ -200,7 +200,7 @@ _STAGES: list[tuple[Any, str, str]] = [
     (FeaturePair, "dense", "products"),
     (FeaturePair, "rows", "products"),
     (_CORRECT, "_best_matches", "best matches of the input"),
-    (_CORRECT, "repeat_weights", "near-equal queries"),
+    (_CORRECT, "duplicate_weights", "near-duplicate queries"),
     (_CORRECT, "propose", "EMCL's fit"),
     (_CORRECT, "try_strengths", "strengths"),
     (Problem, "__init__", "kernels"),

@@ -74,7 +74,7 @@ def look(world: World) -> list[float]:
     even = rescore(world.scores, prior="even", guard=False)
     ways = []
     assert auto.probes is not None
-    for biases in (auto.probes.cautious, even.biases):
+    for biases in (auto.probes.leave_best_out, even.biases):
         assert biases is not None
         lowered = -np.asarray(biases.video)
         ways.append(auc(lowered[world.hubs], lowered[world.popular]))
@@ -89,7 +89,7 @@ def main() -> None:
     seeds = parser.parse_args().seeds
     warnings.simplefilter("ignore")
     header = ["hubs", "popular", "noise", "R@1 input", "auto", "gentle", "even"]
-    header += ["strength", "due to hubs", "AUC cautious", "AUC even"]
+    header += ["strength", "due to hubs", "AUC leave-best-out", "AUC even"]
     print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}")
     crowds = [("none, all asked", 0, 0, 1.0), ("none, half asked", 0, 0, 0.5)]
     crowds += [(f"20 by {k}", 20, k, 0.5) for k in (4, 12, 30)]

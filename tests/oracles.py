@@ -197,7 +197,7 @@ def plain_prior(S, w=None, *, gentle, evidence, hubs, evenness):
     std = np.sqrt(np.average(((S - mean) ** 2).mean(1), weights=w))
     gentle_tau, tau = gentle[0] * std, 0.15 * std
 
-    part, count = plain_parts(S, w)
+    part, count = plain_folds(S, w)
 
     def changed(f, g):
         was, now = (plain_partners(X, part) for X in (S, S + gentle_tau * (f[:, None] + g)))
@@ -205,19 +205,19 @@ def plain_prior(S, w=None, *, gentle, evidence, hubs, evenness):
 
     settings = {"rho": gentle[1], "w": w}
     f, g = plain_ncl(S, gentle_tau, **settings)
-    cautious_f, cautious_g = plain_ncl(S, gentle_tau, start=g, own=S.argmax(1), **settings)
-    gained, lost = changed(cautious_f, cautious_g)
+    without_f, without_g = plain_ncl(S, gentle_tau, start=g, own=S.argmax(1), **settings)
+    gained, lost = changed(without_f, without_g)
     net = max(0, gained - lost), max(0, np.subtract(*changed(f, g)))
     z = (gained - lost) / np.sqrt(gained + lost) if gained + lost else 0.0
     strength = plain_ramp(z, *evidence)
 
     b = np.full(n_video, w.sum() / n_video)
-    g, cautious_g = (x * gentle_tau / tau for x in (g, cautious_g))
-    m, c = (plain_masses(S, tau, x, w) for x in (g, cautious_g))
+    g, without_g = (x * gentle_tau / tau for x in (g, without_g))
+    m, c = (plain_masses(S, tau, x, w) for x in (g, without_g))
     h = plain_ramp(net[0] / net[1] if net[0] < net[1] else 1.0, *hubs)
     u = plain_ramp(np.minimum(m, b).sum() / b.sum(), *evenness)
     wanted = h * (u * b + (1 - u) * m) + (1 - h) * c
-    f, g = plain_ncl(S, tau, b=wanted, w=w, start=h * g + (1 - h) * cautious_g)
+    f, g = plain_ncl(S, tau, b=wanted, w=w, start=h * g + (1 - h) * without_g)
     return S + strength * tau * (f[:, None] + g), strength, h, u
 
 
@@ -333,7 +333,7 @@ def plain_mutual(S):
     return texts, videos
 
 
-def plain_parts(S, w):
+def plain_folds(S, w):
     """The part of every text and how many there are: dealt by the best scores, copies together."""
     count = max(1, round(round(w.sum(), 6) / S.shape[1]))
     part, place = np.empty(len(S), dtype=int), 0.0

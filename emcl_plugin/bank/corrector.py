@@ -26,7 +26,7 @@ from emcl_plugin.bank.ood_gate import OODGate, directions, fit_ood_gate
 from emcl_plugin.emcl import renormalized
 from emcl_plugin.errors import InputValueError
 from emcl_plugin.evidence.mutual_neighbours import nearest
-from emcl_plugin.evidence.near_duplicates import weights as repeat_weights
+from emcl_plugin.evidence.near_duplicates import weights as duplicate_weights
 from emcl_plugin.scores import Biased, FeaturePair, Features, Similarity
 from emcl_plugin.scores.batch_invariant import TILE, padded, tiles
 from emcl_plugin.scores.reductions import logsumexp
@@ -235,7 +235,7 @@ class Corrector:
             for x in (torch.cat([self.bank, new]), self.gallery)
         )
         best = nearest(FeaturePair(bank, gallery))
-        weight = repeat_weights(bank, best.video_of_text, memory=DEFAULT_MEMORY)
+        weight = duplicate_weights(bank, best.video_of_text, memory=DEFAULT_MEMORY)
         ood_gate = self.ood_gate
         if len(ood_gate.known):  # they are of the bank's kind now
             ood_gate = fit_ood_gate(bank, best.video_of_text, best.text_score, ood_gate.plane)

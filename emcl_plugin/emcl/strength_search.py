@@ -1,6 +1,6 @@
-"""EMCL's strengths: what each makes of the scores, and which finds the most mutual partners.
+"""Search for EMCL's strength: the one with the most mutual nearest neighbours, without labels.
 
-One pass over the scores serves all of them; what a strength makes of a block is not kept.
+One pass over the scores serves all strengths; the changed scores are not kept.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from emcl_plugin.scores.reductions import Moments, MomentsAccumulator, moments, 
 
 
 class Changed(Mapping[float, Similarity]):
-    """The scores after each strength, made when they are asked for and not kept."""
+    """Scores by strength, computed on access and not kept."""
 
     def __init__(self, strengths: Sequence[float], make: Callable[[float], Similarity]) -> None:
         self.strengths, self.make = strengths, make
@@ -47,22 +47,22 @@ class Changed(Mapping[float, Similarity]):
 
 
 @dataclass(frozen=True)
-class Proposal:
-    """What EMCL makes of the scores.
+class StrengthCandidates:
+    """Scores at every strength to try.
 
     Attributes
     ----------
     changed : mapping of float to Similarity
-        The scores after every strength but 0; empty where EMCL is ``left_out``.
+        The scores at every strength but 0; empty if EMCL is ``left_out``.
     effective_rank : float
     fixed : float or None
-        The strength that was given, or None where it is to be chosen.
+        The given strength, or None if it is to be chosen.
     subspaces : Subspaces or None
-        None where every expert has its own.
+        None if every expert has its own.
     left_out : str
         Why there is nothing to choose from.
     roundings : float
-        The new scores may be off by so many roundings of those that came in.
+        Error bound of the changed scores, in roundings of the input scores.
     """
 
     changed: Mapping[float, Similarity]
@@ -72,32 +72,32 @@ class Proposal:
     left_out: str = ""
     roundings: float = 16.0
 
-    def report(self, tried: Tried, strength: float) -> EMCLReport:
-        """What EMCL did, with this strength in the end."""
-        shares = tried.shares
+    def report(self, search: StrengthSearch, strength: float) -> EMCLReport:
+        """Return what EMCL did, with this final strength."""
+        shares = search.shares
         fixed, reason = self.fixed, self.left_out
         if fixed is not None:
             reason = reason or "given"
         elif strength != 0:
-            reason = "the most mutual nearest neighbours"
-        elif tried.best != 0:
-            reason = f"{tried.best:g} is best alone, but adds too little to the normalisation"
+            reason = "most mutual nearest neighbours"
+        elif search.best != 0:
+            reason = f"not applied ({search.best:+g} helps alone but adds too little on top of NCL)"
         elif not reason and max(shares.values()) > shares[0.0]:
-            reason = "what raises the mutual nearest neighbours leaves no scores to tell apart"
+            reason = "not applied (no strength helps without making all scores equal)"
         else:
-            reason = reason or "no strength raises the mutual nearest neighbours"
+            reason = reason or "not applied (no strength adds mutual nearest neighbours)"
         found = tuple(sorted(shares.items())) if fixed is None else ()
         return EMCLReport(strength, self.effective_rank, found, reason)
 
 
-def propose(
+def strength_candidates(
     base: Similarity,
     sim: Similarity | None,
     pair: FeaturePair | None,
     emcl: EMCL,
     weights: torch.Tensor | None,
-) -> Proposal | None:
-    """What EMCL makes of ``base``; None where it has no features to work on.
+) -> StrengthCandidates | None:
+    """Return ``base`` at every strength to try; None without features.
 
     ``base`` are the scores of ``sim``, the retriever's own, or without it those of ``pair``.
     """
@@ -110,8 +110,8 @@ def propose(
 
 def _of_features(
     base: Similarity, pair: FeaturePair, own: bool, emcl: EMCL, weights: torch.Tensor | None
-) -> Proposal:
-    """One map: the features' own scores are made anew, others get a residual in their scale."""
+) -> StrengthCandidates:
+    """One map: recompute the features' own scores, or add a residual to other scores."""
     second = second_moments(pair.text, pair.video, batch=emcl.batch, weights=(weights,))
     subspaces = fit_subspaces(second, emcl)
     fixed = subspaces.strength(emcl)
@@ -119,40 +119,42 @@ def _of_features(
     if scale <= 0:
         left_out = "left out: the scores do not rise with the features' inner product"
         warn(f"EMCL is {left_out}; do the features belong to these scores?", ScaleWarning)
-        return Proposal({}, subspaces.effective_rank, fixed, subspaces, left_out)
+        return StrengthCandidates({}, subspaces.effective_rank, fixed, subspaces, left_out)
     renormalize = own and pair.text.metric == "cosine" and emcl.renormalize
     made = Reconstruction(pair.text, pair.video, subspaces, renormalize=renormalize, scale=scale)
     strengths = emcl.strengths if fixed is None else (fixed,)
     changed = Changed([s for s in strengths if s != 0], lambda s: made.scores(base, s))
-    roundings = 1 / NORM_FLOOR if renormalize else Proposal.roundings
-    return Proposal(changed, subspaces.effective_rank, fixed, subspaces, roundings=roundings)
+    roundings = 1 / NORM_FLOOR if renormalize else StrengthCandidates.roundings
+    return StrengthCandidates(
+        changed, subspaces.effective_rank, fixed, subspaces, roundings=roundings
+    )
 
 
-def _of_experts(mixture: Mixture, emcl: EMCL, weights: torch.Tensor | None) -> Proposal:
+def _of_experts(mixture: Mixture, emcl: EMCL, weights: torch.Tensor | None) -> StrengthCandidates:
     """One map per expert."""
     maps = ExpertMaps(mixture, emcl, weights)
     strengths = emcl.strengths if maps.fixed is None else (maps.fixed,)
     changed = Changed([s for s in strengths if s != 0], maps.scores)
-    return Proposal(changed, maps.effective_rank, maps.fixed)
+    return StrengthCandidates(changed, maps.effective_rank, maps.fixed)
 
 
 @dataclass(frozen=True)
-class Tried:
-    """What became of the scores under every strength, 0 among them.
+class StrengthSearch:
+    """Results at every strength, 0 included.
 
     Attributes
     ----------
     changed : mapping of float to Similarity
-        The scores after every strength but 0.
+        The scores at every strength but 0.
     spread : Moments
-        Of the scores that came in.
+        Of the input scores.
     matches : dict of float to Nearest
     shares : dict of float to float
         Mutual nearest neighbours, in [0, 1].
     stds : dict of float to float
-        The scores' standard deviations, of those strengths for which it was needed.
+        Standard deviations of the scores, of the strengths for which they were needed.
     best : float
-        The strength of the most mutual nearest neighbours.
+        The strength with the most mutual nearest neighbours.
     """
 
     changed: Mapping[float, Similarity]
@@ -163,21 +165,21 @@ class Tried:
     best: float
 
 
-def try_strengths(
+def search_strengths(
     base: Similarity,
-    proposal: Proposal | None,
+    choices: StrengthCandidates | None,
     before: Nearest,
     weights: torch.Tensor | None,
-) -> Tried:
-    """Look at the scores after every proposed strength; ``before`` are those that came in."""
-    changed: Mapping[float, Similarity] = {} if proposal is None else proposal.changed
+) -> StrengthSearch:
+    """Search the strengths; ``before`` are the best matches of the input scores."""
+    changed: Mapping[float, Similarity] = {} if choices is None else choices.changed
     spread, matches = _look(base, changed, weights)
     matches = {0.0: before, **matches}
-    # a strength that takes away all that tells the scores apart leaves everything mutual
+    # where a strength makes all scores equal, every pair is mutual
     least = 0.0
-    if proposal is not None:
+    if choices is not None:
         size = abs(spread.mean) + spread.std
-        least = proposal.roundings * torch.finfo(base.dtype).eps * size
+        least = choices.roundings * torch.finfo(base.dtype).eps * size
     shares = {strength: found.mutual_share() for strength, found in matches.items()}
     best, stds = 0.0, {0.0: spread.std}
     for strength in sorted(shares, key=lambda s: (-shares[s], abs(s))):
@@ -186,13 +188,13 @@ def try_strengths(
         if strength == 0 or stds[strength] > least:
             best = strength
             break
-    return Tried(changed, spread, matches, shares, stds, best)
+    return StrengthSearch(changed, spread, matches, shares, stds, best)
 
 
 def _look(
     base: Similarity, candidates: Mapping[float, Similarity], weights: torch.Tensor | None
 ) -> tuple[Moments, dict[float, Nearest]]:
-    """One pass over the scores: their spread, and the best matches of every candidate."""
+    """Return the spread and every candidate's best matches, in one pass over the scores."""
     if isinstance(base, Candidates):
         return moments(base, weights), {s: nearest(found) for s, found in candidates.items()}
     spread = MomentsAccumulator(base.group)
@@ -207,3 +209,7 @@ def _look(
                 changed = candidate.change(block[first - start : last - start], first, last)
                 accumulators[strength].add(first, last, changed)
     return spread.result(), {s: found.result() for s, found in accumulators.items()}
+
+
+Proposal, Tried = StrengthCandidates, StrengthSearch
+propose, try_strengths = strength_candidates, search_strengths

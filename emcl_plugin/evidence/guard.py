@@ -1,18 +1,19 @@
-"""The guard: how much of a correction the mutual nearest neighbours bear out.
+"""The guard: how much of a correction the mutual nearest neighbours support, without labels.
 
-It asks whether they became more than by chance. A correction gives some texts a mutual partner
-(gained) and takes it from others (lost); where there is nothing to correct, a change is about as
-likely one as the other. So, as in McNemar's test of paired changes (Psychometrika 1947),
+A correction gives some texts a mutual nearest neighbour (gained) and takes it from others (lost).
+Where there is nothing to correct, both are about equally likely. So, as in McNemar's test of
+paired changes (Psychometrika 1947),
 
     z = (gained - lost) / sqrt(gained + lost)                                              (z)
+    strength = clip(z - 1, 0, 1)                                                           (s)
 
-counts standard errors. Of NCL's biases nothing is applied up to 1 of them, everything from 2
-on, and in between they are scaled down.
+z counts standard errors. Up to 1 nothing is applied, from 2 on everything; in between NCL's
+biases are scaled by the strength.
 
-Where every video has many texts, the best of them finds it in spite of any hub: nearly all videos
-have a mutual partner already, and no correction can add to that. So the texts are then dealt into
-parts of about as many as there are videos, partners are looked for within each part, and the
-evidence is that of the mean part: what one text per video would give.
+Where every video has many texts, the best of them finds it in spite of any hub, so no correction
+can add mutual pairs. The texts are therefore split into stratified folds of about as many texts
+as there are videos. Mutual neighbours are searched within each fold, and the evidence is that of
+the mean fold: what one text per video would give.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from emcl_plugin.scores import Similarity
 from emcl_plugin.scores.candidates import Candidates
 
 EVIDENCE = (1.0, 2.0)
-"""Standard errors up to which nothing is applied, and from which everything is."""
+"""Standard errors: up to the first nothing is applied, from the second on everything."""
 
 
 def ramp(x: float, ends: tuple[float, float]) -> float:
-    """0 up to the first end, 1 from the second on, straight in between.
+    """Return 0 up to the first end, 1 from the second on, and a straight line between them.
 
     >>> ramp(0.5, EVIDENCE), ramp(1.5, EVIDENCE), ramp(9.0, EVIDENCE)
     (0.0, 0.5, 1.0)
@@ -43,15 +44,15 @@ def ramp(x: float, ends: tuple[float, float]) -> float:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a correction did to the texts' mutual partners, see (z).
+    """Change in the texts' mutual nearest neighbours, see (z).
 
     Attributes
     ----------
     gained, lost : float
-        Texts that are in a mutual pair only after it, and only before it; near-equal texts
-        count as one.
-    parts : int
-        Into how many parts the texts were dealt; the numbers are then those of the mean part.
+        Texts that are in a mutual pair only after the correction, and only before it;
+        near-duplicates count as one text.
+    folds : int
+        Number of folds of the texts; ``gained`` and ``lost`` are means over them.
 
     Examples
     --------
@@ -63,38 +64,38 @@ class Evidence:
 
     gained: float
     lost: float
-    parts: int = 1
+    folds: int = 1
 
     @property
     def z(self) -> float:
-        """Standard errors by which the mutual pairs became more."""
+        """Standard errors of the net gain, (z)."""
         changed = self.gained + self.lost
-        return (self.gained - self.lost) / math.sqrt(changed) if changed > 0 else 0.0
+        return (self.gained - self.lost) / math.sqrt(changed) if changed > 0 else 0.0  # (z)
 
     @property
     def strength(self) -> float:
-        """How much of the correction that bears out, in [0, 1]."""
-        return ramp(self.z, EVIDENCE)
+        """Share of the correction to apply, in [0, 1], (s)."""
+        return ramp(self.z, EVIDENCE)  # (s)
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Texts dealt into parts of about as many as there are videos.
+class Folds:
+    """Stratified folds of the texts, each of about as many texts as there are videos.
 
     Attributes
     ----------
-    part : (n_text,) int
+    fold : (n_text,) int
     count : int
     weights : (n_text,), optional
-        As how many queries each text counts; None where each is one.
+        How many queries each text counts as; None if each counts as one.
     """
 
-    part: torch.Tensor
+    fold: torch.Tensor
     count: int
     weights: torch.Tensor | None = None
 
     def partners(self, source: Similarity, found: Nearest) -> torch.Tensor:
-        """Which texts are their best video's best one within their part, (n_text,) bool.
+        """Return which texts are the best of their best video within their fold, (n_text,) bool.
 
         ``found`` are the best matches of ``source``.
         """
@@ -104,24 +105,24 @@ class Parts:
             return self._of_candidates(source, found)
         best = torch.full((self.count, source.shape[1]), -math.inf).to(found.text_score)
         for start, stop, block in source.blocks():
-            best.scatter_reduce_(0, self.part[start:stop, None].expand_as(block), block, "amax")
+            best.scatter_reduce_(0, self.fold[start:stop, None].expand_as(block), block, "amax")
         best = source.group.max(best) - found.slack
         if found.mutual is None:
-            return found.text_score >= best[self.part, found.video_of_text]
+            return found.text_score >= best[self.fold, found.video_of_text]
         texts = torch.zeros_like(found.video_of_text)  # any of equally best videos will do
         for start, stop, block in source.blocks():
             both = block >= found.text_score[start:stop, None] - found.slack
-            both &= block >= best[self.part[start:stop]]
+            both &= block >= best[self.fold[start:stop]]
             texts[start:stop] = both.any(1)
         return source.group.rows(texts[slice(*source.own)], len(texts)).bool()
 
     def weigh(self, was: torch.Tensor, now: torch.Tensor) -> Evidence:
-        """The evidence in what :meth:`partners` says of two sources, in the mean of the parts."""
+        """Return the evidence of the mean fold in two results of :meth:`partners`."""
         return weigh(was, now, self.weights, self.count)
 
     def _of_candidates(self, source: Candidates, found: Nearest) -> torch.Tensor:
         text, video, values = source.pairs.text, source.pairs.video, source.values
-        place = self.part[text] * source.shape[1] + video
+        place = self.fold[text] * source.shape[1] + video
         best = values.new_full((self.count * source.shape[1],), -math.inf)
         best = best.scatter_reduce(0, place, values, "amax")
         both = values >= torch.maximum(best[place], found.text_score[text]) - found.slack
@@ -130,54 +131,54 @@ class Parts:
         return texts
 
 
-def deal(best: Nearest, weights: torch.Tensor | None = None) -> Parts:
-    """Deal the texts out by their best scores, so that the parts are alike in any order of texts.
+def stratified_folds(best: Nearest, weights: torch.Tensor | None = None) -> Folds:
+    """Split the texts into folds, stratified by best score, independently of their order.
 
-    ``weights`` (n_text,) says as how many queries each text counts; default 1. Copies stay
-    together. There is one part where the queries are fewer than one and a half times the videos.
+    ``weights`` (n_text,) is how many queries each text counts as; default 1. Duplicates stay
+    together. There is one fold if the queries are fewer than one and a half times the videos.
 
     >>> best = Nearest(*map(torch.tensor, ([0, 1, 0, 1], [0.9, 0.7, 0.6, 0.8], [0, 1], [0.9, 0.8])))
-    >>> deal(best).part
+    >>> stratified_folds(best).fold
     tensor([1, 1, 0, 0])
     """
     score = best.text_score
     counts = torch.ones_like(score) if weights is None else weights
     counts = counts.to(torch.float64)
-    queries = round(float(counts.sum()), 6)  # thirds of a text make a whole one
+    queries = round(float(counts.sum()), 6)  # three thirds of a text make a whole one
     count = max(1, round(queries / len(best.video_score)))
     order = score.argsort(stable=True)
     place = counts[order].cumsum(0) - counts[order] / 2
-    part = torch.empty_like(order)
-    part[order] = place.long() % count
-    return Parts(part, count, weights)
+    fold = torch.empty_like(order)
+    fold[order] = place.long() % count
+    return Folds(fold, count, weights)
 
 
 def weigh(
-    was: torch.Tensor, now: torch.Tensor, weights: torch.Tensor | None = None, parts: int = 1
+    was: torch.Tensor, now: torch.Tensor, weights: torch.Tensor | None = None, folds: int = 1
 ) -> Evidence:
-    """The evidence in the texts that had a mutual partner and that have one now, (n_text,) bool.
+    """Return the evidence in which texts had and which have a mutual neighbour, (n_text,) bool.
 
-    ``weights`` (n_text,) says as how many queries each text counts; default 1.
+    ``weights`` (n_text,) is how many queries each text counts as; default 1.
     """
     counts = torch.ones(len(was), device=was.device) if weights is None else weights
-    gained, lost = (float(counts[texts].sum()) / parts for texts in (now & ~was, was & ~now))
-    return Evidence(gained, lost, parts)
+    gained, lost = (float(counts[texts].sum()) / folds for texts in (now & ~was, was & ~now))
+    return Evidence(gained, lost, folds)
 
 
 @dataclass(frozen=True)
 class GuardDecision:
-    """How much of the correction was let through, and on what evidence.
+    """How much of the correction was applied, and on what evidence.
 
     Attributes
     ----------
     enabled : bool
         False if the guard was switched off (``guard=False``).
     strength : float
-        What the biases were multiplied with, in [0, 1].
+        Factor of the biases, in [0, 1].
     gained, lost, z : float
-        Texts that found and lost a mutual partner by the cautious run (by EMCL, where NCL was
-        off), and the standard errors that amounts to. With many texts per video these are those
-        of a mean part of the texts.
+        Texts that gained and lost a mutual nearest neighbour in the leave-best-out run (by EMCL,
+        where NCL was off), and the standard errors of the difference. With many texts per video
+        these are the numbers of the mean fold of the texts.
     before, after : float
         Mutual nearest neighbours of the input and of the corrected scores, in [0, 1].
     reason : str
@@ -195,38 +196,43 @@ class GuardDecision:
 
     @property
     def applied(self) -> bool:
-        """Whether the returned scores are corrected ones; if not they are the input's."""
+        """Whether the returned scores are corrected; if not they are the input's."""
         return self.strength > 0
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the decision for JSON."""
         return {**vars(self), "applied": self.applied}
 
 
 def decide(
     evidence: Evidence, strength: float, before: float, after: float, *, enabled: bool = True
 ) -> GuardDecision:
-    """The guard's decision in words.
+    """Return the guard's decision with its reason in words.
 
     >>> decide(Evidence(gained=3, lost=12), 0, 0.54, 0.54).reason
-    'no hubs to correct: 3 texts find a mutual partner, 12 lose theirs; the input is unchanged'
+    'no hubs to correct: 3 texts gained a mutual nearest neighbour, 12 lost one; input unchanged'
     """
-    found = f"{evidence.gained:.0f} texts find a mutual partner, {evidence.lost:.0f} lose theirs"
-    if evidence.parts > 1:
-        found += f" in the mean of {evidence.parts} parts of the texts"
+    found = f"{evidence.gained:.0f} texts gained a mutual nearest neighbour, {evidence.lost:.0f} "
+    found += "lost one"
+    if evidence.folds > 1:
+        found += f" (mean of {evidence.folds} folds of the texts)"
     agreement = f"mutual nearest neighbours {100 * before:.1f} % -> {100 * after:.1f} %"
     if not enabled:
         reason = f"switched off; {agreement}"
     elif strength == 1:
-        reason = f"passed: {found}; {agreement}"
+        reason = f"correction applied: {found}; {agreement}"
     elif strength > 0:
         reason = (
-            f"at {100 * strength:.0f} %: {found}, {evidence.z:.1f} standard errors (all from 2 on)"
+            f"correction applied at {100 * strength:.0f} %: {found}; z is {evidence.z:.1f} "
+            f"({EVIDENCE[1]:g} or more applies all of it)"
         )
     elif evidence.z > 0:
-        reason = f"too little evidence of hubs: {found}; the input is unchanged"
+        reason = f"too little evidence of hubs: {found}; input unchanged"
     else:
-        reason = f"no hubs to correct: {found}; the input is unchanged"
+        reason = f"no hubs to correct: {found}; input unchanged"
     return GuardDecision(
         enabled, strength, evidence.gained, evidence.lost, evidence.z, before, after, reason
     )
+
+
+Parts, deal = Folds, stratified_folds

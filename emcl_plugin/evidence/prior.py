@@ -1,37 +1,29 @@
-"""How far to trust NCL's prior that every video is asked for equally often.
+"""The prior: how far to trust NCL's assumption that every video is requested equally often.
 
-Uniform marginals give every video the same mass, whether or not anybody asked for it. Where the
-queries are spread evenly, as in a benchmark, that is right and worth several points. Where they
-are not, videos that nobody asked for are lifted over those that somebody did. Labels would tell
-which it is; without them there are two runs of NCL at a higher temperature and with relaxed
-marginals, which change less:
+Uniform marginals give every video the same mass, requested or not. Where the queries cover the
+videos evenly, as in a benchmark, that is right and worth several points of R@1. Where they do
+not, it lifts videos that nobody asked for over those that somebody did. Labels would tell which
+it is. Without labels, two runs of NCL tell, at a higher temperature and with relaxed marginals:
 
 - The *gentle* run corrects for hubs and leaves popular videos most of their mass.
-- The *cautious* run does the same, but leaves every text's best video out of that video's column
-  sum. A hub is also close to the texts that go elsewhere and is still found; a video that is
-  merely asked for often is not, and keeps all of its mass.
+- The *leave-best-out* run does the same, but leaves every text's best video out of that video's
+  column sum. It still finds hubs, because a hub is also close to the texts that go elsewhere. A
+  video that is merely popular keeps all of its mass.
 
-From them follow three numbers, each of which goes from 0 to 1 without a jump:
+With gain(r) the texts that gain a mutual nearest neighbour in run r, minus those that lose one;
+m and c the masses that the biases of the gentle and of the leave-best-out run give the videos at
+NCL's own temperature; and b the uniform marginal:
 
-    strength   How much of the correction is applied: by how many standard errors z the cautious
-               run makes more texts and videos mutual (:mod:`~.mutual_neighbours`). None up to
-               1, all from 2 on. No hubs, too few queries: nothing is applied.
+    q    = gain(leave-best-out) / gain(gentle), at most 1                                  (q)
+    h    = clip((q - 0.3) / 0.15, 0, 1)      1: hubs, 0: popular videos                    (h)
+    e    = sum_j min(m_j, b_j) / sum_j b_j   how evenly the queries cover the videos       (e)
+    u    = clip((e - 0.5) / 0.35, 0, 1)      share of the uniform marginal                 (u)
+    b'_j = h (u b_j + (1 - u) m_j) + (1 - h) c_j                                           (b)
 
-    hubs       h = (q - 0.3) / 0.15, with q the gain in mutual pairs of the cautious run, as a
-               share of the gentle run's. Where hubs are what there is to correct, the cautious
-               run finds half of it and more; where popular videos are, next to nothing.
-
-    uniform    u = (e - 0.5) / 0.35, with e = sum_j min(m_j, b_j) / sum_j b_j for the masses m of
-               the gentle run and the uniform marginal b: how evenly the gallery is asked for.
-
-NCL is then solved, at its own temperature, for the marginal
-
-    b'_j = h (u b_j + (1 - u) m_j) + (1 - h) c_j                                            (b)
-
-with m and c the masses that the biases of the gentle and of the cautious run give the videos at
-that temperature: estimates of how often each is asked for. h = u = 1 is NCL as published; h = 1,
-u = 0 gives back the gentle biases and h = 0 the cautious ones, because biases solve NCL for
-their own masses (with rho = 1; a smaller one relaxes this last run, too). Near-equal queries
+NCL is then solved, at its own temperature, for the marginal b'. h = u = 1 is NCL as published.
+h = 1, u = 0 returns the gentle biases, and h = 0 the leave-best-out ones, because biases solve
+NCL for their own masses (with rho = 1; a smaller rho relaxes this last run, too). How much of it
+is applied is the guard's decision (:mod:`emcl_plugin.evidence.guard`). Near-duplicate queries
 count once throughout (:mod:`emcl_plugin.evidence.near_duplicates`).
 """
 
@@ -43,6 +35,7 @@ from typing import Any
 import torch
 
 from emcl_plugin._internal.progress import Progress
+from emcl_plugin._internal.warn import old_name
 from emcl_plugin.evidence.guard import Evidence, ramp
 from emcl_plugin.evidence.mutual_neighbours import Nearest
 from emcl_plugin.ncl import NCL, Biases, Journal, Problem
@@ -53,37 +46,39 @@ MODES = ("auto", "even", "gentle", "off")
 GENTLE_TEMPERATURE_STD = 0.4
 GENTLE_RHO = 0.65
 HUBS = (0.3, 0.45)
-"""Share of the gentle run's gain that the cautious run finds: where h is 0 and where it is 1."""
+"""q up to which h is 0, and from which it is 1."""
 EVENNESS = (0.5, 0.85)
-"""Evenness where u is 0 and where it is 1."""
+"""e up to which u is 0, and from which it is 1."""
 
 
 @dataclass(frozen=True)
 class Probes:
-    """The biases of the gentle and of the cautious run."""
+    """Biases of the gentle and of the leave-best-out run."""
 
     gentle: Biases
-    cautious: Biases
+    leave_best_out: Biases
+
+    cautious = old_name("cautious", "leave_best_out")
 
 
 @dataclass(frozen=True)
 class Prior:
-    """What was assumed about how often each video is asked for, and why.
+    """What was assumed about how often each video is requested, and why.
 
     Attributes
     ----------
     mode : str
-        "auto", "even", "gentle", or "given" where ``NCL(video_marginal=...)`` says it.
+        "auto", "even", "gentle", or "given" with ``NCL(video_marginal=...)``.
     queries : float
-        How many different texts there are, near-equal ones counted once.
+        Number of different texts; near-duplicates count once.
     found_cautiously : float
-        q: what of the gentle run's gain in mutual pairs the cautious run finds, in [0, 1].
+        q: share of the gentle run's gain that the leave-best-out run finds, in [0, 1].
     hubs : float
-        h: how far the gain is due to hubs rather than to popular videos, in [0, 1].
+        h: how far the gain is due to hubs rather than popular videos, in [0, 1].
     evenness : float
         e: how evenly the queries cover the videos, in [0, 1].
     uniform : float
-        u: the share of the even prior in what is due to hubs, in [0, 1].
+        u: share of the uniform marginal in what is due to hubs, in [0, 1].
     """
 
     mode: str
@@ -95,7 +90,7 @@ class Prior:
 
     @property
     def even(self) -> float:
-        """Share of the even prior in the marginal: h u of (b), 1 for NCL as published.
+        """Share of the uniform marginal in b', h u of (b); 1 for NCL as published.
 
         >>> Prior("auto", 190.0, found_cautiously=0.6, hubs=1.0, evenness=0.75, uniform=0.5).even
         0.5
@@ -105,21 +100,22 @@ class Prior:
     @property
     def reason(self) -> str:
         """The choice in words."""
-        seen = f"the queries cover the videos {100 * self.evenness:.0f} % evenly"
+        even = ramp(self.evenness, EVENNESS)
+        how = "evenly" if even == 1 else "fairly evenly" if even > 0 else "unevenly"
+        seen = f"the queries cover the videos {how} ({100 * self.evenness:.0f} %)"
         if self.mode == "given":
-            return f"the given marginal; {seen}"
+            return f"given marginal; {seen}"
         if self.mode != "auto":
-            return f"as told; {seen}"
+            return f"as requested; {seen}"
         if self.hubs < 1:
             return (
-                f"popular videos are likely, only {100 * self.found_cautiously:.0f} % of the gain "
-                f"is due to hubs ({100 * HUBS[1]:.0f} % would do)"
+                f"popular videos are likely: {100 * self.found_cautiously:.0f} % of the gain is "
+                f"due to hubs (below {100 * HUBS[1]:.0f} %)"
             )
-        low, high = (f"{100 * end:.0f} %" for end in EVENNESS)
-        return f"{seen} (up to {low} counts as uneven, from {high} as even)"
+        return seen
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the prior for JSON."""
         return {**vars(self), "even": self.even, "reason": self.reason}
 
 
@@ -134,19 +130,19 @@ def probe(
     progress: Progress | None = None,
     journal: Journal | None = None,
 ) -> Probes:
-    """The gentle and the cautious run.
+    """Return the biases of the gentle and of the leave-best-out run.
 
     Parameters
     ----------
     source : Similarity, (n_text, n_video)
     ncl : NCL
-        Its temperature, relaxation and iterations are replaced, its marginals kept.
+        Its marginals are used; temperature, relaxation and iterations are replaced.
     best : Nearest
         The best matches of this source.
     std, weights, memory, progress
         As in :func:`emcl_plugin.ncl.fit_biases`.
     journal : Journal, optional
-        Where to go on from, and where every iteration is kept.
+        Checkpoint to resume from and to write every iteration to.
     """
     config = replace(
         ncl,
@@ -161,8 +157,8 @@ def probe(
     problem = Problem(source, config, std=std, weights=weights, memory=memory)
     gentle = problem.solve(progress=progress, journal=journal)
     own = best.video_of_text, best.text_score
-    cautious = problem.solve(start=gentle.video, own=own, progress=progress, journal=journal)
-    return Probes(gentle, cautious)
+    without = problem.solve(start=gentle.video, own=own, progress=progress, journal=journal)
+    return Probes(gentle, without)
 
 
 def earned_biases(
@@ -178,7 +174,7 @@ def earned_biases(
     progress: Progress | None = None,
     journal: Journal | None = None,
 ) -> tuple[Biases, Prior]:
-    """The biases for this mode of the prior, and what was found about the queries.
+    """Return the biases for this mode of the prior, and what was found about the queries.
 
     Parameters
     ----------
@@ -187,7 +183,7 @@ def earned_biases(
     probes : Probes
         Of the same source.
     gains : (Evidence, Evidence)
-        Of the gentle and of the cautious run.
+        Of the gentle and of the leave-best-out run.
     mode : {"auto", "even", "gentle"}
     std, weights, memory, progress, journal
         As in :func:`probe`.
@@ -195,12 +191,12 @@ def earned_biases(
     problem = Problem(source, ncl, std=std, weights=weights, memory=memory)
     log_b = problem.log_b
     log_m = problem.log_masses(probes.gentle.video)
-    evenness = float(torch.minimum(log_m, log_b).exp().sum() / log_b.exp().sum())
-    gentle, cautious = (max(0.0, gain.gained - gain.lost) for gain in gains)
-    found = cautious / gentle if cautious < gentle else 1.0
+    evenness = float(torch.minimum(log_m, log_b).exp().sum() / log_b.exp().sum())  # (e)
+    gentle, without = (max(0.0, gain.gained - gain.lost) for gain in gains)
+    found = without / gentle if without < gentle else 1.0  # (q)
     if mode == "auto" and ncl.video_marginal is not None:
         mode = "given"
-    hubs, uniform = ramp(found, HUBS), ramp(evenness, EVENNESS)
+    hubs, uniform = ramp(found, HUBS), ramp(evenness, EVENNESS)  # (h), (u)
     if mode != "auto":
         hubs, uniform = 1.0, float(mode != "gentle")
     queries = float(source.shape[0] if weights is None else weights.sum())
@@ -209,8 +205,8 @@ def earned_biases(
         return probes.gentle, prior
     if mode != "auto":
         return problem.solve(progress=progress, journal=journal), prior
-    log_c = problem.log_masses(probes.cautious.video) if hubs < 1 else log_m
+    log_c = problem.log_masses(probes.leave_best_out.video) if hubs < 1 else log_m
     shares = log_b.new_tensor([hubs * uniform, hubs * (1 - uniform), 1 - hubs]).log()
     log_b = torch.logsumexp(torch.stack([log_b, log_m, log_c]) + shares[:, None], 0)  # (b)
-    start = hubs * probes.gentle.video + (1 - hubs) * probes.cautious.video
+    start = hubs * probes.gentle.video + (1 - hubs) * probes.leave_best_out.video
     return problem.solve(log_b=log_b, start=start, progress=progress, journal=journal), prior

@@ -139,7 +139,7 @@ def correct(
     partners = parts.partners(base, before)
     gain = evidence = parts.weigh(partners, trial.partners)
     if trial.probes is not None:
-        cautious = trial.probes.cautious.apply(source)
+        cautious = trial.probes.leave_best_out.apply(source)
         found = parts.partners(cautious, nearest(cautious))
         evidence = parts.weigh(partners, found)
         amount = evidence.strength

@@ -36,9 +36,9 @@ class Report:
         These were added to the scores, scaled by ``guard.strength``; where that is 0 they are
         those of the gentle run, and nothing was added.
     probes : Probes or None
-        The gentle and the cautious run's biases, from which prior and guard were found. The
-        videos with the lowest ``probes.cautious.video`` are hubs, however often they are asked
-        for. None where NCL was off.
+        Biases of the gentle and of the leave-best-out run, which prior and guard rest on. The
+        videos with the lowest ``probes.leave_best_out.video`` are hubs, however popular they
+        are. None where NCL was off.
     prior : Prior or None
         What was assumed about how often each video is asked for. None where NCL was not
         applied.

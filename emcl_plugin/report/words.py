@@ -43,7 +43,7 @@ def assumed(ablation: Ablation) -> str:
         f"at {100 * prior.even:.0f} % (prior: {prior.mode}). Reason: {prior.reason}."
     )
     if guard.strength < 1:
-        text += f" The biases were applied {guard.reason}."
+        text += f" Guard: {guard.reason}."
     return text
 
 

@@ -201,7 +201,7 @@ def test_a_prior_is_told_to_use(demo_run, mode):
     scores, facts, words = demo_run("--prior", mode)
     assert_array_equal(scores, rerank(None, (data.text, data.video), prior=mode))
     assert (facts["prior"]["mode"], facts["prior"]["even"]) == (mode, float(mode == "even"))
-    assert re.search(rf"prior +{mode}: as told", words)
+    assert re.search(rf"prior +{mode}: as requested", words)
 
 
 def test_no_prior_is_no_ncl(demo_run):

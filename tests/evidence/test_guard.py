@@ -1,4 +1,4 @@
-"""The guard: evidence in mutual pairs, whole and in parts of the texts, and what it decides."""
+"""The guard: evidence in mutual pairs, whole and in folds of the texts, and what it decides."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
-from oracles import plain_mutual, plain_partners, plain_parts
+from oracles import plain_folds, plain_mutual, plain_partners
 
 from emcl_plugin import rescore
-from emcl_plugin.evidence.guard import Evidence, deal, decide, weigh
+from emcl_plugin.evidence.guard import Evidence, decide, stratified_folds, weigh
 from emcl_plugin.evidence.mutual_neighbours import nearest
 from emcl_plugin.scores import Dense
 
@@ -129,7 +129,7 @@ def test_copies_of_texts_are_no_more_evidence(shape, seed):
     assert_allclose([copied.gained, copied.lost], [alone.gained, alone.lost], rtol=1e-12)
 
 
-# --- parts of the texts ------------------------------------------------------------------
+# --- folds of the texts ------------------------------------------------------------------
 
 
 @given(many, seeds, st.booleans(), st.booleans(), memories)
@@ -140,11 +140,11 @@ def test_partners_are_those_of_a_look_at_every_part(shape, seed, tied, weighted,
     weights = rng.random(shape[0]) if weighted else np.ones(shape[0])
     source = Dense(x, dtype=torch.float64, memory=memory)
     found = nearest(source)
-    parts = deal(found, torch.tensor(weights) if weighted else None)
-    part, count = plain_parts(x, weights)
-    assert parts.count == count
-    assert_array_equal(parts.part, part)
-    assert_array_equal(parts.partners(source, found), plain_partners(x, part))
+    folds = stratified_folds(found, torch.tensor(weights) if weighted else None)
+    part, count = plain_folds(x, weights)
+    assert folds.count == count
+    assert_array_equal(folds.fold, part)
+    assert_array_equal(folds.partners(source, found), plain_partners(x, part))
 
 
 @given(many, seeds)
@@ -155,34 +155,37 @@ def test_parts_do_not_depend_on_the_order(shape, seed):
     rows, columns = rng.permutation(shape[0]), rng.permutation(shape[1])
     sources = Dense(x), Dense(x[rows][:, columns])
     found = [nearest(source) for source in sources]
-    parts = [deal(best) for best in found]
-    assert_array_equal(parts[1].part, parts[0].part[rows])
-    partners = [p.partners(s, b) for p, s, b in zip(parts, sources, found, strict=True)]
+    folds = [stratified_folds(best) for best in found]
+    assert_array_equal(folds[1].fold, folds[0].fold[rows])
+    partners = [p.partners(s, b) for p, s, b in zip(folds, sources, found, strict=True)]
     assert_array_equal(partners[1], partners[0][rows])
 
 
 @settings(max_examples=300)
 @given(many, seeds)
 def test_copies_stay_in_one_part(shape, seed):
-    """Text i comes k times, each with a weight of 1 / k: parts and partners are as with one."""
+    """Text i comes k times, each with a weight of 1 / k: folds and partners are as with one."""
     rng = np.random.default_rng(seed)
     x, times = rng.random(shape), rng.integers(1, 5, shape[0])
     alone, copied = Dense(x), Dense(np.repeat(x, times, axis=0))
     best = nearest(alone), nearest(copied)
-    parts = deal(best[0]), deal(best[1], torch.tensor(np.repeat(1 / times, times)))
-    assert_array_equal(parts[1].part, np.repeat(parts[0].part.numpy(), times))
-    partners = parts[0].partners(alone, best[0]).numpy()
-    assert_array_equal(parts[1].partners(copied, best[1]), np.repeat(partners, times))
+    folds = (
+        stratified_folds(best[0]),
+        stratified_folds(best[1], torch.tensor(np.repeat(1 / times, times))),
+    )
+    assert_array_equal(folds[1].fold, np.repeat(folds[0].fold.numpy(), times))
+    partners = folds[0].partners(alone, best[0]).numpy()
+    assert_array_equal(folds[1].partners(copied, best[1]), np.repeat(partners, times))
 
 
 @given(st.integers(1, 200), st.integers(1, 40), seeds)
 def test_parts_are_about_as_many_as_there_are_videos(n_text, n_video, seed):
     """And differ by one text at most."""
-    parts = deal(nearest(Dense(np.random.default_rng(seed).random((n_text, n_video)))))
-    sizes = np.bincount(parts.part, minlength=parts.count)
+    folds = stratified_folds(nearest(Dense(np.random.default_rng(seed).random((n_text, n_video)))))
+    sizes = np.bincount(folds.fold, minlength=folds.count)
     assert sizes.max() - sizes.min() <= 1
-    assert (parts.count == 1) == (n_text < 1.5 * n_video)
-    assert parts.count == 1 or 2 / 3 * n_video - 1 < sizes.min() <= sizes.max() < 1.5 * n_video + 1
+    assert (folds.count == 1) == (n_text < 1.5 * n_video)
+    assert folds.count == 1 or 2 / 3 * n_video - 1 < sizes.min() <= sizes.max() < 1.5 * n_video + 1
 
 
 def test_evidence_does_not_fade_with_captions():
@@ -197,7 +200,7 @@ def test_evidence_does_not_fade_with_captions():
         text += 0.8 * rng.standard_normal(text.shape)
         result = rescore(None, (text, video))
         assert result.guard.strength == 1
-        assert ("parts of the texts" in result.guard.reason) == (count > 1)
+        assert ("folds of the texts" in result.guard.reason) == (count > 1)
         found.append(result.guard.z)
     assert min(found) > 0.7 * max(found)
 
@@ -208,11 +211,11 @@ def test_evidence_does_not_fade_with_captions():
 @pytest.mark.parametrize(
     ("gained", "lost", "words"),
     [
-        (30, 6, "passed: 30 texts find a mutual partner, 6 lose theirs"),
-        (9 / 4, 0, "at 50 %"),
+        (30, 6, "correction applied: 30 texts gained a mutual nearest neighbour, 6 lost one"),
+        (9 / 4, 0, "correction applied at 50 %"),
         (1, 0, "too little evidence"),
         (1, 1, "no hubs to correct"),
-        (3, 12, "no hubs to correct: 3 texts find a mutual partner, 12 lose theirs"),
+        (3, 12, "no hubs to correct: 3 texts gained a mutual nearest neighbour, 12 lost one"),
     ],
 )
 def test_the_guard_says_what_it_lets_through_and_why(gained, lost, words):
@@ -221,7 +224,7 @@ def test_the_guard_says_what_it_lets_through_and_why(gained, lost, words):
     decision = decide(evidence, evidence.strength, 0.5, 0.6)
     assert words in decision.reason
     assert decision.applied == (evidence.strength > 0)
-    assert ("the input is unchanged" in decision.reason) == (not decision.applied)
+    assert ("input unchanged" in decision.reason) == (not decision.applied)
     facts = json.loads(json.dumps(decision.to_dict()))
     assert facts == {
         "enabled": True,

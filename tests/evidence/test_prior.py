@@ -1,6 +1,6 @@
 """How far the even prior is trusted: the rule against plain NumPy, mode by mode.
 
-The weights that count near-equal texts once are in test_repeats.py, the evidence that the guard
+The weights that count near-duplicate texts once are in test_repeats.py, the evidence that the guard
 wants in test_guard.py, data whose truth is known in test_prior_truth.py.
 """
 
@@ -78,8 +78,8 @@ def test_the_two_runs_are_those_of_the_plain_loop():
         assert_allclose(probes.gentle.text, tau * f, rtol=0, atol=1e-9)
         own = scores.argmax(1)
         f, g = plain_ncl(scores, tau, rho=rho, w=w, own=own, start=g)
-        assert_allclose(probes.cautious.video, tau * g, rtol=0, atol=1e-7)
-        assert_allclose(probes.cautious.text, tau * f, rtol=0, atol=1e-7)
+        assert_allclose(probes.leave_best_out.video, tau * g, rtol=0, atol=1e-7)
+        assert_allclose(probes.leave_best_out.text, tau * f, rtol=0, atol=1e-7)
 
 
 def test_masses_are_those_of_the_plan():
@@ -111,15 +111,15 @@ def test_the_marginal_is_mixed_from_three(monkeypatch, found, weighted, ends):
         tau = 0.15 * scores.std()
         total = len(scores) if w is None else w.sum()
         b = np.full(scores.shape[1], total / scores.shape[1])
-        gentle, cautious = (x.video.numpy() / tau for x in (probes.gentle, probes.cautious))
-        m, c = (plain_masses(scores, tau, g, w) for g in (gentle, cautious))
+        gentle, without = (x.video.numpy() / tau for x in (probes.gentle, probes.leave_best_out))
+        m, c = (plain_masses(scores, tau, g, w) for g in (gentle, without))
         e = np.minimum(m, b).sum() / b.sum()
         h, u = plain_ramp(found, *HUBS), plain_ramp(e, *ends)
         assert_allclose([prior.found_cautiously, prior.hubs], [found, h], rtol=1e-12)
         assert_allclose([prior.evenness, prior.uniform], [e, u], rtol=1e-9)
         assert_allclose([prior.even, prior.queries], [h * u, total], rtol=1e-9)
         wanted = h * (u * b + (1 - u) * m) + (1 - h) * c
-        start = h * gentle + (1 - h) * cautious
+        start = h * gentle + (1 - h) * without
         _, g = plain_sinkhorn(scores, tau, 20, b=wanted, w=w, start=start)
         assert_allclose(biases.video, tau * centred(g), rtol=0, atol=1e-9 * scores.std())
         assert_allclose(biases.temperature, tau, rtol=1e-12)
@@ -136,9 +136,11 @@ def test_an_even_gallery_of_hubs_is_ncl_as_published(monkeypatch):
     assert_allclose(biases.text, wanted.text, rtol=0, atol=1e-8 * scores.std())
 
 
-@pytest.mark.parametrize(("gains", "which"), [((10.0, 9.0), "gentle"), ((10.0, 1.0), "cautious")])
+@pytest.mark.parametrize(
+    ("gains", "which"), [((10.0, 9.0), "gentle"), ((10.0, 1.0), "leave_best_out")]
+)
 def test_an_uneven_gallery_gives_a_run_back(monkeypatch, gains, which):
-    """u = 0: the gentle biases where h = 1, the cautious ones where h = 0, at any temperature."""
+    """u = 0: the gentle biases where h = 1, the leave-best-out ones where h = 0."""
     monkeypatch.setattr("emcl_plugin.evidence.prior.EVENNESS", (2.0, 3.0))
     for seed in range(3):
         scores = small(seed).scores
@@ -184,7 +186,7 @@ def test_the_biases_do_not_jump_where_the_tolerance_stops_them():
 
 
 @pytest.mark.parametrize("gains", [(0.0, 0.0), (0.0, 5.0), (3.0, 5.0)])
-def test_a_cautious_run_that_finds_as_much_finds_all_of_it(gains):
+def test_a_leave_best_out_run_that_finds_as_much_finds_all_of_it(gains):
     """q is at most 1, also where the gentle run finds nothing."""
     _, prior, _ = earned(small(0).scores, gains, config=NCL())
     assert (prior.found_cautiously, prior.hubs) == (1, 1)
@@ -207,7 +209,7 @@ def test_even_without_the_guard_is_plain_ncl():
 
 
 def test_gentle_is_ncl_at_a_higher_temperature_and_relaxed():
-    """With near-equal texts counted once; what it assumes has no even share."""
+    """With near-duplicate texts counted once; what it assumes has no even share."""
     scores = small(0).scores
     w = plain_weights(scores, scores.argmax(1))
     result = rescore(scores, prior="gentle", guard=False)

@@ -44,7 +44,11 @@ def candidates(**settings):
 
 
 RUNS = [
-    (features, {}, 5),  # two strengths of EMCL, a gentle and a cautious run each, and the last one
+    (
+        features,
+        {},
+        5,
+    ),  # two strengths, a gentle and a leave-best-out run each, and NCL
     (features, {"prior": "gentle"}, 4),
     (features, {"emcl": EMCL(strength=0.3), "ncl": NCL(solver="blocks")}, 3),
     (scores, {"prior": "even", "ncl": NCL(video_marginal=np.linspace(1, 2, N))}, 3),

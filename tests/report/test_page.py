@@ -229,12 +229,12 @@ def test_what_was_assumed_of_the_queries_is_said(demo, demo_page):
     page = Page(demo_page.read_text(encoding="utf-8"))
     assert f"applied at {100 * prior.even:.0f} % (prior: auto)" in page.text
     assert f"Reason: {prior.reason}." in page.text
-    assert "The biases were applied" not in page.text
+    assert "Guard: " not in page.text
     report = demo[0].report
     partly = dataclasses.replace(report.guard, strength=0.3, reason="at 30 %: a few texts")
     found = dataclasses.replace(demo[0], report=dataclasses.replace(report, guard=partly))
     page = Page(render(found, settings={})).check()
-    assert "The biases were applied at 30 %: a few texts." in page.text
+    assert "Guard: at 30 %: a few texts." in page.text
     eye = np.eye(12, dtype=np.float32)
     assert "requested equally often" not in Page(render(make(eye, eye)[0], settings={})).text
 

@@ -16,7 +16,7 @@ from emcl_plugin import rerank_top, rescore
 from emcl_plugin.data.demo import load_demo
 from emcl_plugin.errors import EmclError
 from emcl_plugin.evaluation.metrics import place
-from emcl_plugin.evidence.guard import deal
+from emcl_plugin.evidence.guard import stratified_folds
 from emcl_plugin.evidence.mutual_neighbours import nearest
 from emcl_plugin.ground_truth import GroundTruth
 from emcl_plugin.ncl import NCL, Problem
@@ -151,8 +151,8 @@ def test_partners_within_parts_are_the_dense_ones_with_ties(n_text, n_video, k, 
     found = search(*sides(n_text, n_video, seed), k)
     tied = Candidates(found.pairs, (found.values * 8).round() / 8, found.all_pairs)
     lowest = Dense(dense(tied).clamp(min=-9), dtype=F64)
-    parts = deal(nearest(lowest))
-    ours, theirs = (parts.partners(x, nearest(x)) for x in (tied, lowest))
+    folds = stratified_folds(nearest(lowest))
+    ours, theirs = (folds.partners(x, nearest(x)) for x in (tied, lowest))
     assert_array_equal(ours, theirs)
 
 
