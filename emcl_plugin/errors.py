@@ -1,22 +1,66 @@
-"""Errors and warnings: every message says what is wrong, what came in, and what to do."""
+"""Errors and warnings: each message says what is wrong, what was received, what to do."""
 
 from __future__ import annotations
 
 import errno
 
+# --- text on one line: here because every message uses it, and errors import nothing else ---
+
 _LONGEST = 500  # characters on a terminal
 _CAPTION = 240  # characters on a page
 
 
+def escaped(given: object) -> str:
+    r"""Return a text on one line that is safe to print on a terminal.
+
+    File names and ids may hold escape sequences, line breaks, direction marks or invalid bytes.
+    Unprintable characters become Python escapes; texts beyond 500 characters lose their middle.
+
+    Parameters
+    ----------
+    given : object
+        A text, or an object to convert with ``str``.
+
+    Examples
+    --------
+    >>> print(escaped("\x1b[2Jred\n\udcff.npy"))
+    \x1b[2Jred\n\udcff.npy
+    >>> print(escaped("two words, déjà vu"))
+    two words, déjà vu
+    """
+    text = str(given)
+    if len(text) > 2 * _LONGEST:
+        text = text[:_LONGEST] + text[-_LONGEST:]  # the rest is not shown
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    half = _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]} ... {text[-half:]}"
+
+
+def one_line(text: str, longest: int | None = _CAPTION) -> str:
+    r"""Return a text on one line without control characters, cut at ``longest``.
+
+    >>> one_line("two\nlines"), one_line("too long for this", 9)
+    ('two lines', 'too long…')
+    """
+    text = "".join(c if c.isprintable() or c in "\u200d\u200c" else " " for c in text)
+    text = " ".join(text.split())
+    if longest is None or len(text) <= longest:
+        return text
+    return text[: longest - 1].rstrip() + "…"
+
+
+# --- errors ---
+
+
 class EmclError(Exception):
-    """Base of every error that this package raises on purpose.
+    """Base class of all errors that this package raises.
 
     Parameters
     ----------
     problem : str
         What is wrong, in one sentence.
     received : str
-        What came in: shape, dtype, the first offending index, the option's text.
+        What was received: shape, dtype, first bad index or option.
     remedy : str
         What the caller can do about it.
 
@@ -29,7 +73,7 @@ class EmclError(Exception):
     """
 
     told = False
-    """Whether another process of the same job tells it."""
+    """True if another rank reports this error."""
 
     def __init__(self, problem: str, received: str, remedy: str) -> None:
         super().__init__(problem, received, remedy)
@@ -43,35 +87,38 @@ class EmclError(Exception):
 
 
 class InputValueError(EmclError, ValueError):
-    """An argument has the right type and a value that cannot be used."""
+    """An argument has the right type but an invalid value."""
 
 
 class InputTypeError(EmclError, TypeError):
-    """An argument is not the kind of object that is needed."""
+    """An argument has the wrong type."""
 
 
 class InputFileError(EmclError, OSError):
-    """A file cannot be read or written as asked."""
+    """A file cannot be read or written."""
 
 
 class StateError(InputFileError):
-    """A saved corrector is missing, damaged, of another version, or not one."""
+    """A saved corrector is missing, damaged, of another version, or something else."""
 
 
 class WorkerError(EmclError, RuntimeError):
-    """Another process of the same job has failed or ended."""
+    """Another process of the same job failed or ended."""
 
 
 class MemoryBudgetError(EmclError, MemoryError):
-    """A dense result does not fit into memory."""
+    """A dense result exceeds the memory."""
 
 
 class NotFittedError(EmclError, ValueError, AttributeError):
     """A fitted attribute or method was used before ``fit``."""
 
 
+_OUT_OF_MEMORY = ("out of memory", "allocate memory", "failed to map segment")  # torch, ld.so
+
+
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether a library's error means that there is no memory left.
+    """Return whether an error of any library means that the memory is exhausted.
 
     >>> ran_out_of_memory(OSError(errno.ENOMEM, "Cannot allocate memory"))
     True
@@ -84,79 +131,35 @@ def ran_out_of_memory(error: BaseException) -> bool:
     )
 
 
-_OUT_OF_MEMORY = ("out of memory", "allocate memory", "failed to map segment")  # torch, ld.so
+# --- warnings ---
 
 
 class EmclWarning(UserWarning):
-    """Base of every warning of this package.
+    """Base class of all warnings of this package.
 
     Examples
     --------
     >>> import warnings
     >>> with warnings.catch_warnings():
-    ...     warnings.simplefilter("error", EmclWarning)  # none of them goes by unseen
+    ...     warnings.simplefilter("error", EmclWarning)  # turn them into errors
     """
 
 
 class ConvergenceWarning(EmclWarning):
-    """Sinkhorn-Knopp stopped before its marginals were within the tolerance."""
+    """Sinkhorn-Knopp stopped before its marginals reached the tolerance."""
 
 
 class ScaleWarning(EmclWarning):
-    """A temperature and the spread of the scores do not go together."""
+    """A temperature does not suit the spread of the scores."""
 
 
 class RepeatedItemsWarning(EmclWarning):
-    """Some texts or videos are exact copies of others."""
+    """Some texts or videos are exact duplicates of others."""
 
 
 class LeakWarning(EmclWarning):
-    """Some of the queries that are scored are in the bank that made the correction."""
+    """Some of the scored queries are in the bank that the correction was fitted on."""
 
 
 class DriftWarning(EmclWarning):
-    """A grown corrector's biases are no longer what a fit would give."""
-
-
-# --- escaping ---
-
-
-def escaped(given: object) -> str:
-    r"""One line of what was given, in which nothing acts on the terminal.
-
-    Names of files and ids may hold anything: escape sequences that colour or erase, line breaks
-    that would look like another message, marks that turn the direction of writing, bytes that are
-    no text. All that is not printable becomes an escape as in Python; the middle of what is longer
-    than 500 characters is left out.
-
-    Parameters
-    ----------
-    given : object
-        A text, or a path or number as its text.
-
-    Examples
-    --------
-    >>> print(escaped("\x1b[2Jred\n\udcff.npy"))
-    \x1b[2Jred\n\udcff.npy
-    >>> print(escaped("two words, déjà vu"))
-    two words, déjà vu
-    """
-    text = str(given)
-    if len(text) > 2 * _LONGEST:
-        text = text[:_LONGEST] + text[-_LONGEST:]  # more is not shown
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    half = _LONGEST // 2
-    return text if len(text) <= _LONGEST else f"{text[:half]} ... {text[-half:]}"
-
-
-def one_line(text: str, longest: int | None = _CAPTION) -> str:
-    r"""One line without control characters, cut where it is longer than ``longest``.
-
-    >>> one_line("two\nlines"), one_line("too long for this", 9)
-    ('two lines', 'too long…')
-    """
-    text = "".join(c if c.isprintable() or c in "\u200d\u200c" else " " for c in text)
-    text = " ".join(text.split())
-    if longest is None or len(text) <= longest:
-        return text
-    return text[: longest - 1].rstrip() + "…"
+    """The biases of an extended corrector differ from those of a new fit."""

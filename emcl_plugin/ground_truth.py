@@ -1,4 +1,4 @@
-"""Ground truth: which video is right for which text, one-to-one up to many-to-many."""
+"""Ground truth: relevant pairs of texts and videos, from one-to-one to many-to-many."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """Right pairs of a query and an item, sorted by query.
+    """Relevant pairs of a query and an item, sorted by query.
 
     Attributes
     ----------
     query, item : (n_pairs,) int
         Indices of rows and columns of the similarity.
     grade : (n_pairs,) float
-        Relevance; 1 unless graded. Only nDCG looks at it.
+        Relevance, 1 unless graded. Only nDCG uses it.
     shape : tuple of int
         (queries, items).
 
@@ -39,7 +39,13 @@ class GroundTruth:
 
     @classmethod
     def diagonal(cls, shape: tuple[int, int]) -> GroundTruth:
-        """Text i belongs to video i: the default for square matrices."""
+        """Match text i with video i: the default for square matrices.
+
+        Raises
+        ------
+        InputValueError
+            If the numbers of texts and videos differ.
+        """
         if shape[0] != shape[1]:
             raise InputValueError(
                 "which text belongs to which video is not known",
@@ -50,7 +56,7 @@ class GroundTruth:
 
     @classmethod
     def from_index(cls, text_to_video: Any, n_video: int) -> GroundTruth:
-        """From the video's index of every text (many texts to one video)."""
+        """Build from the video index of every text (many texts to one video)."""
         index = _integers(text_to_video, "the ground truth")
         if index.ndim != 1:
             raise InputValueError(
@@ -64,7 +70,15 @@ class GroundTruth:
     def from_pairs(
         cls, pairs: Any, shape: tuple[int, int], grade: Any | None = None
     ) -> GroundTruth:
-        """From (text, video) pairs, (n_pairs, 2); grades of 0 or below are no relevance."""
+        """Build from (text, video) pairs, (n_pairs, 2); pairs graded 0 or less are dropped.
+
+        Raises
+        ------
+        InputTypeError
+            If indices are not whole numbers.
+        InputValueError
+            If a pair is outside the matrix or occurs twice, or a grade is not finite.
+        """
         table = _integers(pairs, "the ground truth")
         if table.ndim != 2 or table.shape[1] != 2 or len(table) == 0:
             raise InputValueError(
@@ -106,7 +120,7 @@ class GroundTruth:
         return GroundTruth(self.item[order], self.query[order], self.grade[order], self.shape[::-1])
 
     def keep_queries(self, mask: Any) -> GroundTruth:
-        """Only the pairs of queries whose ``mask`` is true; the others are not evaluated."""
+        """Keep the pairs of queries whose ``mask`` is true; others are not evaluated."""
         kept = np.asarray(mask)
         if kept.shape != (self.shape[0],):
             raise InputValueError(

@@ -1,1 +1,1 @@
-"""What everything stands on: arrays, sizes, progress; nothing in here is public."""
+"""Private helpers: arrays, sizes, progress, warnings."""

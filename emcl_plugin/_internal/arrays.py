@@ -1,7 +1,7 @@
-"""Arrays at the border: what may come in, and how results go back in the same kind.
+"""Input checks, and conversion between input arrays and torch tensors.
 
-Inside the package everything is a torch tensor. A NumPy array that comes in makes a
-NumPy array go out, a tensor makes a tensor on the same device, each in its own dtype.
+Inside the package everything is a torch tensor. Results have the library, dtype and device of
+the input.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NATIVE: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float64: np.
 
 
 def describe(x: object) -> str:
-    """Name an object for an error message: kind, shape, dtype.
+    """Describe an object for an error message: library, shape, dtype.
 
     >>> describe(np.zeros((2, 3), np.int64))
     'NumPy array of shape (2, 3), int64'
@@ -36,9 +36,9 @@ def describe(x: object) -> str:
 
 
 def check_matrix(x: object, name: str) -> Array:
-    """Return ``x`` if it is a non-empty 2-D floating-point array or tensor, else say why not.
+    """Return ``x`` if it is a non-empty 2-D floating-point array or tensor, else raise.
 
-    The entries are not looked at; see :func:`check_finite`.
+    Entries are checked by :func:`check_finite`.
     """
     if not isinstance(x, np.ndarray | torch.Tensor):
         raise InputTypeError(
@@ -77,14 +77,11 @@ def check_matrix(x: object, name: str) -> Array:
 
 
 def check_finite(block: torch.Tensor, name: str, first_row: int) -> None:
-    """Raise with the position of the first NaN or infinity in ``block``.
-
-    ``first_row`` is the block's place in the whole matrix.
-    """
+    """Raise at the first NaN or infinity; ``first_row`` is the block's position."""
     if bool(torch.isfinite(block.sum())):  # NaN and infinity survive a sum
         return
     finite = torch.isfinite(block)
-    if bool(finite.all()):  # finite numbers with an infinite sum
+    if bool(finite.all()):  # finite entries, but the sum overflowed
         return
     row, column = (int(k) for k in (~finite).nonzero()[0])
     bad = int((~finite).sum())
@@ -97,7 +94,7 @@ def check_finite(block: torch.Tensor, name: str, first_row: int) -> None:
 
 
 def compute_dtype(*arrays: Array) -> torch.dtype:
-    """float64 where any input is float64, float32 otherwise (float16 is never computed in)."""
+    """Return float64 if any input is float64, otherwise float32."""
     double = any(_torch_dtype(x) == torch.float64 for x in arrays)
     return torch.float64 if double else torch.float32
 
@@ -105,10 +102,10 @@ def compute_dtype(*arrays: Array) -> torch.dtype:
 def read_rows(
     x: Array, start: int, stop: int, dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
-    """Rows ``start:stop`` of an array, possibly memory-mapped, as a tensor to compute with.
+    """Return rows ``start:stop`` of an array, which may be memory-mapped, as a tensor.
 
-    Pages of a memory-mapped file are given back to the system at once, so that reading a
-    large file block by block does not fill the memory.
+    Pages of a memory-mapped file are released at once, so reading a large file block by block
+    does not fill the memory.
     """
     return _read(x, slice(start, stop), dtype, device)
 
@@ -116,7 +113,7 @@ def read_rows(
 def take_rows(
     x: Array, indices: torch.Tensor, dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
-    """As :func:`read_rows`, these rows in this order."""
+    """Return rows by index, as :func:`read_rows`."""
     if isinstance(x, torch.Tensor):
         return _read(x, indices.to(x.device), dtype, device)
     return _read(x, indices.cpu().numpy(), dtype, device)
@@ -130,7 +127,7 @@ def read_tile(
     dtype: torch.dtype,
     device: torch.device,
 ) -> torch.Tensor:
-    """As :func:`read_rows`, at the top left of zeros of this shape."""
+    """Return rows padded with zeros to ``shape``, as :func:`read_rows`."""
     if isinstance(x, torch.Tensor):
         rows = read_rows(x, start, stop, dtype, device)
         more = (0, shape[1] - rows.shape[1], 0, shape[0] - len(rows))
@@ -147,7 +144,7 @@ def _read(x: Array, which: Any, dtype: torch.dtype, device: torch.device) -> tor
         return x[which].detach().resolve_neg().to(device=device, dtype=dtype)
     check_whole(x)
     rows = np.ascontiguousarray(x[which], dtype=_NATIVE[dtype])
-    # torch knows no negative strides, warns about read-only memory, and must not see a page again
+    # torch rejects negative strides, warns about read-only memory, and must not fault pages in
     if _mapped(x) or not rows.flags.writeable or min(rows.strides) < 0:
         rows = rows.copy()
     _give_back(x)
@@ -155,7 +152,7 @@ def _read(x: Array, which: Any, dtype: torch.dtype, device: torch.device) -> tor
 
 
 def check_whole(x: np.ndarray[Any, Any]) -> None:
-    """Raise where a memory-mapped file has become shorter: the system kills whoever reads on."""
+    """Raise if a memory-mapped file was truncated; reading on would be a bus error."""
     pages: Any = x
     while isinstance(pages, np.ndarray):
         owner, pages = pages, pages.base
@@ -165,7 +162,7 @@ def check_whole(x: np.ndarray[Any, Any]) -> None:
     needed = getattr(owner, "offset", 0) // unit * unit + len(pages)
     try:
         size = pages.size()
-    except OSError:  # of no file
+    except OSError:  # anonymous memory
         return
     if size < needed:
         raise InputFileError(
@@ -180,7 +177,6 @@ def _mapped(x: np.ndarray[Any, Any]) -> bool:
 
 
 def _give_back(x: np.ndarray[Any, Any]) -> None:
-    """Pages of a memory-mapped file, to the system."""
     if _mapped(x) and hasattr(mmap, "MADV_DONTNEED"):
         pages: Any = x.base
         pages.madvise(mmap.MADV_DONTNEED)
@@ -188,7 +184,7 @@ def _give_back(x: np.ndarray[Any, Any]) -> None:
 
 @dataclass(frozen=True)
 class Kind:
-    """The library, dtype and device of what came in, to give back the same."""
+    """Library, dtype and device of the input, which the result shares."""
 
     numpy: bool
     dtype: torch.dtype
@@ -196,7 +192,7 @@ class Kind:
 
     @classmethod
     def of(cls, *arrays: Array) -> Kind:
-        """Kind of the first array, in the widest dtype among them."""
+        """Return the kind of the first array, with the widest dtype of all."""
         dtypes = [_torch_dtype(x) for x in arrays]
         widest = dtypes[0]
         for dtype in dtypes[1:]:
@@ -208,11 +204,11 @@ class Kind:
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
-        """The dtype in NumPy's terms (files hold no bfloat16, which NumPy lacks)."""
+        """The NumPy dtype; bfloat16 has none."""
         return np.dtype(str(self.dtype)[6:])
 
     def narrow(self, block: torch.Tensor) -> torch.Tensor:
-        """``block`` in this dtype on this device; refuses what the dtype cannot hold."""
+        """Return ``block`` in this dtype on this device; raise on overflow."""
         out = block.to(device=self.device, dtype=self.dtype)
         if bool(torch.isfinite(out.sum())) or bool(torch.isfinite(out).all()):
             return out

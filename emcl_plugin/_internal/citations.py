@@ -1,4 +1,4 @@
-"""What to cite where results of this package are published."""
+"""Papers to cite with results of this package."""
 
 from __future__ import annotations
 

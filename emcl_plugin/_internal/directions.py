@@ -1,4 +1,4 @@
-"""The two directions of retrieval, by the names that reports and JSON give them."""
+"""Names of the two retrieval directions, in reports and JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modules that have moved keep their old names for one minor version, with a warning."""
+"""Old module names, which work for one minor version with a DeprecationWarning."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ MOVED = {
     "top": "api",
     "truth": "ground_truth",
 }
-"""Old names, which docs or examples of 0.1 have named, to new ones; gone in 0.2."""
+"""From names documented in 0.1 to new names; removed in 0.2."""
 
 
 class _Alias(Loader):
-    """Makes a module whose every name is looked up in the one that took its place."""
+    """Load a module that forwards every name to its replacement."""
 
     def exec_module(self, module: ModuleType) -> None:
         new = importlib.import_module(PACKAGE + MOVED[module.__name__.removeprefix(PACKAGE)])
@@ -46,7 +46,7 @@ class _Alias(Loader):
 
 
 class _Finder(MetaPathFinder):
-    """Finds what nothing else has found: the old names."""
+    """Find old names, after all other finders have failed."""
 
     def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
         old = name.removeprefix(PACKAGE)
@@ -57,5 +57,5 @@ class _Finder(MetaPathFinder):
 
 
 def keep_old_names() -> None:
-    """Let the old names be imported, too."""
+    """Install the finder of old names."""
     sys.meta_path.append(_Finder())

@@ -1,4 +1,4 @@
-"""How a long computation tells how far it is."""
+"""Type of progress callbacks."""
 
 from __future__ import annotations
 

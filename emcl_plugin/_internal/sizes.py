@@ -1,4 +1,4 @@
-"""Sizes in bytes, as people write them."""
+"""Sizes in bytes: parsing and formatting."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import re
 
 from emcl_plugin.errors import InputValueError
 
-DEFAULT_MEMORY = 4 << 30  # where nobody gives a budget
+DEFAULT_MEMORY = 4 << 30  # budget in bytes
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def parse_size(text: str) -> int:
-    """Bytes from a size such as ``4G``, ``512M``, ``1.5GiB`` or ``1000000``.
+    """Return the bytes of a size such as ``4G``, ``512M``, ``1.5GiB`` or ``1000000``.
 
     >>> parse_size("1.5G")
     1610612736
@@ -28,7 +28,7 @@ def parse_size(text: str) -> int:
 
 
 def physical_memory() -> int:
-    """Bytes of this machine's memory.
+    """Return the physical memory of this machine in bytes.
 
     >>> physical_memory() > 1 << 20
     True
@@ -37,7 +37,7 @@ def physical_memory() -> int:
 
 
 def format_size(size: float) -> str:
-    """Bytes for people.
+    """Format a number of bytes.
 
     >>> format_size(5 << 20)
     '5.0 MiB'

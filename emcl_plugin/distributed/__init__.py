@@ -1,1 +1,1 @@
-"""Several processes that share one correction."""
+"""Distributed runs: one correction on several processes."""

@@ -1,8 +1,8 @@
-"""Several processes on one job: each goes through the rows of its own texts.
+"""Process group: texts are split among processes, everything else is replicated.
 
-All else is small, one number per text or per video, and held by every process: after each pass
-the processes exchange what they found, and go on with the same numbers. A process alone is a
-group of one, in which every exchange gives back what it was given.
+Each process reads the rows of its own texts. After each pass, the processes exchange one number
+per text or video and continue with the same values. A single process is a group of one, in
+which every exchange returns its input.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from emcl_plugin.errors import EmclError, WorkerError
 
 T = TypeVar("T")
 
-_SUMMED = (torch.float32, torch.float64, torch.int64)  # by every backend; others go as bytes
+_SUMMED = (torch.float32, torch.float64, torch.int64)  # other dtypes are sent as bytes
 
 
 class ProcessGroup:
-    """The processes of a job and how its texts are split among them.
+    """Processes of a job and the split of the texts among them.
 
     Parameters
     ----------
     handle : torch.distributed.ProcessGroup, optional
-        torch's own group. Default: this process alone.
+        torch's group. Default: this process.
     counts : sequence of int, optional
-        How many texts each process has, in the order of their ranks. Default: evenly split.
+        Number of texts per rank. Default: an even split.
 
     Examples
     --------
@@ -47,49 +47,49 @@ class ProcessGroup:
             self.size = torch.distributed.get_world_size(handle)
 
     def part(self, count: int) -> tuple[int, int]:
-        """The first of ``count`` texts that is this process's, and the first that is not."""
+        """Return the half-open range of this process among ``count`` texts."""
         if self.counts is not None:
             first = sum(self.counts[: self.rank])
             return first, first + self.counts[self.rank]
         return self.rank * count // self.size, (self.rank + 1) * count // self.size
 
     def beside(self, device: torch.device) -> int:
-        """How many processes share this machine's memory, or the device's."""
+        """Return how many processes share the memory of this machine or device."""
         if device.type == "cuda" or self.size == 1:
             return 1
         return int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
 
     def even(self) -> ProcessGroup:
-        """The same processes, for other rows than the texts'."""
+        """Return the same processes with an even split."""
         return self if self.counts is None else ProcessGroup(self.handle)
 
-    # --- exchanges: all processes call them in the same order ------------------------------------
+    # --- collective operations: all processes call them in the same order ---
 
     def sum(self, x: torch.Tensor) -> torch.Tensor:
-        """The sum of all processes' tensors."""
+        """Return the sum over all processes."""
         return self._reduce(x, "SUM")
 
     def max(self, x: torch.Tensor) -> torch.Tensor:
-        """The elementwise largest of all processes' tensors."""
+        """Return the elementwise maximum over all processes."""
         return self._reduce(x, "MAX")
 
     def min(self, x: torch.Tensor) -> torch.Tensor:
-        """The elementwise smallest of all processes' tensors."""
+        """Return the elementwise minimum over all processes."""
         return self._reduce(x, "MIN")
 
     def any(self, x: torch.Tensor) -> torch.Tensor:
-        """Whether it is true in any process."""
+        """Return the elementwise OR over all processes."""
         return x if self.size == 1 else self.max(x.byte()).bool()
 
     def logsumexp(self, x: torch.Tensor) -> torch.Tensor:
-        """log of the sum of exp(x) over all processes."""
+        """Return log sum exp(x) over all processes."""
         if self.size == 1:
             return x
         largest = self.max(x)
         return self.sum((x - largest).exp()).log() + largest
 
     def rows(self, own: torch.Tensor, count: int) -> torch.Tensor:
-        """One row per text, (count, ...), from every process's rows of its own texts."""
+        """Gather the rows of all texts, (count, ...), from the rows of each process."""
         if self.size == 1:
             return own
         start, stop = self.part(count)
@@ -99,14 +99,14 @@ class ProcessGroup:
         return self.sum(out).view(own.dtype)
 
     def gather(self, values: Sequence[float]) -> list[list[float]]:
-        """The numbers of every process, in the order of their ranks."""
+        """Gather the values of every process, ordered by rank."""
         out = torch.zeros(self.size, len(values), dtype=torch.float64)
         out[self.rank] = torch.tensor(values, dtype=torch.float64)
         found: list[list[float]] = self.sum(out).tolist()
         return found
 
     def told(self, what: T) -> T:
-        """What the first process says."""
+        """Broadcast a value from rank 0."""
         if self.size == 1:
             return what
         box = [what]
@@ -115,14 +115,16 @@ class ProcessGroup:
         return box[0]
 
     def together(self, work: Callable[[], T]) -> T:
-        """Do this, which holds no exchange, in every process; fails it in one, it fails in all.
+        """Run ``work`` in every process; if it fails in one, it fails in all.
+
+        ``work`` must not call a collective operation.
 
         Raises
         ------
         EmclError
-            Where it failed; ``told`` is set in all but the first process in which it did.
+            In the processes where it failed; ``told`` is set in all but the first of them.
         WorkerError
-            In the others.
+            In the other processes.
         """
         if self.size == 1:
             return work()
@@ -145,7 +147,7 @@ class ProcessGroup:
         raise error
 
     def in_order(self, items: Iterable[T]) -> Iterator[T]:
-        """In the first process the items of all, one after another; nothing in the others."""
+        """Yield the items of all processes in rank 0, ordered by rank; nothing elsewhere."""
         if self.rank == 0:
             yield from items
             for rank in range(1, self.size):

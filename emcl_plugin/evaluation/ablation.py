@@ -1,4 +1,4 @@
-"""A run with ground truth: before, after and the ablation, measured; what the report shows."""
+"""Ablation of a run with ground truth, as the report page shows it."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from emcl_plugin.scores import Features, Scorer, Similarity
 
 @dataclass(frozen=True)
 class Names:
-    """What people call the items; empty where not known.
+    """Display names of the items; empty if unknown.
 
     Attributes
     ----------
     text, video : sequence of str
         Captions, and titles or file names.
     video_links : sequence of str
-        Address of a thumbnail or a video for each video.
+        URL of a thumbnail or a video, one per video.
     """
 
     text: Sequence[str] = field(default_factory=tuple)
@@ -46,20 +46,20 @@ class Names:
 
 @dataclass(frozen=True)
 class Ablation:
-    """Everything about a run with known right answers.
+    """Measurements of a run with ground truth.
 
     Attributes
     ----------
     report : Report
         What the correction did.
     rows : list of Row
-        The ablation: "input", "+EMCL" (with features), "+NCL", "emcl_plugin".
+        "input", "+EMCL" (with features), "+NCL", "emcl_plugin".
     before, after : Similarity
         (texts, videos).
     hubness : dict of str to (Hubness, Hubness)
-        Before and after, by direction: of the videos, and of the texts.
+        Before and after, by direction: of the videos and of the texts.
     gap : (ModalityGap, ModalityGap) or None
-        Of the features as they came, and after EMCL (NCL moves no features).
+        Of the input features and after EMCL (NCL does not move features).
     truth : GroundTruth
     names : Names
     """
@@ -74,16 +74,16 @@ class Ablation:
     names: Names
 
     def row(self, name: str) -> Row:
-        """A row of the ablation by its name."""
+        """Return the row with this name."""
         return next(row for row in self.rows if row.name == name)
 
     def gains(self, measure: str = "R@1") -> dict[str, Any]:
-        """After against before, by direction, with interval and test."""
+        """Compare after with before, by direction, with interval and test."""
         found = self.row(OURS).gain_over(self.row(INPUT), measure)
         return dict(zip(DIRECTIONS, found, strict=True))
 
     def to_dict(self, measures: Sequence[str] = MEASURES) -> dict[str, Any]:
-        """For JSON."""
+        """Return the JSON form."""
         gap = None
         if self.gap is not None:
             gap = {
@@ -116,25 +116,27 @@ def ablation(
     ----------
     job : Job
     found : Correction or Banked
-        What the job gave, or banks made of it (without an ablation).
+        The result of the job, or of banks (which has no ablation).
     truth : GroundTruth
     several : {"best", "mean", "worst"}
-        The rank of a query with several right items.
+        Rank of a query with several right items.
     names : Names, optional
     progress : callable, optional
     """
-    if isinstance(found, Banked):
-        return _banked(found, truth, several, names or Names(), progress)
+    banked = isinstance(found, Banked)
     has = {
-        "+EMCL": job.settings.emcl is not None and job.has_features,
-        "+NCL": job.settings.normalises,
+        "+EMCL": not banked and job.settings.emcl is not None and job.has_features,
+        "+NCL": not banked and job.settings.normalises,
     }
     kept = [name for name in ABLATION if has.get(name, True)]
     before, after = found.base, found.source
     rows = []
     for done, name in enumerate(kept, 1):
-        whole = found if name == OURS else None
-        rows.append(ablation_row(job, name, before, truth, several, whole))
+        if isinstance(found, Banked):
+            rows.append(_banked_row(found, name, truth, several))
+        else:
+            whole = found if name == OURS else None
+            rows.append(ablation_row(job, name, before, truth, several, whole))
         if progress is not None:
             progress("measuring", done, len(kept))
     spread = {
@@ -142,40 +144,26 @@ def ablation(
         DIRECTIONS[1]: (hubness(before.T), hubness(after.T)),
     }
     gap = None
-    if job.features is not None:
+    if job.features is not None and not isinstance(found, Banked):
         pairs = (truth.query, truth.item)
-        own = modality_gap(*job.features, pairs)
-        gap = own, modality_gap(*_mapped(job, found), pairs)
-    return Ablation(job.report(found), rows, before, after, spread, gap, truth, names or Names())
+        gap = modality_gap(*job.features, pairs), modality_gap(*_mapped(job, found), pairs)
+    report = found.report if isinstance(found, Banked) else job.report(found)
+    return Ablation(report, rows, before, after, spread, gap, truth, names or Names())
 
 
-def _banked(
-    found: Banked,
-    truth: GroundTruth,
-    several: str,
-    names: Names,
-    progress: Progress | None,
-) -> Ablation:
-    rows = []
-    titles = {INPUT: ("the scores as they are", "none"), OURS: (OURS, "bank")}
-    sources = {INPUT: found.base, OURS: found.source}
-    for done, (name, (title, protocol)) in enumerate(titles.items(), 1):
-        started = time.perf_counter()
-        evaluation = evaluate(sources[name], truth, several)
-        seconds = time.perf_counter() - started
-        hubs = hubness(sources[name])
-        rows.append(Row(name, title, protocol, True, seconds, evaluation, hubs))
-        if progress is not None:
-            progress("measuring", done, len(titles))
-    spread = {
-        DIRECTIONS[0]: (rows[0].hubness, rows[1].hubness),
-        DIRECTIONS[1]: (hubness(found.base.T), hubness(found.source.T)),
-    }
-    return Ablation(found.report, rows, found.base, found.source, spread, None, truth, names)
+def _banked_row(found: Banked, name: str, truth: GroundTruth, several: str) -> Row:
+    started = time.perf_counter()
+    source, title, protocol = {
+        INPUT: (found.base, "input scores", "none"),
+        OURS: (found.source, OURS, "bank"),
+    }[name]
+    evaluation = evaluate(source, truth, several)
+    seconds = time.perf_counter() - started
+    return Row(name, title, protocol, True, seconds, evaluation, hubness(source))
 
 
 def _mapped(job: Job, found: Correction) -> tuple[Features, Features]:
-    """The features after the EMCL that was applied."""
+    """Return the features after the EMCL that was applied."""
     assert job.features is not None
     text, video = job.features
     subspaces, report = found.subspaces, found.emcl
@@ -198,11 +186,11 @@ def _shuffled(given: Array | Scorer, rows: torch.Tensor, columns: torch.Tensor) 
 
 
 def permutation_check(job: Job, found: Correction, truth: GroundTruth | None = None) -> float:
-    """Share of queries, of both directions, whose rank changes when all items are shuffled.
+    """Return the share of queries, of both directions, whose rank changes when items are shuffled.
 
-    0 unless the order of the items leaks into the result; ranks within rounding of each other
-    may swap. Without ground truth, best matches are compared instead of ranks. Holds a shuffled
-    copy of the input in memory.
+    0 unless the result depends on the order of the items; ranks within rounding may swap.
+    Without ground truth, top-1 results are compared instead of ranks. Holds a shuffled copy of
+    the input in memory.
     """
     rng = np.random.default_rng(0)
     order = [rng.permutation(n) for n in job.shape]

@@ -1,4 +1,4 @@
-"""Every method on the same data: ours, its parts, and the peers, with what each needs."""
+"""Compare methods on the same data: ours, its parts and the baselines."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ ABLATION = {
     OURS: (True, True),
 }
 PRIORS = {
-    "ncl-even": ("even", "NCL as published: every video asked for equally often"),
+    "ncl-even": ("even", "NCL as published: every video is requested equally often"),
     "ncl-gentle": ("gentle", "NCL at a higher temperature, marginals relaxed"),
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method's results.
+    """Results of one method.
 
     Attributes
     ----------
     name, title : str
     protocol : str
-        "none" (scores as they came), "transductive" or "bank".
+        "none" (input scores), "transductive" or "bank".
     serves : bool
-        Whether it can be exported to an inner-product index.
+        True if it can be exported to an inner-product index.
     seconds : float
-        Correction and evaluation of both directions.
+        Time to correct and evaluate both directions.
     evaluation : Evaluation
     hubness : Hubness
-        Of the videos for the texts.
+        Of the videos, as results of the texts.
     note : str
     """
 
@@ -69,11 +69,11 @@ class Row:
     note: str = ""
 
     def mean(self, measure: str) -> float:
-        """A metric's mean over both directions."""
+        """Return the mean of a metric over both directions."""
         return float(np.mean([p.metric(measure) for _, p in self.evaluation.directions]))
 
     def gain_over(self, other: Row, measure: str = "R@1") -> tuple[Comparison, Comparison]:
-        """The paired difference to another method, text -> video and video -> text."""
+        """Return the paired difference to another method: text -> video, video -> text."""
         pairs = zip(self.evaluation.directions, other.evaluation.directions, strict=True)
         first, second = (
             compare_queries(b.values(measure), a.values(measure)) for (_, a), (_, b) in pairs
@@ -81,7 +81,7 @@ class Row:
         return first, second
 
     def to_dict(self, measures: Sequence[str]) -> dict[str, Any]:
-        """For JSON."""
+        """Return the JSON form."""
         return {
             "name": self.name,
             "title": self.title,
@@ -97,7 +97,7 @@ class Row:
 
 BANKED = "emcl_plugin-bank"
 KNOWN = (*ABLATION, BANKED, *PRIORS, *METHODS)
-"""What :func:`compare` can run."""
+"""Methods that :func:`compare` can run."""
 
 
 def compare(
@@ -114,100 +114,104 @@ def compare(
     memory: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[Row], dict[str, str]]:
-    """Run methods on the same data.
+    """Run methods on the same data and measure both directions.
 
     Parameters
     ----------
     sim, feats, metric, device, memory, progress
-        As in :func:`emcl_plugin.rerank`.
-        With ``sim``, the peers that need features or a bank are left out: theirs would be
-        corrections of the features' similarity, not of ``sim``.
+        As in :func:`emcl_plugin.rerank`. With ``sim``, baselines that need features or a bank
+        are skipped: they would correct the similarity of the features, not ``sim``.
     truth : GroundTruth, optional
         Default: text i belongs to video i.
     text_bank, video_bank : (n, dimension), optional
-        Other texts and videos, for the methods that use query or gallery banks. Methods that
-        can take a query bank use it; without one they use the test queries themselves.
+        Other texts and videos, for methods that use query or gallery banks. Without a query
+        bank, methods that can take one use the test queries.
     methods : iterable of str, optional
-        Names; default all that the input allows: "input", "+EMCL", "+NCL", "emcl_plugin",
+        Names. Default: all that the input allows of "input", "+EMCL", "+NCL", "emcl_plugin",
         "emcl_plugin-bank" (fitted on the banks), "ncl-even" and "ncl-gentle" (NCL alone, with
-        that prior and without the guard) and the names in
-        :data:`emcl_plugin.baselines.METHODS`.
+        that prior and without the guard) and :data:`emcl_plugin.baselines.METHODS`.
     several : {"best", "mean", "worst"}
-        The rank of a query with several right items.
+        Rank of a query with several right items.
 
     Returns
     -------
     rows : list of Row
         In the order of the names.
     skipped : dict of str to str
-        Methods that could not run, and what they lack.
+        Methods that could not run, with what they lack.
+
+    Raises
+    ------
+    InputValueError
+        If a method is unknown, or the input cannot be used.
     """
-    resources = Resources(device=device, memory=memory)
-    job = Job(sim, feats, Settings.of(metric=metric), resources)
     chosen = list(KNOWN if methods is None else methods)
     for name in chosen:
         if name not in KNOWN:
-            raise InputValueError(
-                "no method has this name", repr(name), f"use one of {', '.join(KNOWN)}"
-            )
+            raise InputValueError("unknown method", repr(name), f"use one of {', '.join(KNOWN)}")
+    resources = Resources(device=device, memory=memory)
+    job = Job(sim, feats, Settings.of(metric=metric), resources)
     truth = GroundTruth.diagonal(job.shape) if truth is None else truth
-    forward, backward = _directions(job, text_bank, video_bank)
+    runner = _Runner(job, truth, several, (text_bank, video_bank))
     rows: list[Row] = []
     skipped: dict[str, str] = {}
-    for done, name in enumerate(chosen):
-        if name == BANKED:
-            if job.sim is not None or (text_bank is None and video_bank is None):
-                skipped[name] = "needs features and a bank"
-                continue
-            rows.append(_banked_row(job, text_bank, video_bank, truth, several))
-        elif name in ABLATION or name in PRIORS:
-            if name == "+EMCL" and job.features is None:
-                skipped[name] = "needs features"
-                continue
-            rows.append(ablation_row(job, name, forward.scores, truth, several))
-        else:
-            method = METHODS[name]
-            lacking = [*method.missing(forward), *method.missing(backward)]
-            if lacking:
-                skipped[name] = f"needs {', '.join(dict.fromkeys(lacking))}"
-                continue
-            started = time.perf_counter()
-            source = method.correct(forward)
-            other = method.correct(backward)
-            evaluation = Evaluation(place(source, truth, several), place(other, truth.T, several))
-            protocol = forward.protocol if method.bank else "transductive"
-            seconds = time.perf_counter() - started
-            rows.append(
-                Row(
-                    name,
-                    method.title,
-                    protocol,
-                    method.serves,
-                    seconds,
-                    evaluation,
-                    hubness(source),
-                )
-            )
+    for done, name in enumerate(chosen, 1):
+        lacking = runner.lacking(name)
+        if lacking:
+            skipped[name] = f"needs {lacking}"
+            continue
+        rows.append(runner.run(name))
         if progress is not None:
-            progress("methods", done + 1, len(chosen))
+            progress("methods", done, len(chosen))
     return rows, skipped
 
 
-def _banked_row(
-    job: Job, text_bank: Array | None, video_bank: Array | None, truth: GroundTruth, several: str
-) -> Row:
-    started = time.perf_counter()
-    found = correct_by_banks(job, text_bank, video_bank)
-    evaluation = evaluate(found.source, truth, several)
-    seconds = time.perf_counter() - started
-    title = "emcl_plugin, fitted on the banks"
-    return Row(BANKED, title, "bank", True, seconds, evaluation, hubness(found.source))
+class _Runner:
+    """Runs one method after the other on the same data."""
+
+    def __init__(
+        self, job: Job, truth: GroundTruth, several: str, banks: tuple[Array | None, Array | None]
+    ) -> None:
+        self.job, self.truth, self.several, self.banks = job, truth, several, banks
+        self.forward, self.backward = _directions(job, *banks)
+
+    def lacking(self, name: str) -> str:
+        """Return what the method needs and the input lacks; empty if it can run."""
+        if name == BANKED:
+            ready = self.job.sim is None and any(bank is not None for bank in self.banks)
+            return "" if ready else "features and a bank"
+        if name in METHODS:
+            method = METHODS[name]
+            both = [*method.missing(self.forward), *method.missing(self.backward)]
+            return ", ".join(dict.fromkeys(both))
+        return "features" if name == "+EMCL" and self.job.features is None else ""
+
+    def run(self, name: str) -> Row:
+        """Correct both directions with a method and measure the result."""
+        if name not in METHODS and name != BANKED:
+            return ablation_row(self.job, name, self.forward.scores, self.truth, self.several)
+        started = time.perf_counter()
+        if name == BANKED:
+            title, protocol, serves = "emcl_plugin, fitted on the banks", "bank", True
+            source = correct_by_banks(self.job, *self.banks).source
+            evaluation = evaluate(source, self.truth, self.several)
+        else:
+            method = METHODS[name]
+            title, serves = method.title, method.serves
+            protocol = self.forward.protocol if method.bank else "transductive"
+            source, turned = method.correct(self.forward), method.correct(self.backward)
+            evaluation = Evaluation(
+                place(source, self.truth, self.several),
+                place(turned, self.truth.T, self.several),
+            )
+        seconds = time.perf_counter() - started
+        return Row(name, title, protocol, serves, seconds, evaluation, hubness(source))
 
 
 def _directions(
     job: Job, text_bank: Array | None, video_bank: Array | None
 ) -> tuple[Direction, Direction]:
-    # the peers' corrections of features and banks would be those of another similarity than sim
+    # with sim, corrections of the features would change another similarity
     text, video = (job.features or (None, None)) if job.sim is None else (None, None)
     banks: tuple[Features | None, Features | None] = (None, None)
     if text is not None:
@@ -229,13 +233,13 @@ def ablation_row(
     several: str,
     found: Correction | None = None,
 ) -> Row:
-    """The input, one part of ours, or ours: a name in :data:`ABLATION` or :data:`PRIORS`.
+    """Measure the input, a part of ours or ours: a name in :data:`ABLATION` or :data:`PRIORS`.
 
-    ``found`` is the whole correction where it is already there.
+    ``found`` is the full correction, if it is known already.
     """
     started = time.perf_counter()
     source, note = before, ""
-    title = "the scores as they are" if name == INPUT else name
+    title = "input scores" if name == INPUT else name
     if name in PRIORS:
         prior, title = PRIORS[name]
         settings = job.settings.with_only(ncl=True)
@@ -245,7 +249,7 @@ def ablation_row(
         found = job.correct(settings=job.settings.with_only(emcl=emcl, ncl=ncl))
     if found is not None:
         source = found.source
-        note = "" if found.guard.applied else "left as it was by the guard"
+        note = "" if found.guard.applied else "returned unchanged by the guard"
     evaluation = evaluate(source, truth, several)
     seconds = time.perf_counter() - started
     protocol = "none" if name == INPUT else "transductive"

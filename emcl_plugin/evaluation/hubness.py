@@ -1,6 +1,6 @@
-"""Hubness: how unevenly the gallery is retrieved, and how far apart the two modalities lie.
+"""Hubness of a gallery and the modality gap.
 
-Streaming over a similarity source, one direction at a time: rows are queries, columns items.
+Rows of a similarity source are queries, columns are items; one direction at a time.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from emcl_plugin.scores.reductions import moments
 
 @dataclass(frozen=True)
 class Hubness:
-    """How the queries' first k results spread over the items.
+    """Distribution of the top-k results of all queries over the items.
 
     Attributes
     ----------
     k : int
-        Results per query that are looked at.
+        Results per query that are counted.
     occurrence : (n_items,) int
-        k-occurrence N_k: for how many queries an item is among the first k.
+        k-occurrence N_k: number of queries that have the item in their top k.
     skewness : float
-        Third standardised moment of N_k: "do a few items come up far more often than the
-        rest?" 0 is even, above 1.5 is usually called hubness (Radovanovic et al., JMLR 2010).
+        Third standardised moment of N_k: do a few items appear far more often than the rest?
+        0 is symmetric; above 1.5 is usually called hubness (Radovanovic et al., JMLR 2010).
     robin_hood : float
-        Robin Hood (Hoover) index of N_k, in [0, 1): "what share of all results would have to
-        move to other items for every item to come up equally often?"
+        Robin Hood (Hoover) index of N_k, in [0, 1): what share of all results would have to
+        move to other items for all items to appear equally often?
     hub_share : float
-        Share of all results that go to hubs, items that come up at least twice the mean.
+        Share of all results that are hubs: items that appear at least twice as often as the mean.
     anti_hub_share : float
-        Share of items that come up for no query.
+        Share of items that appear for no query.
     normalization_error : float
         Mean over items of ``|sum over queries of P(item | query) / expected - 1|``, with P the
-        softmax of the scores at 0.15 standard deviations and every item expected equally
-        often. This is our definition of the NCL paper's notion: "how far are the retrieval
-        probabilities from being normalised?"
+        softmax of the scores at 0.15 standard deviations and a uniform expectation. Our
+        definition of the NCL paper's question: how far are the retrieval probabilities from
+        being normalised?
     """
 
     k: int
@@ -51,14 +51,14 @@ class Hubness:
     normalization_error: float
 
     def largest(self, count: int = 5) -> list[tuple[int, int]]:
-        """The largest hubs: (item, occurrences), most frequent first."""
+        """Return the largest hubs as (item, occurrences), most frequent first."""
         count = min(count, len(self.occurrence))
         found = torch.sort(self.occurrence, descending=True, stable=True)
         pairs = zip(found.indices[:count].tolist(), found.values[:count].tolist(), strict=True)
         return [(item, occurrences) for item, occurrences in pairs if occurrences > 0]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: everything but the occurrences of every item."""
+        """Return the JSON form, without the occurrences of every item."""
         names = ("k", "skewness", "robin_hood", "hub_share", "anti_hub_share")
         return {
             **{name: getattr(self, name) for name in names},
@@ -68,7 +68,7 @@ class Hubness:
 
 
 def hubness(source: Similarity, k: int = 10) -> Hubness:
-    """Hubness of the items (columns) for the queries (rows), in two passes.
+    """Return the hubness of the items (columns) for the queries (rows), in two passes.
 
     >>> from emcl_plugin.scores import Dense
     >>> everyone_likes_0 = torch.tensor([[0.9, 0.1], [0.8, 0.2]])
@@ -103,14 +103,14 @@ def hubness(source: Similarity, k: int = 10) -> Hubness:
 
 @dataclass(frozen=True)
 class ModalityGap:
-    """How far texts and videos lie apart, in the features' own space (unit length for cosine).
+    """Distance of texts and videos in feature space (at unit length for cosine).
 
     Attributes
     ----------
     means : float
         Distance of the mean text from the mean video.
     pairs : float
-        Mean distance of a text from its video; NaN where no pairs are known.
+        Mean distance of a text from its video; NaN if no pairs are known.
     """
 
     means: float
@@ -120,7 +120,7 @@ class ModalityGap:
 def modality_gap(
     text: Features, video: Features, truth_pairs: tuple[Any, Any] | None = None
 ) -> ModalityGap:
-    """Distance of the two means, and of right pairs (text indices, video indices)."""
+    """Return the distance of the means and of matching pairs (text indices, video indices)."""
     means = []
     for side in (text, video):
         total = torch.zeros(side.shape[1], dtype=torch.float64, device=side.device)

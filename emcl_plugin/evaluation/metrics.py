@@ -1,16 +1,16 @@
-"""Retrieval metrics over a similarity source: streaming, ties by their average, NaN refused.
+"""Retrieval metrics: streaming, average ranks for ties, NaN refused.
 
-One pass finds, for every right pair, how many items score higher and how many the same
-(:func:`place`); every metric is arithmetic on those few numbers.
+One pass counts, for every relevant pair, the items that score higher and those that score the
+same (:func:`place`). Every metric follows from these counts.
 
-Measures, by the names used everywhere (Python, JSON, command line):
+Names of the measures in Python, in JSON and on the command line:
 
 ======== ===========================================================================
-``R@K``  share of queries with a right item among the first K, in percent
-``MdR``  median rank of the right item (of several the best, unless told otherwise)
-``MnR``  mean rank of the right item
+``R@K``  percentage of queries with a relevant item in the top K; larger is better
+``MdR``  median rank of the relevant item (the best of several by default)
+``MnR``  mean rank of the relevant item
 ``MRR``  mean of 1 / rank of the right item
-``mAP``  mean average precision; ``mAP@K`` counts right items among the first K
+``mAP``  mean average precision; ``mAP@K`` counts relevant items in the top K
 ``nDCG`` discounted gain, log2 discount, linear gain; ``nDCG@K``
 ``GM``   geometric mean of R@1, R@5 and R@10
 ======== ===========================================================================
@@ -36,12 +36,12 @@ from emcl_plugin.scores.candidates import Candidates
 MEASURES = ("R@1", "R@5", "R@10", "MdR", "MnR")
 SEVERAL = ("best", "mean", "worst")
 
-_SORT_FROM = 6  # with so many right items per query, sorting a row is cheaper than comparing
+_SORT_FROM = 6  # from so many relevant items per query on, sorting a row is cheaper
 _PER_QUERY = re.compile(r"(R|mAP|nDCG)@([1-9]\d*)|MRR|mAP|nDCG|MnR|MdR")
 
 
 def is_measure(name: str) -> bool:
-    """Whether this is the name of a measure.
+    """Return whether this is the name of a measure.
 
     >>> is_measure("R@10"), is_measure("R@0"), is_measure("recall")
     (True, False, False)
@@ -51,19 +51,19 @@ def is_measure(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the right items of every query stand.
+    """Positions of the relevant items of every query.
 
     Attributes
     ----------
     truth : GroundTruth
-        The right pairs; the arrays below run along them.
+        Relevant pairs, in the order of the arrays below.
     above : (n_pairs,) int
-        Items that score higher than the right one.
+        Number of items that score higher.
     level : (n_pairs,) int
-        Items that score the same, the right one included.
+        Number of items with the same score, itself included.
     several : {"best", "mean", "worst"}
-        The rank of a query with several right items, as a video with several captions: its best
-        one's (the field's usual protocol), the mean of all, or the worst one's.
+        Rank of a query with several relevant items, such as a video with several captions:
+        that of the best one (the usual protocol), the mean, or that of the worst one.
     """
 
     truth: GroundTruth
@@ -73,22 +73,21 @@ class Placement:
 
     @property
     def queries(self) -> Ints:
-        """Indices of the queries that have a right item; the others are left out."""
+        """Indices of the queries with a relevant item; others are not evaluated."""
         return np.unique(self.truth.query)
 
     def ranks(self) -> Floats:
-        """Rank of the right item of each of :attr:`queries`, from 1.
+        """Return the rank of each of :attr:`queries`, from 1; :attr:`several` selects or averages.
 
-        Wrong items of the same score count half each (the average rank of ties); other right
-        items do not count against one another. Where a query has several right items,
-        :attr:`several` says which of their ranks, or their mean, is the query's.
+        Irrelevant items of the same score count half each (average rank of ties). Relevant items
+        do not count against one another.
         """
         query, starts, counts = self.truth.query, self._starts(), self._counts()
         order = np.lexsort((self.above, query))
         group = np.append(True, (np.diff(query[order]) != 0) | (np.diff(self.above[order]) != 0))
-        first = np.flatnonzero(group)[np.cumsum(group) - 1]  # of the right items of one score
+        first = np.flatnonzero(group)[np.cumsum(group) - 1]  # of the relevant items of one score
         size = np.diff(np.append(np.flatnonzero(group), len(order)))[np.cumsum(group) - 1]
-        better = first - np.repeat(starts, counts)  # right items that score higher
+        better = first - np.repeat(starts, counts)  # relevant items that score higher
         wrong_above = self.above[order] - better
         wrong_level = self.level[order] - size
         ranks = 1 + wrong_above + wrong_level / 2
@@ -98,7 +97,7 @@ class Placement:
         return np.asarray(reduce.reduceat(ranks, starts))
 
     def values(self, measure: str) -> Floats:
-        """The measure of each of :attr:`queries`; its mean (median for MdR) is the metric."""
+        """Return the values of :attr:`queries`; their mean (median for MdR) is the metric."""
         match = _PER_QUERY.fullmatch(measure)
         if match is None:
             raise InputValueError(
@@ -116,7 +115,7 @@ class Placement:
         return self.ranks()
 
     def metric(self, measure: str) -> float:
-        """One number."""
+        """Return the metric over all queries."""
         if measure == "GM":
             return float(np.prod([self.metric(f"R@{k}") for k in (1, 5, 10)]) ** (1 / 3))
         values = self.values(measure)
@@ -127,12 +126,11 @@ class Placement:
         return float(np.median(values) if measure == "MdR" else values.mean())
 
     def _average_precision(self, cut: int) -> Floats:
-        """Precision at the end of each right item's ties, summed over recall (scikit-learn's)."""
+        """Return average precision as in scikit-learn: ties share the precision at their end."""
         reached = self.above + self.level
         order = np.lexsort((reached, self.truth.query))
         starts, counts = self._starts(), self._counts()
         position = np.arange(len(order)) - np.repeat(starts, counts)
-        # right items of the same ties share the precision at their end
         ends = np.append(np.diff(reached[order]) != 0, True)
         ends |= np.append(np.diff(self.truth.query[order]) != 0, True)
         last = np.flatnonzero(ends)[np.searchsorted(np.flatnonzero(ends), np.arange(len(order)))]
@@ -141,7 +139,7 @@ class Placement:
         return np.add.reduceat(precision, starts) / counts
 
     def _ndcg(self, cut: int) -> Floats:
-        """Gain over the best possible gain, both with the ties' average discount."""
+        """Return the gain over the ideal gain; ties get their average discount."""
         n = self.truth.shape[1]
         discount = 1 / np.log2(np.arange(n) + 2)
         discount[cut:] = 0
@@ -162,7 +160,7 @@ class Placement:
 
 
 def place(source: Similarity, truth: GroundTruth, several: str = "best") -> Placement:
-    """Where every right pair stands, in one streaming pass; NaN and infinity are refused.
+    """Rank every relevant pair in one streaming pass; NaN and infinity are refused.
 
     >>> from emcl_plugin.scores import Dense
     >>> scores = Dense(torch.tensor([[0.9, 0.1], [0.8, 0.2]]))
@@ -202,7 +200,7 @@ def place(source: Similarity, truth: GroundTruth, several: str = "best") -> Plac
 def _count(
     block: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, per_row: Ints
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """How many scores of a pair's row are higher than the pair's, and how many the same."""
+    """Count the scores in each pair's row that are higher than, and equal to, the pair's."""
     score = block[rows, columns]
     if per_row.max() >= _SORT_FROM:
         ordered = block.sort(dim=1).values
@@ -218,7 +216,7 @@ def _count(
         return higher, same
     higher, same = torch.empty_like(rows), torch.empty_like(rows)
     slot = torch.arange(len(rows), device=rows.device)
-    slot = slot - torch.searchsorted(rows, rows)  # 0 for the first right item of a row, 1, ...
+    slot = slot - torch.searchsorted(rows, rows)  # 0 for the first relevant item of a row, 1, ...
     for k in range(int(per_row.max())):
         chosen = slot == k
         own = block if bool((per_row > k).all()) else block[rows[chosen]]
@@ -230,24 +228,18 @@ def _count(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Both directions of one set of scores.
-
-    Attributes
-    ----------
-    text_to_video, video_to_text : Placement
-        Queries are texts, and videos.
-    """
+    """Placements of both directions: the queries are the texts, then the videos."""
 
     text_to_video: Placement
     video_to_text: Placement
 
     @property
     def directions(self) -> tuple[tuple[str, Placement], ...]:
-        """The two with their names."""
+        """Both placements with their names."""
         return tuple(zip(DIRECTIONS, (self.text_to_video, self.video_to_text), strict=True))
 
     def to_dict(self, measures: Sequence[str] = MEASURES) -> dict[str, dict[str, Any]]:
-        """Metrics by direction, with the number of queries evaluated and left out."""
+        """Return metrics by direction, with the number of queries evaluated and left out."""
         return {
             name: {
                 **{measure: placement.metric(measure) for measure in measures},
@@ -261,7 +253,7 @@ class Evaluation:
 def evaluate(
     source: Similarity, truth: GroundTruth | None = None, several: str = "best"
 ) -> Evaluation:
-    """Place the right items of both directions.
+    """Rank the relevant items of both directions.
 
     Parameters
     ----------
@@ -269,7 +261,7 @@ def evaluate(
     truth : GroundTruth, optional
         Default: text i belongs to video i.
     several : {"best", "mean", "worst"}
-        The rank of a query with several right items: see :class:`Placement`.
+        Rank of a query with several relevant items: see :class:`Placement`.
     """
     truth = GroundTruth.diagonal(source.shape) if truth is None else truth
     return Evaluation(place(source, truth, several), place(source.T, truth.T, several))

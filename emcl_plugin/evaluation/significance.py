@@ -1,4 +1,4 @@
-"""Is the gain real? Paired randomisation test and bootstrap interval over the queries."""
+"""Paired randomisation test and bootstrap interval of a gain, over the queries."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ RESAMPLES = 9999
 
 @dataclass(frozen=True)
 class Comparison:
-    """The difference of a per-query measure, after less before.
+    """Difference of a per-query measure, after minus before.
 
     Attributes
     ----------
     gain : float
-        Mean difference, in the measure's own units.
+        Mean difference, in units of the measure; above 0 is better for R@K.
     low, high : float
         95 % bootstrap interval of the gain (percentile method over queries).
     p_value : float
-        Two-sided paired randomisation test: how often a gain at least so large comes up when
+        Two-sided paired randomisation test: how often a gain at least this large occurs when
         before and after are swapped at random for each query.
     queries : int
-        How many were compared.
+        Number of queries compared.
     changed : int
-        How many of them have another value after.
+        Number of queries whose value changed.
     detectable : float
-        Smallest gain that a set of this size could tell from chance at 5 %, 80 % of the time
-        (2.8 standard errors of the mean difference, taken at no less than one changed query).
+        Smallest gain that a set of this size detects at the 5 % level with 80 % power: 2.8
+        standard errors of the mean difference, at least that of one changed query.
     """
 
     gain: float
@@ -45,16 +45,16 @@ class Comparison:
 
     @property
     def significant(self) -> bool:
-        """Whether chance explains the gain less than one time in twenty."""
+        """True if the p-value is below 0.05."""
         return self.p_value < 0.05
 
     @property
     def too_small(self) -> bool:
-        """Whether the set is too small for a difference of this size to mean anything."""
+        """True if the set is too small to detect a difference of this size."""
         return self.changed > 0 and not self.significant and abs(self.gain) < self.detectable
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the JSON form."""
         return {**vars(self), "significant": self.significant, "too_small": self.too_small}
 
 
@@ -64,9 +64,14 @@ def compare(before: Floats, after: Floats, *, seed: int = 0) -> Comparison:
     Parameters
     ----------
     before, after : (n_queries,)
-        A measure of each query, in the same order.
+        One value per query, in the same order.
     seed : int
-        Of the resampling; the same numbers come out each time.
+        Seed of the resampling; results are reproducible.
+
+    Raises
+    ------
+    InputValueError
+        If the two are not of one shape (n_queries,) with at least one query.
 
     Examples
     --------
@@ -86,11 +91,11 @@ def compare(before: Floats, after: Floats, *, seed: int = 0) -> Comparison:
 
     difference = np.asarray(after - before, dtype=np.float64)
     n, gain = len(difference), float(difference.mean())
-    changed = difference[difference != 0]  # swapping equals changes nothing
+    changed = difference[difference != 0]
     if len(changed) == 0:
         return Comparison(0.0, 0.0, 0.0, 1.0, n, 0, 0.0)
     batch = max(1, 4_000_000 // n)
-    if np.ptp(np.abs(changed)) == 0:  # all changes alike, as for R@K: the test in closed form
+    if np.ptp(np.abs(changed)) == 0:  # as for R@K: the test in closed form
         p_value = stats.binomtest(int((changed > 0).sum()), len(changed)).pvalue
     else:
         p_value = stats.permutation_test(

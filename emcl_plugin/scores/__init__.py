@@ -1,7 +1,6 @@
-"""Similarity sources: where scores come from, in row blocks of bounded memory.
+"""Similarity sources: scores (texts x videos) in blocks of rows, in bounded memory.
 
-Sinkhorn, metrics, hubness and agreement are written once, over :class:`Similarity`:
-something with a shape that yields blocks of rows of scores (texts x videos).
+Sinkhorn, metrics, hubness and agreement are written once, over :class:`Similarity`.
 """
 
 from emcl_plugin.scores.base import (

@@ -1,7 +1,7 @@
-"""Similarity sources: what yields blocks of rows of scores, and what changes them as they pass.
+"""Similarity sources: scores that are read in blocks of rows.
 
-Leaves hold data: matrices, features, and those that a :class:`Scorer` opens. The others change
-the scores of a source (:class:`LowRank`, :class:`Biased`) and cost nothing until they are read.
+Leaves hold data: matrices, features, or whatever a :class:`Scorer` opens. Others change the
+scores of a source (:class:`LowRank`, :class:`Biased`); they cost nothing until they are read.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from emcl_plugin.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 Result = TypeVar("Result")
 
 OutOfMemory = torch.cuda.OutOfMemoryError
-"""A GPU's memory has run out; torch 2.4 knows it by this name only."""
+"""GPU out of memory; the only name that torch 2.4 has for it."""
 
 
 class Similarity(abc.ABC):
-    """Scores of ``shape`` (texts, videos), readable as row blocks.
+    """Scores of ``shape`` (texts, videos), read in blocks of rows.
 
     Attributes
     ----------
     shape : tuple of int
         ``(n_text, n_video)``.
     dtype, device
-        What blocks come in and where; float32 or float64.
+        Of the blocks; float32 or float64.
     block_rows : int
         Rows per block of :meth:`blocks`.
     group : ProcessGroup
-        The processes that share its texts; default this one alone.
+        Processes that share the texts. Default: this process.
     shift : float
-        The most that was added to a score: scores are rounded at that size, too.
+        Largest number added to a score; rounding errors grow with it.
     """
 
     shape: tuple[int, int]
@@ -49,38 +49,38 @@ class Similarity(abc.ABC):
 
     @property
     def own(self) -> tuple[int, int]:
-        """The first text that this process goes through, and the first that it does not."""
+        """Half-open range of the texts that this process reads."""
         return self.group.part(self.shape[0])
 
     @abc.abstractmethod
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Scores of texts ``start:stop``, a new or shared tensor (not to be written to)."""
+        """Return the scores of texts ``start:stop``; the tensor must not be written to."""
 
     @property
     @abc.abstractmethod
     def T(self) -> Similarity:
-        """The same scores as (videos, texts): its row blocks are the column blocks of this one."""
+        """The same scores as (videos, texts)."""
 
     def among(self, group: ProcessGroup) -> Similarity:
-        """The same source, from now on shared by these processes."""
+        """Share this source among processes and return it."""
         self.group = group
         return self
 
     def rough(self) -> Similarity:
-        """The same scores with products in bfloat16, where they are products of vectors."""
+        """Return the scores with products in bfloat16, if they are products of vectors."""
         return self
 
     def vectors(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Vectors of this process's texts, and of all videos, whose products are the scores.
+        """Return vectors of this process's texts and of all videos whose products are the scores.
 
-        None where scores are something else, or vectors are not held in memory.
+        None if the scores are no products, or the vectors are not in memory.
         """
         return None
 
     def blocks(self) -> Iterator[tuple[int, int, torch.Tensor]]:
         """Yield ``(start, stop, scores)`` over this process's texts, in order.
 
-        Where the memory of a GPU runs out, blocks become smaller.
+        Blocks shrink when a GPU runs out of memory.
         """
         stop, last = self.own
         while stop < last:
@@ -92,10 +92,10 @@ class Similarity(abc.ABC):
         return self.rows(start, min(start + self.block_rows, self.own[1]))
 
     def fitting(self, work: Callable[[], Result]) -> Result:
-        """What ``work`` returns, with half the rows per block as often as a GPU's memory runs out.
+        """Call ``work``; halve the rows per block and repeat while a GPU runs out of memory.
 
-        ``work`` must start anew whenever it is called. On the CPU nothing of the kind is possible:
-        the system promises memory that it does not have, and kills who uses it.
+        Each call of ``work`` must start from scratch. There is no such retry on the CPU, where
+        the system overcommits memory and kills the process.
         """
         while True:
             try:
@@ -105,23 +105,23 @@ class Similarity(abc.ABC):
                 if rows == 1:
                     raise
                 self.block_rows = (rows + 1) // 2
-            torch.cuda.empty_cache()  # only now: the error held on to what was computed
+            torch.cuda.empty_cache()  # not earlier: the error keeps tensors alive
 
     def storing(self, work: Callable[[], Result]) -> Result | None:
-        """What ``work`` makes to be kept, or None where a GPU's memory does not hold it."""
+        """Return what ``work`` stores, or None if a GPU cannot hold it."""
         rows = self.block_rows
         with suppress(OutOfMemory):
             return work()
-        self.block_rows = rows  # blocks are only small because of what was to be stored
+        self.block_rows = rows  # blocks shrank for the stored tensor only
         torch.cuda.empty_cache()
         return None
 
     def take(self, indices: torch.Tensor) -> torch.Tensor:
-        """The rows of these texts, in this order."""
+        """Return the rows of these texts, in this order."""
         return torch.cat([self.rows(index, index + 1) for index in indices.tolist()])
 
     def biased(self, row_bias: torch.Tensor, column_bias: torch.Tensor) -> Similarity:
-        """``S_ij + row_bias_i + column_bias_j``."""
+        """Return ``S_ij + row_bias_i + column_bias_j``."""
         return Biased(self, row_bias, column_bias)
 
     def changed(
@@ -131,11 +131,11 @@ class Similarity(abc.ABC):
         row_scale: torch.Tensor | None = None,
         column_scale: torch.Tensor | None = None,
     ) -> Similarity:
-        """``row_scale_i (S_ij + left_i . right_j) column_scale_j``."""
+        """Return ``row_scale_i (S_ij + left_i . right_j) column_scale_j``."""
         return LowRank(self, left, right, row_scale, column_scale)
 
     def dense(self) -> torch.Tensor:
-        """All scores of this process's texts in one tensor of ``n_text x n_video``."""
+        """Return all scores of this process's texts, (own texts, n_video)."""
         first, last = self.own
         out = torch.empty(last - first, self.shape[1], dtype=self.dtype, device=self.device)
         for start, stop, block in self.blocks():
@@ -144,9 +144,9 @@ class Similarity(abc.ABC):
 
 
 class Scorer(Protocol):
-    """Arrays from which scores are computed that are no inner product of two vectors.
+    """Arrays whose scores are not the inner products of two vectors.
 
-    What `rerank` takes in the place of a matrix: :class:`emcl_plugin.emcl.experts.Experts` and
+    `rerank` takes one in place of a matrix: :class:`emcl_plugin.emcl.experts.Experts` or
     :class:`emcl_plugin.scores.tokens.Tokens`.
     """
 
@@ -156,21 +156,21 @@ class Scorer(Protocol):
 
     @property
     def arrays(self) -> list[Array]:
-        """All arrays, the first of which says of what kind the result is."""
+        """All arrays; the result has the library, dtype and device of the first."""
 
     @property
     def products(self) -> int:
-        """Multiplications per score."""
+        """Number of multiplications per score."""
 
     def take(self, texts: Any, videos: Any) -> Scorer:
-        """These texts and videos, in this order."""
+        """Return these texts and videos, in this order."""
 
     def open(self, *, dtype: torch.dtype, device: torch.device, memory: int) -> Similarity:
-        """The scores, in blocks."""
+        """Return the scores as a similarity source."""
 
 
 class Rows(Similarity):
-    """The texts of this process, as a source of their own."""
+    """A source that holds only the texts of this process."""
 
     def __init__(self, base: Similarity) -> None:
         self.base = base
@@ -189,14 +189,11 @@ class Rows(Similarity):
 
     @property
     def T(self) -> Similarity:
-        raise NotImplementedError("of a part of the texts only rows are read")
+        raise NotImplementedError("the columns are spread over processes")
 
 
 class LowRank(Similarity):
-    """``row_scale_i (S_ij + left_i . right_j) column_scale_j``: a source after a rank-r change.
-
-    This is EMCL's form: see :mod:`emcl_plugin.emcl`.
-    """
+    """``row_scale_i (S_ij + left_i . right_j) column_scale_j``, the form of EMCL's change."""
 
     def __init__(
         self,
@@ -219,7 +216,6 @@ class LowRank(Similarity):
         return LowRank(base, self.left, self.right, self.row_scale, self.column_scale)
 
     def vectors(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Those of the base and of the change, side by side, at scale."""
         found = self.base.vectors()
         if found is None:
             return None
@@ -229,7 +225,7 @@ class LowRank(Similarity):
         return text, beside(found[1], self.right, self.column_scale)
 
     def change(self, block: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-        """Apply the change to a block of the base source's rows ``start:stop``."""
+        """Apply the change to rows ``start:stop`` of the base source."""
         return self._change(block, slice(start, stop))
 
     def _change(self, block: torch.Tensor, which: slice | torch.Tensor) -> torch.Tensor:
@@ -252,16 +248,13 @@ class LowRank(Similarity):
 
 
 def beside(x: torch.Tensor, more: torch.Tensor | None, scale: torch.Tensor | None) -> torch.Tensor:
-    """Vectors with ``more`` coordinates beside them, each times its ``scale``.
-
-    The products of such vectors are the scores of a :class:`LowRank`.
-    """
+    """Append coordinates to vectors and scale them; their products are a :class:`LowRank`."""
     x = x if more is None else torch.cat([x, more], dim=1)
     return x if scale is None else x * scale[:, None]
 
 
 class Biased(Similarity):
-    """``S_ij + row_bias_i + column_bias_j``: a source with one number per text and per video."""
+    """``S_ij + row_bias_i + column_bias_j``."""
 
     def __init__(self, base: Similarity, row_bias: torch.Tensor, column_bias: torch.Tensor) -> None:
         self.base = base

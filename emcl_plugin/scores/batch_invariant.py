@@ -1,10 +1,9 @@
-"""Products of one shape, so that a query's scores do not depend on its company.
+"""Batch-invariant products: the scores of a query do not depend on the other queries.
 
-A matrix product picks its way of summing by the shapes it is given, so the scores of a query
-alone and among others differ in the last bits. Here queries are always multiplied in tiles of
-16, the last one filled with zeros, with both other sides zero-padded to multiples of 16: every
-row of a tile is then summed in the same way. (The same machine, device and number of threads
-taken for granted.)
+A matrix product selects its order of summation by shape, so the scores of one query alone and
+in a batch differ in the last bits. Here all products have one shape: blocks of 16 queries, padded
+with zeros, times sides padded to multiples of 16. On one machine, device and number of threads
+every row is then summed in the same order.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _MULTIPLE = 16
 
 
 def padded(x: torch.Tensor) -> torch.Tensor:
-    """``x`` with zero rows and columns up to the next multiples of 16.
+    """Return ``x`` padded with zeros to multiples of 16.
 
     >>> padded(torch.ones(3, 20)).shape
     torch.Size([16, 32])
@@ -29,7 +28,7 @@ def padded(x: torch.Tensor) -> torch.Tensor:
     shape = [size + -size % _MULTIPLE for size in x.shape]
     if shape == list(x.shape):
         return x
-    out = x.new_zeros(shape)  # torch 2.4's pad refuses an empty matrix
+    out = x.new_zeros(shape)  # pad of torch 2.4 refuses empty matrices
     out[: x.shape[0], : x.shape[1]] = x
     return out
 
@@ -37,7 +36,7 @@ def padded(x: torch.Tensor) -> torch.Tensor:
 def tiles(
     x: Array, dtype: torch.dtype, device: torch.device
 ) -> Iterator[tuple[int, int, torch.Tensor]]:
-    """Yield ``(start, stop, rows)``: rows ``start:stop`` of ``x`` in a (16, padded D) tile."""
+    """Yield ``(start, stop, tile)``: rows ``start:stop`` of ``x``, padded to (16, padded D)."""
     shape = TILE, x.shape[1] + -x.shape[1] % _MULTIPLE
     for start in range(0, len(x), TILE):
         stop = min(start + TILE, len(x))
@@ -45,10 +44,7 @@ def tiles(
 
 
 class BatchInvariantPair(Similarity):
-    """Inner products of two sets of vectors, (n_text, D) and (n_video, D), tile by tile.
-
-    The scores of a text do not depend on which other texts there are, to the last bit.
-    """
+    """Batch-invariant inner products of vectors, (n_text, D) and (n_video, D)."""
 
     def __init__(self, text: torch.Tensor, video: torch.Tensor) -> None:
         self.text, self.video = text, video

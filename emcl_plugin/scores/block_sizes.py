@@ -1,4 +1,4 @@
-"""How many rows of scores are looked at together: few enough for the memory and for the cache."""
+"""Sizes of row blocks that fit into memory and cache."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from emcl_plugin._internal.sizes import DEFAULT_MEMORY
 
 _BLOCK_BYTES = 8 << 20
-_BLOCK_ROWS = 128  # below this a matrix product wastes its time on reading the other side
+_BLOCK_ROWS = 128  # with fewer, a matrix product mostly reads the other side
 _CACHE_BYTES = 4 << 20
 
 
 def rows_per_block(columns: int, dtype: torch.dtype, memory: int | None) -> int:
-    """Rows of a block: 8 MiB or 128 rows, and at most a sixteenth of the memory budget.
+    """Return the rows per block: 8 MiB or 128 rows, at most 1/16 of the memory budget.
 
     >>> rows_per_block(1024, torch.float32, memory=1 << 24)
     256
@@ -27,10 +27,9 @@ def rows_per_block(columns: int, dtype: torch.dtype, memory: int | None) -> int:
 def ranges_in_cache(
     start: int, stop: int, columns: int, dtype: torch.dtype, device: torch.device
 ) -> Iterator[tuple[int, int]]:
-    """Parts of the rows ``start:stop`` that are best gone through several times while at hand.
+    """Yield ranges of rows that stay in cache when read several times.
 
-    4 MiB, which stay in a processor's cache; 64 MiB on other devices, where many small steps cost
-    more than they save.
+    4 MiB on the CPU; 64 MiB on other devices, where small steps cost more than they save.
 
     >>> list(ranges_in_cache(0, 300, 4096, torch.float32, torch.device("cpu")))
     [(0, 256), (256, 300)]

@@ -1,4 +1,4 @@
-"""Scores of two sets of embeddings: their inner products, which are never all stored."""
+"""Inner products of two sets of embeddings, computed block by block."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from emcl_plugin.scores.features import Features
 
 
 class FeaturePair(Similarity):
-    """Inner products of two sets of features; the matrix is never stored.
-
-    With ``metric="cosine"`` on both sides these are cosines. Processes share it as they share
-    the texts.
-    """
+    """Inner products of two sets of features; cosines with ``metric="cosine"``."""
 
     def __init__(self, text: Features, video: Features, *, memory: int | None = None) -> None:
         self.group = text.group
@@ -31,11 +27,11 @@ class FeaturePair(Similarity):
         text = self.text.rows(start, stop)
         if self.video.resident:
             return text @ self.video.rows(0, self.shape[1]).T
-        return torch.cat([text @ tile.T for _, _, tile in self.video.blocks()], dim=1)
+        return torch.cat([text @ video.T for _, _, video in self.video.blocks()], dim=1)
 
     def take(self, indices: torch.Tensor) -> torch.Tensor:
         text = self.text.take(indices)
-        return torch.cat([text @ tile.T for _, _, tile in self.video.blocks()], dim=1)
+        return torch.cat([text @ video.T for _, _, video in self.video.blocks()], dim=1)
 
     def dense(self) -> torch.Tensor:
         if not (self.text.resident and self.video.resident):
@@ -58,7 +54,7 @@ class FeaturePair(Similarity):
 
 
 class RoughPair(Similarity):
-    """Inner products of features rounded to bfloat16; the video features are kept like that."""
+    """Inner products of features rounded to bfloat16."""
 
     def __init__(self, pair: FeaturePair) -> None:
         self.text = pair.text
@@ -71,4 +67,4 @@ class RoughPair(Similarity):
 
     @property
     def T(self) -> Similarity:
-        raise NotImplementedError("rounded scores are for sums over rows")
+        raise NotImplementedError("rounded scores are read by rows only")

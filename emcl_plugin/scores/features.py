@@ -1,4 +1,4 @@
-"""Embeddings of one side, in blocks: checked, and of unit length where cosines are asked for."""
+"""Embeddings of texts or videos, read in blocks, checked and normalized."""
 
 from __future__ import annotations
 
@@ -14,27 +14,26 @@ from emcl_plugin.scores.block_sizes import rows_per_block
 
 
 class Features:
-    """Embeddings of one side, read in blocks, L2-normalised for the cosine.
+    """Embeddings of texts or videos, L2-normalized for the cosine.
 
-    Kept as one normalised tensor where that takes at most a quarter of the memory budget,
-    otherwise normalised anew at every read.
+    Kept in memory if they take at most a quarter of the memory budget; otherwise read and
+    normalized block by block.
 
     Parameters
     ----------
     array : (n, dimension)
-        One vector per item, of any length; possibly memory-mapped.
+        One vector per item; may be memory-mapped.
     name : str
-        "text" or "video", for messages.
+        "text" or "video"; used in messages.
     metric : {"cosine", "dot"}
-        Whether vectors are brought to unit length.
+        "cosine" scales vectors to unit length.
     group : ProcessGroup
-        The processes that share the items: each goes through its own, and reads others only
-        where it is asked for them.
+        Processes that share the items.
 
     Attributes
     ----------
     kept : (items of this process, dimension), or None
-        The vectors, where they are held in memory.
+        The vectors, if they are in memory.
     """
 
     def __init__(
@@ -75,16 +74,16 @@ class Features:
 
     @property
     def own(self) -> tuple[int, int]:
-        """The first item that this process goes through, and the first that it does not."""
+        """Half-open range of the items that this process reads."""
         return self.group.part(self.shape[0])
 
     @property
     def resident(self) -> bool:
-        """Whether all vectors are held in memory."""
+        """True if all vectors are in memory."""
         return self.kept is not None and len(self.kept) == self.shape[0]
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Vectors ``start:stop``."""
+        """Return the vectors ``start:stop``."""
         first, last = self.own
         if self.kept is None or start < first or stop > last:
             return self._read(start, stop)
@@ -98,7 +97,7 @@ class Features:
             yield start, stop, self.rows(start, stop)
 
     def shared(self, group: ProcessGroup) -> Features:
-        """The same vectors, split among other processes."""
+        """Return the same vectors, split among other processes."""
         if self.group.size == group.size == 1:
             return self
         return Features(
@@ -112,7 +111,7 @@ class Features:
         )
 
     def take(self, indices: torch.Tensor) -> torch.Tensor:
-        """The vectors of these items, in this order."""
+        """Return the vectors of these items, in this order."""
         if self.kept is not None and self.resident:
             return self.kept[indices]
         out = torch.empty(len(indices), self.shape[1], dtype=self.dtype, device=self.device)
@@ -127,13 +126,13 @@ class Features:
         return out
 
     def project(self, basis: torch.Tensor) -> torch.Tensor:
-        """Coordinates of all items along the columns of ``basis``, (n, r)."""
+        """Return the coordinates of all items along the columns of ``basis``, (n, r)."""
         basis = basis.to(device=self.device, dtype=self.dtype)
         own = [block @ basis for _, _, block in self.blocks()]
         return self.group.rows(torch.cat(own), self.shape[0])
 
     def squared_norms(self) -> torch.Tensor:
-        """Squared length of every vector, (n,)."""
+        """Return the squared length of every vector, (n,)."""
         own = [block.square().sum(1) for _, _, block in self.blocks()]
         return self.group.rows(torch.cat(own), self.shape[0])
 
@@ -151,14 +150,14 @@ class Features:
                 f"{self.name}[{row}]",
                 'drop that item, or use metric="dot"',
             )
-        x = x / largest  # so that no length overflows or vanishes in the square
+        x = x / largest  # avoid overflow and underflow in the square
         return torch.nn.functional.normalize(x, dim=1)
 
 
 def check_lengths(x: torch.Tensor, name: str, first_row: int, dtype: torch.dtype) -> None:
-    """Raise where vectors are so long that their inner products, or sums of them, may overflow.
+    """Raise if inner products, or sums of them, may overflow.
 
-    From 2.6e15 on in float32, 1.8e123 in float64; ``first_row`` is the block's place.
+    The limit is 2.6e15 in float32, 1.8e123 in float64; ``first_row`` is the block's position.
     """
     limit = torch.finfo(dtype).max ** 0.4
     largest = x.abs().amax(1)

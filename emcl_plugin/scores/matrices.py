@@ -1,4 +1,4 @@
-"""Matrices of scores that are there: whole, or of each process its own texts' rows."""
+"""Stored score matrices: in one piece, or split among processes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from emcl_plugin.scores.block_sizes import rows_per_block
 
 
 class Dense(Similarity):
-    """A matrix that is there: a tensor, an array or a memory-mapped ``.npy``.
+    """A stored matrix: a tensor, an array or a memory-mapped ``.npy``.
 
     Parameters
     ----------
     array : (n_text, n_video)
-        Scores. Read block by block, converted to ``dtype`` on ``device``.
+        Scores; read block by block, converted to ``dtype`` on ``device``.
     memory : int, optional
-        Memory budget in bytes; it bounds the block size. Default 4 GiB.
+        Memory budget in bytes, which bounds the block size. Default: 4 GiB.
     """
 
     def __init__(
@@ -49,15 +49,15 @@ class Dense(Similarity):
 
 
 class Shard(Similarity):
-    """A matrix of which every process holds the rows of its own texts.
+    """A matrix of which each process holds the rows of its own texts.
 
     Parameters
     ----------
     array : (own texts, n_video)
     shape : tuple of int
-        Of the whole.
+        Of the whole matrix.
     of : Similarity, optional
-        The same scores, computed at every read: :attr:`T` is its, and there is none without.
+        The same scores, computed at every read. Needed for :attr:`T`.
     """
 
     def __init__(
@@ -90,5 +90,5 @@ class Shard(Similarity):
     @property
     def T(self) -> Similarity:
         if self.of is None:
-            raise NotImplementedError("no process has a video's scores of all texts")
+            raise NotImplementedError("no process holds all scores of a video")
         return self.of.T

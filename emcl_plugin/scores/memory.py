@@ -1,4 +1,4 @@
-"""Whether a matrix of scores can be kept within a budget."""
+"""Memory estimate of a stored kernel."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import torch
 
 
 def kernel_fits(shape: tuple[int, int], dtype: torch.dtype, memory: int) -> bool:
-    """Whether Sinkhorn's kernel of this dtype takes at most half of the memory budget."""
+    """Return whether a stored Sinkhorn kernel takes at most half of the memory budget."""
     return shape[0] * shape[1] * dtype.itemsize <= memory // 2

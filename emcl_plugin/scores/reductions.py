@@ -1,4 +1,4 @@
-"""Streaming reductions over similarity sources: one pass, one block in memory at a time."""
+"""Streaming reductions over similarity sources: moments, log-sum-exp, top k, slope."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from emcl_plugin.scores.candidates import Candidates
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean, population standard deviation, smallest and largest score of a source.
+    """Mean, population standard deviation, minimum and maximum of the scores.
 
-    Of candidates they are those of all pairs, and the range is not known.
+    For candidates: of all pairs, with an unknown range.
     """
 
     mean: float
@@ -28,7 +28,7 @@ class Moments:
 
 
 class MomentsAccumulator:
-    """Mean and variance merged block by block (Chan, Golub and LeVeque 1979)."""
+    """Mean and variance, merged block by block (Chan, Golub and LeVeque 1979)."""
 
     def __init__(self, group: ProcessGroup = SINGLE_PROCESS) -> None:
         self.group = group
@@ -39,7 +39,7 @@ class MomentsAccumulator:
         self.high = -math.inf
 
     def add(self, block: torch.Tensor, weights: torch.Tensor | None = None) -> None:
-        """Take in one block of scores; ``weights`` (rows,) says as how many each row counts."""
+        """Add a block of scores; ``weights`` (rows,) are the counts of its rows."""
         low, high = (float(x) for x in torch.aminmax(block))
         self.low, self.high = min(self.low, low), max(self.high, high)
         if not 1e-12 < max(-low, high) < 1e12:  # squares would leave float32
@@ -48,7 +48,7 @@ class MomentsAccumulator:
             weights = block.new_ones(len(block))
         counted = float(weights.sum())
         share = weights.double() / counted
-        level = float(block[0, 0])  # so that equal scores have a variance of exactly 0
+        level = float(block[0, 0])  # equal scores must have a variance of exactly 0
         centred = block - level
         shift = float(share @ centred.mean(1).double())
         variance = float(share @ (centred - shift).square_().mean(1).double())
@@ -63,7 +63,7 @@ class MomentsAccumulator:
         self.count = total
 
     def result(self) -> Moments:
-        """The moments of all blocks so far, of all processes."""
+        """Return the moments of all blocks so far, over all processes."""
         if self.group.size > 1:
             own = self.count, self.mean, self.squares, self.low, self.high
             self.count = self.mean = self.squares = 0.0
@@ -80,7 +80,7 @@ class MomentsAccumulator:
 
 
 def moments(source: Similarity, weights: torch.Tensor | None = None) -> Moments:
-    """Mean, standard deviation and range of all scores; text i counts ``weights[i]`` times.
+    """Return mean, standard deviation and range; text i counts ``weights[i]`` times.
 
     >>> from emcl_plugin.scores import Dense
     >>> moments(Dense(torch.tensor([[1.0, 3.0], [5.0, 7.0]]))).mean
@@ -96,7 +96,7 @@ def moments(source: Similarity, weights: torch.Tensor | None = None) -> Moments:
 
 
 def logsumexp(source: Similarity, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """``log sum exp(S / temperature)`` of every row and of every column."""
+    """Return ``log sum exp(S / temperature)`` of every row and of every column."""
     rows = torch.empty(source.shape[0], dtype=source.dtype, device=source.device)
     columns = torch.full((source.shape[1],), -math.inf, dtype=source.dtype, device=source.device)
     for start, stop, block in source.blocks():
@@ -107,7 +107,7 @@ def logsumexp(source: Similarity, temperature: float) -> tuple[torch.Tensor, tor
 
 
 def topk(source: Similarity, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ``k`` best videos of every text: scores and indices, each (n_text, k), best first."""
+    """Return scores and indices of the top ``k`` videos per text, each (n_text, k)."""
     k = min(k, source.shape[1])
     scores = torch.empty(source.shape[0], k, dtype=source.dtype, device=source.device)
     indices = torch.empty(source.shape[0], k, dtype=torch.long, device=source.device)
@@ -118,7 +118,7 @@ def topk(source: Similarity, k: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def slope(y: Similarity, x: Similarity) -> float:
-    """Least-squares slope of the scores of ``y`` on those of ``x``; 0 where ``x`` is constant."""
+    """Return the least-squares slope of ``y`` on ``x``; 0 if ``x`` is constant."""
     n = y_mean = x_mean = covariance = variance = 0.0
 
     def merge(count: float, own_y: float, own_x: float, within: float, squares: float) -> None:
@@ -143,5 +143,5 @@ def slope(y: Similarity, x: Similarity) -> float:
         n = y_mean = x_mean = covariance = variance = 0.0
         for of_one in y.group.gather(own):
             merge(*of_one)
-    constant = variance <= n * (1e-6 * x_mean) ** 2  # but for rounding
+    constant = variance <= n * (1e-6 * x_mean) ** 2  # within rounding
     return 0.0 if constant else covariance / variance

@@ -1,18 +1,17 @@
-"""Weighted token-wise interaction: words of a text matched with frames of a video.
+"""Weighted token-wise interaction of the words of a text with the frames of a video.
 
 Source: Wang et al., "Disentangled Representation Learning for Text-Video Retrieval" (DRL, also
 DCR), arXiv 2203.07111, and its released code where the two differ. With unit token vectors t_ip
-and v_jq, weights a_ip and b_jq that sum to 1 over the tokens that are there, and tokens that
-are padding set to zero,
+and v_jq, weights a_ip and b_jq that sum to 1 over the tokens, and padding set to zero,
 
     S_ij = 1/2 sum_p a_ip max_q <t_ip, v_jq> + 1/2 sum_q b_jq max_p <t_ip, v_jq>              (w)
 
-Padding takes part in the maxima with a product of 0, as in the release: a word that is opposed
-to every frame scores 0 as soon as the video has a frame less than the longest one. With equal
-weights (w) is the release's "ti", with those of its two small networks its "wti".
+Padding takes part in the maxima with a product of 0, as in the release: a word with negative
+products scores 0 if the video has fewer frames than the longest one. Equal weights give the
+"ti" of the release; the weights of its two small networks give its "wti".
 
 EMCL works on one vector per item, sum_p a_ip t_ip and sum_q b_jq v_jq (:meth:`Tokens.pooled`),
-whose change is added to (w) as a residual.
+and its change is added to (w) as a residual.
 """
 
 from __future__ import annotations
@@ -36,21 +35,21 @@ from emcl_plugin._internal.sizes import DEFAULT_MEMORY
 from emcl_plugin.errors import InputTypeError, InputValueError
 from emcl_plugin.scores import Similarity, rows_per_block
 
-_TILE_BYTES = 32 << 20
+_BLOCK_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token vectors of both sides; pass it to ``rescore`` as ``sim``.
+    """Token vectors of texts and videos; pass it to ``rescore`` as ``sim``.
 
     Parameters
     ----------
     text, video : (n_text, P, D) and (n_video, Q, D) array
-        Words and frames, of any length.
+        Words and frames; vectors of any length.
     text_mask, video_mask : (n_text, P) and (n_video, Q) array
-        Not 0 where there is a token; every item has one.
+        0 for padding; every item needs a token.
     text_weights, video_weights : arrays like the masks, optional
-        Before the softmax, which is taken over the tokens that are there. Default: equal.
+        Logits; the softmax is taken over the tokens of an item. Default: equal weights.
 
     Examples
     --------
@@ -113,16 +112,16 @@ class Tokens:
 
     @property
     def arrays(self) -> list[Array]:
-        """The token vectors."""
+        """Token vectors."""
         return [self.text, self.video]
 
     @property
     def products(self) -> int:
-        """Multiplications per score."""
+        """Number of multiplications per score."""
         return int(self.text.shape[1] * self.video.shape[1] * self.text.shape[2])
 
     def take(self, texts: Any, videos: Any) -> Tokens:
-        """These texts and videos, in this order."""
+        """Return these texts and videos, in this order."""
 
         def chosen(array: Array | None, which: Any) -> Any:
             return None if array is None else array[which]
@@ -137,16 +136,13 @@ class Tokens:
         )
 
     def open(self, *, dtype: torch.dtype, device: torch.device, memory: int) -> TokenWise:
-        """The scores, in blocks."""
+        """Return the scores as a similarity source."""
         text = _Side("text", self.text, self.text_mask, self.text_weights, dtype, device)
         video = _Side("video", self.video, self.video_mask, self.video_weights, dtype, device)
         return TokenWise(text, video, memory=memory)
 
     def pooled(self) -> tuple[Array, Array]:
-        """One vector per item, the weighted sum of its tokens: (n_text, D) and (n_video, D).
-
-        Of the library, dtype and device of the tokens.
-        """
+        """Return the weighted sum of the tokens of every item: (n_text, D) and (n_video, D)."""
         kind = Kind.of(self.text)
         dtype = compute_dtype(self.text)
         opened = self.open(dtype=dtype, device=kind.device, memory=DEFAULT_MEMORY)
@@ -155,7 +151,7 @@ class Tokens:
 
 
 class _Side:
-    """Unit tokens of one side, read in blocks, and their weights."""
+    """Unit tokens of texts or videos, read in blocks, and their weights."""
 
     def __init__(
         self,
@@ -181,7 +177,7 @@ class _Side:
             self.read(start, min(start + self.block_rows, self.count))  # checks every token
 
     def read(self, start: int, stop: int) -> torch.Tensor:
-        """Unit tokens of items ``start:stop``, (n, tokens, D); 0 where there is none."""
+        """Return unit tokens of items ``start:stop``, (n, tokens, D); padding is 0."""
         x = read_rows(self.tokens, start, stop, self.dtype, self.device)
         there = self.there[start:stop, :, None]
         x = torch.where(there, x, 0)
@@ -198,7 +194,7 @@ class _Side:
         return torch.nn.functional.normalize(x / torch.where(there, largest, 1), dim=2)
 
     def pooled(self) -> torch.Tensor:
-        """Weighted sums, (n, D)."""
+        """Return weighted sums, (n, D)."""
         out = torch.empty(self.count, self.dimension, dtype=self.dtype, device=self.device)
         for start in range(0, self.count, self.block_rows):
             stop = min(start + self.block_rows, self.count)
@@ -208,14 +204,14 @@ class _Side:
 
 
 class TokenWise(Similarity):
-    """The scores (w); made by :meth:`Tokens.open`."""
+    """The scores (w), made by :meth:`Tokens.open`."""
 
     def __init__(self, text: _Side, video: _Side, *, memory: int) -> None:
         self.text, self.video, self.memory = text, video, memory
         self.shape = (text.count, video.count)
         self.dtype, self.device = text.dtype, text.device
-        room = min(_TILE_BYTES, memory // 16) // self.dtype.itemsize
-        # a tile of words x videos is held twice, beside the words and frames themselves
+        room = min(_BLOCK_BYTES, memory // 16) // self.dtype.itemsize
+        # two blocks of words x videos are held in addition to the words and frames
         words = max(text.length, int((room / 2) ** 0.5))
         self.block_rows = max(1, min(words, room // text.dimension) // text.length)
         self._videos = max(

@@ -219,7 +219,7 @@ def test_where_the_guard_holds_back():
     assert "R@1 is 100.0 % text to video and 100.0 % video to text" in page.text
     assert "No text improved." in page.text
     assert "No text worsened." in page.text
-    assert "left as it was by the guard" in page.text
+    assert "returned unchanged by the guard" in page.text
 
 
 @pytest.mark.slow

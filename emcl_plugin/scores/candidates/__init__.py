@@ -1,10 +1,9 @@
-"""Scores of a few promising pairs in the place of all, for sets too large for a dense sweep.
+"""Candidate pairs in place of all scores, for sets too large for a dense pass.
 
-Which pairs: the k best videos of every text and the k best texts of every video, which
-:mod:`~.search` finds. Best matches, EMCL's strength and the guard are looked for among
-these only; the mean and the spread of all scores follow from the features' second moments. In
-Sinkhorn's sums a sample stands for all other pairs, see
-:mod:`~.sampled_complement`.
+Candidates are the top k videos of every text and the top k texts of every video
+(:mod:`~.search`). Best matches, EMCL's strength and the guard use only these. The mean and the
+spread of all scores follow from second moments (:mod:`~.moments`). In Sinkhorn's sums, a sample
+stands for the other pairs (:mod:`~.sampled_complement`).
 """
 
 from emcl_plugin.scores.candidates.moments import SAMPLE, AllPairs

@@ -1,4 +1,4 @@
-"""All pairs' scores where they are too many to compute: mean and spread, and a few rows."""
+"""Mean and spread of all scores from second moments, and single rows of scores."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from emcl_plugin.scores import Features, beside
 
 SAMPLE = 512
-"""Texts and videos that are scored in full beside the candidates, at most."""
+"""Maximum number of texts and of videos that are scored in full."""
 
 
 @dataclass(frozen=True)
 class AllPairs:
-    """All pairs' scores: their mean and spread without computing them, and rows that are asked for.
+    """Scores of all pairs, of which only requested rows are computed.
 
     A score is x_i . y_j for x = row_scale [t, left] and y = column_scale [v, right].
     """
@@ -31,29 +31,22 @@ class AllPairs:
 
     @property
     def T(self) -> AllPairs:
-        """With videos first."""
-        return AllPairs(
-            self.video,
-            self.text,
-            self.right,
-            self.left,
-            self.column_scale,
-            self.row_scale,
-            self.sample,
-        )
+        """The same pairs with videos first."""
+        factors = self.right, self.left, self.column_scale, self.row_scale
+        return AllPairs(self.video, self.text, *factors, self.sample)
 
     def rows(self, texts: torch.Tensor) -> torch.Tensor:
-        """All scores of these texts, (n, n_video)."""
+        """Return all scores of these texts, (n, n_video)."""
         changes = (x if x is None else x[texts] for x in (self.left, self.row_scale))
         x = beside(self.text.take(texts), *changes)
         blocks = _vectors(self.video, self.right, self.column_scale)
         return torch.cat([x @ y.T for _, _, y in blocks], dim=1)
 
     def moments(self, weights: torch.Tensor | None) -> tuple[float, float]:
-        """Mean and standard deviation of all scores; text i counts ``weights[i]`` times.
+        """Return mean and standard deviation of all scores; text i counts ``weights[i]`` times.
 
-        With m and C the mean and the covariance of y, a text's scores have the mean x . m and the
-        variance x^T C x: no difference of large numbers, however alike all scores are.
+        With m and C the mean and the covariance of y, the scores of a text have the mean x . m
+        and the variance x^T C x. This avoids the cancellation of large numbers.
         """
         size = self.video.shape[1] + (0 if self.right is None else self.right.shape[1])
         centre = torch.zeros(size, dtype=torch.float64, device=self.video.device)

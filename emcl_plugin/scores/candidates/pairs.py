@@ -1,4 +1,4 @@
-"""Some pairs of a text and a video, sorted by text, with their order by video beside it."""
+"""Index of candidate pairs, by text and by video."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of a text and a video, each once, sorted by text and then by video.
+    """Distinct pairs of a text and a video, sorted by text, then by video.
 
     Attributes
     ----------
@@ -26,12 +26,12 @@ class Pairs:
 
     @cached_property
     def starts(self) -> torch.Tensor:
-        """Where every text's pairs begin, and the end, (n_text + 1,)."""
+        """Offsets of the pairs of every text, (n_text + 1,)."""
         return _starts(self.text, self.shape[0])
 
     @cached_property
     def by_video(self) -> torch.Tensor:
-        """The pairs' order when sorted by video and then by text, (n_pairs,)."""
+        """Permutation that sorts the pairs by video, then by text, (n_pairs,)."""
         return torch.argsort(self.video, stable=True)
 
     @cached_property
@@ -41,17 +41,17 @@ class Pairs:
         return Pairs(self.shape[::-1], self.video[order], self.text[order])
 
     def find(self, text: torch.Tensor, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where these pairs are among them, and whether they are there at all."""
+        """Return the positions of these pairs, and whether they are included."""
         keys = self.text * self.shape[1] + self.video
         wanted = text * self.shape[1] + video
         place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
         return place, keys[place] == wanted
 
     def matrices(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The values as a sparse matrix, (n_text, n_video), and its transpose."""
+        """Return the values as a sparse matrix, (n_text, n_video), and its transpose."""
         turned = self.T
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch calls compressed rows a beta
+            warnings.simplefilter("ignore")  # torch calls CSR a beta feature
             made = [
                 torch.sparse_csr_tensor(pairs.starts, pairs.video, x, pairs.shape)
                 for pairs, x in ((self, values), (turned, values[self.by_video]))

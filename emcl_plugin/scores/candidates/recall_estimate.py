@@ -1,4 +1,4 @@
-"""What candidates miss, seen on some texts that are scored in full."""
+"""Estimate of what candidates miss, from a sample of texts that are scored in full."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from emcl_plugin.scores.candidates.scores import Candidates
 
 @dataclass(frozen=True)
 class RecallEstimate:
-    """What looking at candidates only leaves out, seen on some texts that are scored in full.
+    """Estimate of what candidates miss, from a sample of texts that are scored in full.
 
     Attributes
     ----------
     pairs : int
-        Candidates.
+        Number of candidates.
     share : float
-        Of all pairs.
+        Their share of all pairs.
     texts : int
-        How many were scored in full.
+        Size of the sample.
     recall : float
-        Share of their ten best videos, after the correction, that are candidates.
+        Share of the top 10 videos, after the correction, that are candidates; larger is better.
     left_out : float
-        Share of their mass under the normalisation that lies on other videos; 0 without one.
+        Share of the normalized mass on other videos, smaller is better; 0 without NCL.
     """
 
     pairs: int
@@ -34,14 +34,14 @@ class RecallEstimate:
     left_out: float
 
     def to_dict(self) -> dict[str, float]:
-        """For JSON."""
+        """Return the JSON form."""
         return dict(vars(self))
 
 
 def estimate_recall(
     source: Candidates, video_bias: torch.Tensor | None, temperature: float, *, texts: int = 256
 ) -> RecallEstimate:
-    """Score some texts in full and see what the candidates miss.
+    """Score a sample of texts in full and measure what the candidates miss.
 
     Parameters
     ----------
@@ -49,9 +49,9 @@ def estimate_recall(
         Before the biases.
     video_bias : (n_video,) or None
     temperature : float
-        Of the normalisation.
+        Of NCL.
     texts : int
-        At most so many.
+        Maximum size of the sample.
     """
     count = source.shape[0]
     generator = torch.Generator().manual_seed(0)

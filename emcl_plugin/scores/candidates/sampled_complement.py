@@ -1,12 +1,12 @@
-"""The pairs that are no candidates, in Sinkhorn's sums: a sample stands for them.
+"""Sampled complement: a sample stands for all pairs that are not candidates.
 
-The sums run over the candidates and, for all other pairs, over a random sample of texts and of
-videos that are scored in full: with C_i the candidates of text i and J the sampled videos,
+Sinkhorn's sums run over the candidates and over a random sample of texts and videos that are
+scored in full. With C_i the candidates of text i and J the sampled videos,
 
     sum_j exp(S_ij / tau + g_j) ~ sum_{C_i} ... + (n_v - |C_i|) / |J - C_i|  sum_{J - C_i} ...   (s)
 
-The largest terms are in the first sum, so that the second one varies little. It matters for gentle
-temperatures; at the default one nearly all mass lies on candidates.
+The first sum holds the largest terms, so the second has a small variance. It matters at high
+temperatures; at the default one, nearly all mass is on candidates.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from emcl_plugin.scores.candidates.pairs import Pairs
 
 @dataclass(frozen=True)
 class SampledComplement:
-    """Scores of all texts with a sample of the videos, the candidates among them left out.
+    """Scores of all texts with a sample of the videos, without candidates.
 
     Attributes
     ----------
     chosen : (m,) int
         The sampled videos.
     scores : (n_text, m)
-        -infinity where a pair is a candidate.
+        -infinity for candidates.
     log_share : (n_text,)
-        Logarithm of how many videos each of them stands for; -infinity where all are candidates.
+        Logarithm of the number of videos that each sampled one stands for; -infinity if all are
+        candidates.
     """
 
     chosen: torch.Tensor
@@ -56,6 +57,6 @@ class SampledComplement:
         return cls(chosen, scores, torch.where(left > 0, share, 0).to(scores).log())
 
     def log_sums(self, bias: torch.Tensor, temperature: float) -> torch.Tensor:
-        """log of the sum over all other videos of exp(S / temperature + bias), (n_text,)."""
+        """Return log sum exp(S / temperature + bias) over all other videos, (n_text,)."""
         scaled = self.scores / temperature
         return torch.logsumexp(scaled + bias[self.chosen], 1) + self.log_share

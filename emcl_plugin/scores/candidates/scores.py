@@ -1,4 +1,4 @@
-"""Scores of candidates: a similarity source of a few promising pairs in the place of all."""
+"""Sparse similarity source holding only candidate pairs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CHUNK = 1 << 18  # pairs whose vectors are gathered at a time
 
 
 class Candidates(Similarity):
-    """Scores of some pairs; where it is read as a matrix, all others are -infinity.
+    """Scores of candidate pairs; read as a matrix, all others are -infinity.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ class Candidates(Similarity):
     values : (n_pairs,)
         Their scores.
     all_pairs : AllPairs
-        Of which they are some.
+        All scores, of which these are a subset.
     """
 
     def __init__(self, pairs: Pairs, values: torch.Tensor, all_pairs: AllPairs) -> None:
@@ -68,7 +68,7 @@ class Candidates(Similarity):
         )
 
     def products(self, *factors: torch.Tensor) -> list[torch.Tensor]:
-        """left_i . right_j of every candidate, for several lefts and, the last one, a right."""
+        """Return left_i . right_j per candidate, for each left; the last factor is right."""
         *lefts, right = factors
         out = [torch.empty_like(self.values) for _ in lefts]
         for start in range(0, len(self.values), _CHUNK):
@@ -86,7 +86,7 @@ class Candidates(Similarity):
         row_scale: torch.Tensor | None = None,
         column_scale: torch.Tensor | None = None,
     ) -> Candidates:
-        """``row_scale_i value_ij column_scale_j``, which is :meth:`changed`'s result."""
+        """Return ``row_scale_i value_ij column_scale_j``, the result of :meth:`changed`."""
         if row_scale is not None:
             values = values * row_scale[self.pairs.text]
         if column_scale is not None:
@@ -98,20 +98,20 @@ class Candidates(Similarity):
 
     @cached_property
     def complement(self) -> SampledComplement:
-        """Of each text, what stands for the videos that are no candidates."""
+        """Sample that stands for the videos that are not candidates of a text."""
         return SampledComplement.sampled(self.pairs, self.all_pairs.T)
 
     def holds(self, texts: Any, videos: Any) -> int:
-        """How many of these pairs are candidates."""
+        """Return how many of these pairs are candidates."""
         wanted = (torch.as_tensor(x).to(self.device) for x in (texts, videos))
         return int(self.pairs.find(*wanted)[1].sum())
 
     def standing(
         self, texts: torch.Tensor, videos: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """How many videos score higher than each of these pairs, and how many the same.
+        """Count the videos that score higher than each pair, and those that score the same.
 
-        Videos that are no candidates of a text share its last place.
+        Videos that are not candidates of a text share its last rank.
         """
         starts, width = self.pairs.starts, self.shape[1]
         place, there = self.pairs.find(texts, videos)
@@ -130,23 +130,22 @@ class Candidates(Similarity):
         return above, torch.where(there, level, width - sizes)
 
     def best_videos(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The best video of every text and its score, both (n_text,); the first of equals."""
+        """Return the top-1 video of every text and its score, (n_text,); the first of ties."""
         return _best(self.values, self.pairs.text, self.pairs.video, self.shape)
 
     def best_texts(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The best text of every video and its score, both (n_video,); the first of equals."""
+        """Return the top-1 text of every video and its score, (n_video,); the first of ties."""
         return _best(self.values, self.pairs.video, self.pairs.text, self.shape[::-1])
 
     @property
     def fewest(self) -> int:
-        """How many candidates every text has at least."""
+        """Smallest number of candidates of a text."""
         return int(self.pairs.starts.diff().min())
 
     def top(self, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores and videos of the ``k`` best of every text, (n_text, k), best first.
+        """Return scores and indices of the top ``k`` videos of every text, (n_text, k).
 
-        Of equal scores the lower index. Where a text has fewer candidates, -infinity and -1 stand
-        for the others.
+        Ties are sorted by index. Missing candidates are -infinity and -1.
         """
         order = torch.argsort(self.values, descending=True, stable=True)
         order = order[torch.argsort(self.pairs.text[order], stable=True)]

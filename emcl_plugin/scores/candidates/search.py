@@ -1,4 +1,4 @@
-"""Which pairs of a text and a video are worth looking at: found by FAISS, or without it."""
+"""Search for candidate pairs, with FAISS or without it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def search(
     memory: int | None = None,
     progress: Progress | None = None,
 ) -> Candidates:
-    """The ``k`` best videos of every text and texts of every video, with their inner products.
+    """Find the top ``k`` videos of every text and the top ``k`` texts of every video.
 
     Parameters
     ----------
@@ -33,10 +33,10 @@ def search(
     k : int
         At most the number of items.
     index : str, default "Flat"
-        FAISS's factory string: "Flat" is exact; "HNSW32" and others are faster and may miss some.
-        Settings may follow: "IVF4096,Flat;nprobe=32".
+        FAISS factory string, with optional settings: "IVF4096,Flat;nprobe=32". "Flat" is exact;
+        others, such as "HNSW32", are faster and may miss pairs.
     memory : int, optional
-        Bytes to keep within: the samples of (s) take a sixteenth at most. Default 4 GiB.
+        Memory budget in bytes; the samples of (s) take at most 1/16. Default: 4 GiB.
     progress : callable, optional
         Called with (stage, done, total).
 
@@ -88,7 +88,7 @@ def _nearest(
     stage: str,
     progress: Progress | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices and inner products of the k best items of every query, both (n, k)."""
+    """Return indices and inner products of the top k items of every query, (n, k)."""
     found = torch.empty(queries.shape[0], k, dtype=torch.long, device=queries.device)
     scores = torch.empty(queries.shape[0], k, dtype=queries.dtype, device=queries.device)
     look = _faiss(items, index)
@@ -112,7 +112,7 @@ def _nearest(
 
 
 def _faiss(items: Features, index: str) -> Any:
-    """A FAISS index of the items, or None where FAISS is not installed."""
+    """Return a FAISS index of the items, or None if FAISS is not installed."""
     try:
         import faiss
     except ImportError:
@@ -121,7 +121,7 @@ def _faiss(items: Features, index: str) -> Any:
     try:
         made = faiss.index_factory(items.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
         if settings:
-            tuner: Any = faiss.ParameterSpace()  # its annotation forgets the text
+            tuner: Any = faiss.ParameterSpace()  # its annotation lacks the string form
             tuner.set_index_parameters(made, settings)
     except RuntimeError as error:
         raise InputValueError(
@@ -143,7 +143,7 @@ def _faiss(items: Features, index: str) -> Any:
 
 @contextmanager
 def _told(index: str) -> Iterator[None]:
-    """FAISS's own errors, of which the last sentence says what is wrong with the index."""
+    """Convert errors of FAISS; their last sentence names the problem."""
     try:
         yield
     except RuntimeError as error:
