@@ -136,6 +136,7 @@ def fail(monkeypatch, capsys, *options):
     return capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["npy", "npz", "safetensors", "parquet"])
 @pytest.mark.parametrize("option", ["-o", "--run"])
 def test_a_full_disk_leaves_no_result_and_the_same_command_goes_on(

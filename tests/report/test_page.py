@@ -129,6 +129,7 @@ def test_the_largest_hub_and_the_right_results_are_shown(demo, demo_page):
         assert "✓ right" in first.text
 
 
+@pytest.mark.slow
 def test_hostile_names_stay_text(tmp_path):
     path = tmp_path / "report.html"
     found, features = hostile()
@@ -190,6 +191,7 @@ def test_many_origins_are_summed_up():
     assert "img-src http: https:;" in policy
 
 
+@pytest.mark.slow
 def test_without_features_and_names(small):
     text = render(small[0], settings={})
     page = Page(text).check()

@@ -68,6 +68,7 @@ def test_a_format_that_is_not_known(small, tmp_path):
         write_plots(tmp_path, small[0], ["jpeg"])
 
 
+@pytest.mark.slow
 def test_drawing_leaves_the_users_settings_alone(small):
     import matplotlib
 

@@ -1,4 +1,4 @@
-"""The tree is as ARCHITECTURE.md says: files that say what they are, imports that only go down."""
+"""The tree follows ARCHITECTURE.md: every file has a docstring, imports only go down."""
 
 from __future__ import annotations
 
@@ -23,31 +23,28 @@ MODULES = {str(path.relative_to(PACKAGE)): path for path in FILES if PACKAGE in 
 
 LINES = 400
 LONGER: dict[str, str] = {}
-"""Files of the package with more lines, and why."""
-
-# --- what the page says ---------------------------------------------------------------------------
-
+"""Files of the package with more lines, and the reason."""
 
 def block(heading: str) -> list[str]:
-    """The lines of the indented list below a heading of ARCHITECTURE.md."""
+    """Return the lines of the indented list below a heading of ARCHITECTURE.md."""
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     section = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
     return [line for line in section.splitlines() if line.startswith("    ")]
 
 
 def names(line: str) -> list[str]:
-    """The files (``a.py``) and folders (``a/``) that a line names."""
+    """Return the files (``a.py``) and folders (``a/``) in a line."""
     return [word for word in line.split() if re.fullmatch(r"\w+(\.py|/)", word)]
 
 
 def rooms() -> dict[str, int]:
-    """How far down each room stands; a line that is indented further tells what is in it."""
+    """Return the depth of each room; deeper indented lines describe its contents."""
     lines = [line for line in block("Layers") if not line.startswith("     ")]
     return {name: level for level, line in enumerate(lines) for name in names(line)}
 
 
 def borders() -> dict[str, set[str]]:
-    """The rooms that import a package."""
+    """Return the rooms that may import each package."""
     lines = block("Third-party packages")
     return {
         word: set(names(line)) for line in lines for word in line.split() if word not in names(line)
@@ -58,16 +55,13 @@ ROOMS, BORDERS = rooms(), borders()
 
 
 def room(module: str) -> str:
-    """The room of a module: itself, or the folder that it lies in."""
+    """Return the room of a module: its top folder, or the module itself."""
     folder, slash, _ = module.partition("/")
     return folder + slash
 
 
-# --- what is there --------------------------------------------------------------------------------
-
-
 def imported(module: str) -> tuple[set[str], set[str]]:
-    """What a module imports, wherever it does: modules of the package, and other packages."""
+    """Return the modules of the package, and the other packages, that a module imports."""
     own: set[str] = set()
     others: set[str] = set()
     for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
@@ -88,11 +82,7 @@ def imported(module: str) -> tuple[set[str], set[str]]:
 
 
 def file_of(name: str) -> str:
-    """The file of a dotted name within the package, which may go on into the file.
-
-    >>> file_of("io.npy.open_npy"), file_of("io.npy"), file_of("io"), file_of("rerank")
-    ('io/npy.py', 'io/npy.py', 'io/__init__.py', '__init__.py')
-    """
+    """Return the file that defines a dotted name of the package, ``io.npy.open_npy`` say."""
     parts = name.split(".") if name else []
     for end in range(len(parts), 0, -1):
         stem = "/".join(parts[:end])
@@ -103,9 +93,6 @@ def file_of(name: str) -> str:
 
 
 GRAPH = {module: imported(module) for module in MODULES}
-
-
-# --- files ----------------------------------------------------------------------------------------
 
 
 def test_the_first_line_says_what_a_file_is():
@@ -133,9 +120,6 @@ def test_tests_mirror_the_package():
     folders = {Path(module).parent.name for module in MODULES if "/" in module}
     assert tested - folders == {"tests", "repository"}
     assert folders - tested == set()
-
-
-# --- imports --------------------------------------------------------------------------------------
 
 
 def test_every_module_stands_in_a_room():

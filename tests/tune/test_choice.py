@@ -194,6 +194,7 @@ def test_the_same_seed_and_cuts_give_the_same_numbers():
     assert first.to_dict()["seed"] == 7
 
 
+@pytest.mark.slow
 def test_another_seed_cuts_otherwise():
     mrr = [[t["MRR"] for t in tune(*bank(), cuts=1, seed=s).to_dict()["tried"][0]] for s in (0, 1)]
     assert mrr[0] != mrr[1]
