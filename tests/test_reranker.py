@@ -138,6 +138,7 @@ def test_guard_can_be_switched_off():
     assert np.abs(result.scores - sim).max() > 1e-3
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 50), n_text=st.integers(2, 80), n_video=st.integers(2, 80))
 def test_order_of_items_does_not_matter(seed, n_text, n_video):
     rng = np.random.default_rng(seed)
@@ -163,6 +164,7 @@ def test_logit_scale_and_feature_length_do_not_matter(scale, seed):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [1 << 20, 1 << 22, 1 << 30])
 def test_memory_budget_changes_no_result(memory):
     text, video = hubby(600, 500)

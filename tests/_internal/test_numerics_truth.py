@@ -75,6 +75,7 @@ def test_the_whole_pipeline_is_the_plain_loop(what, unit):
             assert_allclose(found.scores, scores + tau * (f[:, None] + g), rtol=0, atol=atol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["f4", "f8"])
 @pytest.mark.parametrize("what", SETS)
 @pytest.mark.parametrize("std", [1e-4, 0.01, 0.15, 1.0, 100.0])

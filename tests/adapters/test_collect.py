@@ -59,6 +59,7 @@ def test_features_are_by_id_in_natural_order_and_the_truth_fits():
     assert found.ground_truth.item.tolist() == [i // CAPTIONS for i in range(COUNT)]
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, COUNT - 1), max_size=20), st.randoms(), st.integers(1, COUNT))
 def test_neither_order_nor_batches_nor_repetitions_matter(repeated, random, batch):
     indices = [*range(COUNT), *repeated]

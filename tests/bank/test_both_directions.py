@@ -238,6 +238,7 @@ def test_with_the_text_bank_a_text_s_scores_are_the_same_in_any_company(dtype, m
         assert torch.equal(part.source.dense(), full[some])
 
 
+@pytest.mark.slow
 @EVERY
 @pytest.mark.parametrize("banks", ["text", "text video"])
 def test_a_text_ranks_the_videos_alike_in_any_company(banks, emcl):
@@ -251,6 +252,7 @@ def test_a_text_ranks_the_videos_alike_in_any_company(banks, emcl):
         assert_array_equal((-matrix(part)).argsort(1), full[some])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("banks", "emcl"), [("video", None), ("video", MAP), ("text video", None)])
 def test_a_video_ranks_the_texts_alike_in_any_company(banks, emcl):
     """But for EMCL with both banks, which is found for text -> video, with all the videos."""

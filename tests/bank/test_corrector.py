@@ -78,6 +78,7 @@ def test_any_split_in_any_order_gives_the_same_bits(way, metric, dtype, tensors,
         assert torch.equal(found[order], torch.cat(pieces))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_so_it_is_with_any_number_of_threads(threads):
     x = banked(3, 700, 300, 130)

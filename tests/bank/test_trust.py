@@ -91,6 +91,7 @@ def reliability(x, **settings):
     return fit(x, **settings)[1].reliability
 
 
+@pytest.mark.slow
 def test_a_large_bank_is_reliable_and_ten_queries_are_not():
     """Means of eight draws: 0.98 of 600, less of fewer, under 0.8 of ten."""
     found = [
@@ -127,6 +128,7 @@ def test_copies_do_not_make_a_bank_more_reliable(times):
         assert_allclose(more.strength, once.strength, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_nor_do_near_copies():
     """To a twentieth, on average: thirty different queries, each written in five ways."""
     found = []

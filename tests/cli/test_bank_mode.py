@@ -93,6 +93,7 @@ def test_json_tells_what_each_bank_taught(folder, emcl, banks):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @BANKS
 def test_with_ground_truth_the_gain_is_measured_and_named_bank(emcl, banks):
     result = emcl(*BOTH, *banks, "--gt", "diagonal", "--json", "--measures", "R@1,MRR")

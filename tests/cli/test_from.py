@@ -46,6 +46,7 @@ def test_mmts_saved_matrix(invoke):
     assert_array_equal(np.load("reranked.npy"), rerank(np.ascontiguousarray(kept)))
 
 
+@pytest.mark.slow
 def test_mmts_experts_are_one_map_each(invoke):
     given, _ = mmt()
     arrays = {k: x for k, x in given.items() if not isinstance(x, dict)}

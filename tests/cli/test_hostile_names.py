@@ -106,6 +106,7 @@ def test_a_file_of_any_name_is_read_and_written(run_here, folder, name):
     assert escaped(given.partition(":")[0])[:500] in gone.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_a_corrector_in_a_folder_of_any_name(run_here, folder, name):
     name = os.fsdecode(name)

@@ -137,6 +137,7 @@ def test_every_option_is_read_from_the_environment(folder):
     run("demo", cwd=folder, check=0, env=env)  # a sub-command does not mind them
 
 
+@pytest.mark.slow
 def test_options_reach_the_method(run_here):
     def report(*options):
         both = "--text", "t.npy", "--video", "v.npy"
@@ -246,6 +247,7 @@ def test_one_file_for_both_sides_is_noted(run_here):
     assert "Note: --text and --video are the same, v.npy" in said.err
 
 
+@pytest.mark.slow
 def test_similarity_alone(folder):
     run("--text", "t.npy", "--video", "v.npy", "-o", "a.npy", cwd=folder, check=0)
     result = run("--sim", "a.npy", "-v", "--memory", "50M", cwd=folder, check=0)

@@ -73,6 +73,7 @@ def test_rerank_resumed(tmp_path, files):
     assert facts["resumed_rounds"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", [slice(0, 2), slice(2, 4), slice(0, 4)], ids=["t", "v", "both"])
 @pytest.mark.parametrize(
     "options",
@@ -124,6 +125,7 @@ def test_fit_apply_and_show(tmp_path, files, banks, options):
     check("bank", ["show", saved, "--json"], "fit")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [["--cuts", 1], ["--budget", "0.001s"]], ids=str)
 def test_tune(tmp_path, files, banks, options):
     facts = check("tune", ["tune", *banks, "--json", "-q", *options])
@@ -144,6 +146,7 @@ def test_the_schema_refuses_what_is_not_said():
         Draft202012Validator(SCHEMA).validate({"texts": 3})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -49,6 +49,7 @@ def test_tune_shows_what_it_tried_and_what_it_chose(folder, emcl):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_verbose_tune_shows_all(emcl):
     words = emcl(*TUNE, "--cuts", 1, "-v").words
     assert "more with --verbose" not in words
@@ -120,6 +121,7 @@ def test_other_settings_that_win_are_those_of_the_saved_corrector(emcl):
     assert saved.report_.rho == 1
 
 
+@pytest.mark.slow
 def test_where_nothing_wins_the_saved_corrector_does_nothing(folder, emcl):
     """Popular items are asked often, and rightly so: what NCL takes away is right."""
     *sides, owner = asked_often()

@@ -63,6 +63,7 @@ def test_the_modality_gap_is_that_of_the_mapped_features():
     assert measured(emcl=None).gap == (before, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_truth", [True, False])
 def test_order_does_not_leak(with_truth):
     sides = DEMO.text.astype("f8"), DEMO.video.astype("f8")

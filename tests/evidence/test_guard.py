@@ -161,6 +161,7 @@ def test_parts_do_not_depend_on_the_order(shape, seed):
     assert_array_equal(partners[1], partners[0][rows])
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(many, seeds)
 def test_copies_stay_in_one_part(shape, seed):
@@ -188,6 +189,7 @@ def test_parts_are_about_as_many_as_there_are_videos(n_text, n_video, seed):
     assert folds.count == 1 or 2 / 3 * n_video - 1 < sizes.min() <= sizes.max() < 1.5 * n_video + 1
 
 
+@pytest.mark.slow
 def test_evidence_does_not_fade_with_captions():
     """The same hubs, 1 to 80 captions per video: as sure each time, and corrected each time."""
     rng = np.random.default_rng(0)

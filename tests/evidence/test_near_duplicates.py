@@ -54,6 +54,7 @@ def test_the_data_have_every_kind_of_repeat():
     assert (counts < 0.4).sum() > 10
 
 
+@pytest.mark.slow
 @PRECISIONS
 @MEMORIES
 @pytest.mark.parametrize("metric", ["cosine", "dot"])

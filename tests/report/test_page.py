@@ -250,6 +250,7 @@ def test_exact_copies_are_counted():
     assert "exact duplicates 2 texts, 3 videos" in page.text
 
 
+@pytest.mark.slow
 def test_a_small_set_is_called_small():
     found, _ = make(*noisy(12, seed=1), guard=False)
     gains = found.gains().values()

@@ -25,6 +25,7 @@ LINES = 400
 LONGER: dict[str, str] = {}
 """Files of the package with more lines, and the reason."""
 
+
 def block(heading: str) -> list[str]:
     """Return the lines of the indented list below a heading of ARCHITECTURE.md."""
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")

@@ -124,6 +124,7 @@ def test_a_row_of_a_product_does_not_depend_on_position_or_company(
             assert torch.equal(torch.cat(parts), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("dimension", [1, 33, 384, 512, 768])

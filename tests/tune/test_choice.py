@@ -90,6 +90,7 @@ def test_where_corrections_hurt_nothing_is_done():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_where_nothing_stands_out_the_defaults_stay():
     found = tune(*bank(200), cuts=2)
     assert found.chosen is DEFAULTS

@@ -87,6 +87,7 @@ def test_an_index_that_fits_the_items_badly_is_refused(index, words):
     assert words in caught.value.received
 
 
+@pytest.mark.slow
 def test_an_approximate_index_may_miss_some_and_its_recall_is_told():
     demo = load_demo()
     given_ = demo.text, demo.video
