@@ -27,8 +27,9 @@ import torch
 
 from emcl_plugin import Reranker
 from emcl_plugin.bank.corrector import Corrector
-from emcl_plugin.index.faiss import query_vectors, search_faiss, to_faiss
+from emcl_plugin.index.faiss import search_faiss, to_faiss
 from emcl_plugin.index.mips import Vectors
+from emcl_plugin.index.vectors import query_vectors
 
 K = 10
 CLUSTERS = 1000

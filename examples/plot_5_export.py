@@ -19,7 +19,8 @@ import numpy as np
 from emcl_plugin import Reranker
 from emcl_plugin.data.demo import load_demo
 from emcl_plugin.index.export import export
-from emcl_plugin.index.faiss import query_vectors, to_faiss
+from emcl_plugin.index.faiss import to_faiss
+from emcl_plugin.index.vectors import query_vectors
 from emcl_plugin.report.plots import PALETTE
 
 demo = load_demo()

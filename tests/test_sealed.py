@@ -33,7 +33,7 @@ KNOWN = {
     ("adapters/lightning.py", "importlib.import_module"),  # of Lightning's two names
     ("io/members.py", "importlib.import_module"),  # a format's library
     ("_internal/moved.py", "importlib.import_module"),  # of the names that MOVED gives
-    ("index/faiss.py", "importlib.import_module"),  # a store's library
+    ("index/vectors.py", "importlib.import_module"),  # a store's library
     ("io/pickled.py", "pickle"),  # an Unpickler that finds the names of its own table only
     ("service/app.py", "socket"),  # of `serve`, which listens
     ("service/connection.py", "http"),  # the names of statuses

@@ -28,7 +28,7 @@ MOVED = {
     "serving": "index.faiss",
     "significance": "evaluation.significance",
     "similarity": "scores",
-    "spaces": "index.mips",
+    "spaces": "index.vectors",
     "study": "evaluation.ablation",
     "tokens": "scores.tokens",
     "top": "api",

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from emcl_plugin._internal.arrays import Array, check_finite, check_matrix
+from emcl_plugin._internal.renamed import field as renamed_field
 from emcl_plugin._internal.sizes import DEFAULT_MEMORY
-from emcl_plugin._internal.warn import old_name
 from emcl_plugin.bank.ood_gate import OODGate, directions, fit_ood_gate
 from emcl_plugin.emcl import renormalized
 from emcl_plugin.errors import InputValueError
@@ -38,6 +38,9 @@ SAME = 1e-4
 _SHORTEST, _LONGEST = 1e-15, 1e15  # of vectors whose squares float32 can add up
 
 
+@renamed_field("likeness", "ood_gate")
+@renamed_field("beside", "auxiliary")
+@renamed_field("beside_bias", "auxiliary_bias")
 @dataclass(frozen=True)
 class Corrector:
     """A fitted correction for one direction: queries ask, the gallery answers.
@@ -106,10 +109,6 @@ class Corrector:
     def dimension(self) -> int:
         """D, of queries and gallery items."""
         return int(self.gallery.shape[1])
-
-    likeness = old_name("likeness", "ood_gate")
-    beside = old_name("beside", "auxiliary")
-    beside_bias = old_name("beside_bias", "auxiliary_bias")
 
     # --- scores -------------------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from emcl_plugin._internal.citations import CITATIONS
 from emcl_plugin._internal.renamed import field as renamed_field
-from emcl_plugin._internal.warn import old_name
 from emcl_plugin.emcl import EMCLReport
 from emcl_plugin.evidence.guard import GuardDecision
 from emcl_plugin.evidence.mutual_neighbours import Hubs
@@ -17,6 +16,7 @@ TOP = 10
 
 
 @renamed_field("rounds", "iterations")
+@renamed_field("kinship", "in_domain")
 @dataclass(frozen=True, kw_only=True)
 class BankReport:
     """What a bank taught, and how far to trust it.
@@ -84,8 +84,6 @@ class BankReport:
     hubs_after: Hubs
     protocol: str = "bank"
     citations: tuple[str, ...] = CITATIONS
-
-    kinship = old_name("kinship", "in_domain")
 
     def facts(self, verbose: bool = False) -> list[tuple[str, str]]:
         """In words: (what, how) for people."""

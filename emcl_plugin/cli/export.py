@@ -72,7 +72,7 @@ def export_command(folder: Path, force: bool, quiet: bool, **options: Any) -> No
 
     from emcl_plugin.cli.inputs import read_source
     from emcl_plugin.cli.show import warnings_as_notes
-    from emcl_plugin.index.mips import query_vectors
+    from emcl_plugin.index.vectors import query_vectors
     from emcl_plugin.io.atomic import check_target
     from emcl_plugin.io.npy import write_npy
     from emcl_plugin.reranker import Reranker

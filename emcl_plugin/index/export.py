@@ -1,7 +1,7 @@
-"""A corrector's gallery written for a store: FAISS, NumPy, Parquet, LanceDB, Qdrant.
+"""Export of a corrector's gallery for FAISS, NumPy, Parquet, LanceDB and Qdrant.
 
-Everything is written beside its target and then renamed, so a target is there whole or not at
-all. An item's id is its name, or its index where the gallery has no names.
+Each export is written to a temporary name and then renamed, so a target is complete or absent.
+An item's id is its name, or its index if the gallery has no names.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import numpy as np
 
 from emcl_plugin.bank.corrector import Corrector
 from emcl_plugin.errors import EmclError, InputFileError, InputValueError, ran_out_of_memory
-from emcl_plugin.index.faiss import require, to_faiss
-from emcl_plugin.index.mips import Vectors, gallery_vectors, longest
+from emcl_plugin.index.faiss import to_faiss
+from emcl_plugin.index.mips import Vectors
+from emcl_plugin.index.vectors import gallery_vectors, longest, require
 from emcl_plugin.io.atomic import (
     atomic_folder,
     atomic_writer,
@@ -38,16 +39,16 @@ TABLE = "gallery"
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """Description of an export.
 
     Attributes
     ----------
     path : Path
     to, space : str
     count, dimension : int
-        Vectors, and their dimension: D + 1, in the spaces "cosine" and "l2" D + 2.
+        Number of vectors and their dimension: D + 1, for "cosine" and "l2" D + 2.
     phi : float or None
-        The bound of the lengths; None for "ip". Keep it: items to come need the same.
+        Upper bound of the vectors' lengths; None for "ip". Later items need the same one.
     """
 
     path: Path
@@ -68,7 +69,7 @@ def export(
     phi: float | None = None,
     force: bool = False,
 ) -> Exported:
-    """Write the gallery's exported vectors, (n_gallery, D + 1), for a store.
+    """Write the gallery's exported vectors for a store.
 
     Parameters
     ----------
@@ -76,16 +77,16 @@ def export(
     target : path
         A file for "faiss" and "parquet", a folder for the others.
     to : {"faiss", "npy", "parquet", "lancedb", "qdrant"}
-        "faiss" writes an index, and beside it FILE.ids.txt if the gallery has names; "npy"
+        "faiss" writes an index, and FILE.ids.txt next to it if the gallery has names; "npy"
         gallery.npy, and ids.txt if it has names; "parquet" the columns id and vector; "lancedb"
         a database with the table gallery (id, vector); "qdrant" an embedded database with the
         collection gallery (payload id).
     factory : str
-        The index of "faiss", see :func:`~emcl_plugin.index.faiss.to_faiss`.
+        Index of "faiss", see :func:`~emcl_plugin.index.faiss.to_faiss`.
     space, phi
-        As in :func:`~emcl_plugin.index.mips.gallery_vectors`.
+        As in :func:`~emcl_plugin.index.vectors.gallery_vectors`.
     force : bool
-        Replace an earlier export. A folder that holds anything else is never replaced.
+        Replace an earlier export. A folder with other files is never replaced.
 
     Returns
     -------
@@ -94,9 +95,9 @@ def export(
     Raises
     ------
     InputFileError
-        The target is there already, or cannot be written.
+        The target exists, or cannot be written.
     InputValueError
-        No such store, space or index; an item is longer than phi.
+        Unknown store, space or index; an item is longer than phi.
     MissingLibraryError
         The store's library is not installed.
 
@@ -116,7 +117,7 @@ def export(
         raise InputValueError("no such store", repr(to), f"use one of {', '.join(WRITERS)}")
     if factory != "Flat" and to != "faiss":
         raise InputValueError(
-            "an index factory is for FAISS only", f"factory={factory!r}, to={to!r}", "leave it out"
+            "an index factory is for FAISS only", f"factory={factory!r}, to={to!r}", "omit it"
         )
     one_per_line = to in ("faiss", "npy")
     broken = [n for n in corrector.names if one_per_line and ("\n" in n or "\r" in n)]
@@ -150,7 +151,7 @@ def export(
         raise InputFileError(
             f"the export to {to} failed; nothing was written",
             f"{target}: {error}",
-            "make room, or name another place",
+            "free disk space, or choose another target",
         ) from error
     count, dimension = vectors.shape
     return Exported(target, to, space, count, dimension, None if space == "ip" else phi)
@@ -182,15 +183,15 @@ class _Job:
 def _faiss(job: _Job, path: Path, force: bool) -> None:
     faiss = require("faiss")
     index = to_faiss(job.corrector, job.factory, space=job.space, phi=job.phi)
-    beside = _ids_beside(path)
-    with ExitStack() as stack:  # the ids become visible first
+    ids_path = _ids_path(path)
+    with ExitStack() as stack:  # the ids are renamed first
         file = stack.enter_context(atomic_writer(path, force=force))
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
         if job.corrector.names:
-            ids = stack.enter_context(atomic_writer(beside, force=force))
+            ids = stack.enter_context(atomic_writer(ids_path, force=force))
             ids.write(_lines(job))
     if not job.corrector.names:
-        beside.unlink(missing_ok=True)  # of an earlier export
+        ids_path.unlink(missing_ok=True)  # of an earlier export
 
 
 def _npy(job: _Job, folder: Path, force: bool) -> None:
@@ -222,7 +223,7 @@ def _qdrant(job: _Job, folder: Path, force: bool) -> None:
         size = job.vectors.shape[1]
         params = qdrant.models.VectorParams(size=size, distance=distance)
         client.create_collection(TABLE, vectors_config=params)
-        with suppress(AttributeError):  # or it waits for the disk at every point
+        with suppress(AttributeError):  # otherwise every point waits for the disk
             points = client._client.collections[TABLE].storage.storage
             points.execute("PRAGMA synchronous = OFF")
         client.upload_collection(
@@ -238,7 +239,7 @@ def _qdrant(job: _Job, folder: Path, force: bool) -> None:
 
 @dataclass(frozen=True)
 class _Writer:
-    """How to write, what that needs, and for a folder all that an export leaves in it."""
+    """A store's writer, the library it needs and, if it writes a folder, all files in it."""
 
     write: Callable[[_Job, Path, bool], None]
     library: str = ""
@@ -262,7 +263,7 @@ def _lines(job: _Job) -> bytes:
     return "".join(f"{name}\n" for name in job.ids).encode()
 
 
-def _ids_beside(path: Path) -> Path:
+def _ids_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.ids.txt")
 
 
@@ -270,9 +271,9 @@ def _ids_beside(path: Path) -> Path:
 
 
 def _check(target: Path, size: int, leaves: frozenset[str] | None, *, force: bool) -> None:
-    """Raise now if the target cannot be written or holds something else."""
+    """Raise an error if the target cannot be written or holds other files."""
     if leaves is None:
-        for path in (target, _ids_beside(target)):
+        for path in (target, _ids_path(target)):
             check_target(path, size, force=force)
     elif force and target.is_dir():
         _check_leaves(target, leaves)
@@ -281,12 +282,12 @@ def _check(target: Path, size: int, leaves: frozenset[str] | None, *, force: boo
 
 
 def _check_leaves(folder: Path, leaves: frozenset[str]) -> None:
-    """Raise where a folder holds what no export of this kind leaves there."""
+    """Raise an error if a folder holds files that no export of this kind writes."""
     inner = [path for name in leaves if "/" in name for path in (folder / name).parent.glob("*")]
     found = {path.relative_to(folder).as_posix() for path in (*folder.iterdir(), *inner)}
     if found - leaves:
         raise InputFileError(
-            "the output folder holds something else, too, and is not replaced",
+            "the output folder holds other files and is not replaced",
             str(folder / min(found - leaves)),
             "name another folder",
         )
@@ -294,7 +295,7 @@ def _check_leaves(folder: Path, leaves: frozenset[str]) -> None:
 
 @contextmanager
 def _new_folder(path: Path, leaves: frozenset[str], *, force: bool) -> Iterator[Path]:
-    """As :func:`atomic_folder`, for folders with folders in them."""
+    """Like :func:`atomic_folder`, for nested folders."""
     path, old = path.resolve(), None
     try:
         with atomic_folder(path, force=False, files=()) as part:

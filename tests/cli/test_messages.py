@@ -268,7 +268,7 @@ FILES = [
     Row("show piped", 1, "this is not a regular file"),
     Row("show damaged", 1, "the JSON is damaged or cut short"),
     Row("export odd --to npy -o out", 1, "a gallery id is not text that a file can hold"),
-    Row("export fitted --to faiss -o out --factory magic", 1, "FAISS makes no such index"),
+    Row("export fitted --to faiss -o out --factory magic", 1, "FAISS cannot build this index"),
     Row("export fitted --to npy -o s.npy", 1, "the output is a file"),
     Row("serve no", 1, "there is no saved corrector"),
     Row("demo --save used", 1, "used/text.npy"),

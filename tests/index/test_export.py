@@ -13,11 +13,7 @@ from served import faiss, fitted
 from emcl_plugin.data.demo import load_demo
 from emcl_plugin.errors import InputFileError, InputValueError
 from emcl_plugin.index.export import WRITERS, export
-from emcl_plugin.index.faiss import (
-    gallery_vectors,
-    longest,
-)
-from emcl_plugin.index.mips import SPACES
+from emcl_plugin.index.vectors import SPACES, gallery_vectors, longest
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +129,7 @@ def test_a_folder_with_anything_else_is_never_replaced(small, tmp_path, to, othe
     (target / other).parent.mkdir(parents=True, exist_ok=True)
     (target / other).write_text("mine")
     before = kept(target)
-    with pytest.raises(InputFileError, match="something else"):
+    with pytest.raises(InputFileError, match="other files"):
         export(small[0], target, to, force=True)
     assert kept(target) == before
 

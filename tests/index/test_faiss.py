@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import runpy
-import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,87 +12,23 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from served import K, all_scores, check_top, faiss, fitted, recall
 
-from emcl_plugin.baselines import METHODS
 from emcl_plugin.data.demo import load_demo
 from emcl_plugin.errors import EmclError, InputTypeError, InputValueError
 from emcl_plugin.index.export import export
-from emcl_plugin.index.faiss import (
-    MissingLibraryError,
+from emcl_plugin.index.faiss import search_faiss, to_faiss
+from emcl_plugin.index.vectors import (
+    SPACES,
     gallery_vectors,
+    lengths,
     longest,
     query_vectors,
-    require_servable,
-    search_faiss,
-    to_faiss,
     to_scores,
 )
-from emcl_plugin.index.mips import SPACES, lengths
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module", params=["text -> video", "video -> text"])
-def side(request):
-    """(corrector, queries) of a direction of the demo."""
-    demo = load_demo()
-    if request.param == "text -> video":
-        return fitted(demo.text_bank, demo.video, names=demo.video_names), demo.text
-    return fitted(demo.video_bank, demo.text), demo.video
-
-
-@pytest.fixture(scope="module")
-def forward():
-    demo = load_demo()
-    return fitted(demo.text_bank, demo.video, names=demo.video_names), demo.text
-
-
 # --- the vectors --------------------------------------------------------------------------------
-
-
-def test_inner_products_are_the_scores(side):
-    corrector, queries = side
-    items, asked = gallery_vectors(corrector), query_vectors(corrector, queries)
-    assert items.shape == (945, 129)
-    assert asked.shape == (945, 129)
-    assert items.dtype == asked.dtype == np.float32
-    assert_allclose(asked @ items.T, all_scores(corrector, queries), atol=1e-5)
-    assert corrector.bias.std() > 0.01  # or all of this would pass without the last dimension
-    assert len(corrector.change)
-
-
-def test_the_gate_is_in_the_query_vectors(forward):
-    corrector, queries = forward
-    gate = query_vectors(corrector, queries)[:, -1]
-    assert 0.8 < gate.mean() < 1
-    assert ((gate >= 0) & (gate <= 1)).all()
-    other = np.random.default_rng(0).standard_normal((50, 128))
-    assert query_vectors(corrector, other)[:, -1].mean() < 0.15
-
-
-@pytest.mark.parametrize("space", SPACES)
-def test_a_query_vector_depends_on_no_other_query(forward, space):
-    corrector, queries = forward
-    whole = query_vectors(corrector, queries[:70], space)
-    for i in (0, 31, 32, 69):
-        assert_array_equal(query_vectors(corrector, queries[i : i + 1], space)[0], whole[i])
-
-
-@pytest.mark.parametrize("space", SPACES)
-def test_scores_come_back_from_every_space(side, space):
-    corrector, queries = side[0], side[1][:100]
-    items, asked = gallery_vectors(corrector, space), query_vectors(corrector, queries, space)
-    found = asked @ items.T
-    if space == "l2":
-        found = np.square(asked[:, None, :] - items[None]).sum(2)
-    assert_allclose(
-        to_scores(corrector, queries, found, space), all_scores(corrector, queries), atol=1e-5
-    )
-
-
-def test_vectors_that_are_normalised_again_stay(side):
-    corrector, queries = side
-    for x in (gallery_vectors(corrector, "cosine"), query_vectors(corrector, queries, "cosine")):
-        assert_allclose(lengths(x), 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["float16", "float32", "float64", "torch", "bfloat16", "mapped"])
@@ -244,11 +178,11 @@ FULL.add(np.ones((1, 129), np.float32))
         (FULL, "ip", InputValueError, "not empty"),
         (faiss.IndexBinaryFlat(136), "ip", InputTypeError, "not a FAISS index of float"),
         (None, "ip", InputTypeError, "NoneType"),
-        (faiss.index_factory(129, "L2norm,Flat", 0), "ip", InputValueError, "unit length"),
-        ("IDMap,L2norm,Flat", "ip", InputValueError, "unit length"),
-        ("L2norm,Flat", "l2", InputValueError, "unit length"),
-        ("flatt", "ip", InputValueError, "no such index.*flatt"),
-        ("LSH", "ip", InputValueError, "no such index"),
+        (faiss.index_factory(129, "L2norm,Flat", 0), "ip", InputValueError, "normalizes"),
+        ("IDMap,L2norm,Flat", "ip", InputValueError, "normalizes"),
+        ("L2norm,Flat", "l2", InputValueError, "normalizes"),
+        ("flatt", "ip", InputValueError, "cannot build this index.*flatt"),
+        ("LSH", "ip", InputValueError, "cannot build this index"),
         ("IVF5000,Flat", "ip", InputValueError, "Number of training points.*945"),
         ("IVF2,PQ8x10", "ip", InputValueError, "945"),
     ],
@@ -299,56 +233,6 @@ def test_items_that_come_later_are_added(space):
     scores, items = search_faiss(grown, index, demo.text, K, space=space, phi=phi)
     check_top(grown, demo.text, items, scores)
     assert (items >= 600).any()
-
-
-@pytest.mark.parametrize("space", ["cosine", "l2"])
-def test_a_later_item_beyond_phi_is_an_error(forward, space):
-    corrector, _ = forward
-    long = replace(corrector, bias=corrector.bias.clone().index_fill_(0, torch.tensor([7]), 0.9))
-    with pytest.raises(InputValueError, match=r"item 7 of length 1\.3"):
-        gallery_vectors(long, space, phi=longest(corrector))
-
-
-def test_missing_library(forward, monkeypatch, tmp_path):
-    corrector, queries = forward
-    for module in ("faiss", "pyarrow", "lancedb", "qdrant_client"):
-        monkeypatch.setitem(sys.modules, module, None)
-    for call, remedy in (
-        (lambda: to_faiss(corrector), "emcl-plugin[cpu]"),
-        (lambda: search_faiss(corrector, None, queries), "emcl-plugin[cpu]"),
-        (lambda: export(corrector, tmp_path / "x", "faiss"), "emcl-plugin[cpu]"),
-        (lambda: export(corrector, tmp_path / "x", "parquet"), "emcl-plugin[formats]"),
-        (lambda: export(corrector, tmp_path / "x", "lancedb"), "pip install lancedb"),
-        (lambda: export(corrector, tmp_path / "x", "qdrant"), "pip install qdrant-client"),
-    ):
-        with pytest.raises(MissingLibraryError) as caught:
-            call()
-        assert isinstance(caught.value, EmclError)
-        assert isinstance(caught.value, ImportError)
-        assert remedy in caught.value.remedy
-    assert not list(tmp_path.iterdir())
-    export(corrector, tmp_path / "x", "npy")
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_methods_that_serve_are_told_from_those_that_do_not(name):
-    if METHODS[name].serves:
-        require_servable(name)
-        return
-    with pytest.raises(InputValueError, match="cannot be exported") as caught:
-        require_servable(name)
-    assert caught.value.received.startswith(f"{name}: ")
-    listed = re.findall(r"[\w+-]+", caught.value.remedy)
-    assert {method.name for method in METHODS.values() if method.serves} <= set(listed)
-    assert not {method.name for method in METHODS.values() if not method.serves} & set(listed)
-
-
-def test_own_and_unknown_methods():
-    for name in ("emcl_plugin", "input", "+NCL", "ncl-even"):
-        require_servable(name)
-    with pytest.raises(InputValueError, match="no method has this name"):
-        require_servable("magic")
-    assert {"dis", "dsl", "dual-dis"} <= {m.name for m in METHODS.values() if not m.serves}
 
 
 # --- LanceDB and Qdrant -------------------------------------------------------------------------
