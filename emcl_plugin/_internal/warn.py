@@ -37,6 +37,16 @@ def renamed(old: str, new: str) -> None:
     warn(f"{old} is now {new}; the old name goes in 0.2", DeprecationWarning)
 
 
+def old_name(old: str, new: str) -> Any:
+    """Return a property that reads the attribute ``new`` and warns about the name ``old``."""
+
+    def get(self: object) -> Any:
+        renamed(f"{type(self).__name__}.{old}", new)
+        return getattr(self, new)
+
+    return property(get)
+
+
 def old_names(module: str, new_names: Mapping[str, str]) -> Callable[[str], Any]:
     """Return a ``__getattr__`` for a module that keeps old names for one minor version.
 
