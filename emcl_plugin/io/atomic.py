@@ -1,4 +1,4 @@
-"""Writing a file, or a folder of files, whole or not at all."""
+"""Atomic output: a file, or a folder of files, appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -18,50 +18,47 @@ from emcl_plugin.io.seen import now_placed
 
 
 def check_target(path: Path, size: int, *, force: bool) -> None:
-    """Raise now if writing ``size`` bytes to ``path`` is bound to fail later."""
+    """Raise early if writing ``size`` bytes to ``path`` is bound to fail."""
     _check_kind(path)
-    if path.exists() and not force:
-        raise InputFileError(
-            "the output is there already", str(path), "name another one, or add --force"
-        )
+    _check_new(path, force)
     _check_room(path, size)
 
 
 def check_folder_target(path: Path, size: int, *, force: bool, files: Collection[str]) -> None:
-    """As :func:`check_target` for a folder of ``files``.
+    """Raise early if a folder of ``files`` cannot be written.
 
-    With ``force`` a folder may be there that holds such files and nothing else, so that a
-    mistyped path never costs anybody's data.
+    With ``force``, an existing folder is replaced only if it holds nothing but such files, so that
+    a mistyped path never deletes other data.
     """
     _check_name(path)
     if path.exists() and not path.is_dir():
         raise InputFileError("the output is a file", str(path), "name a folder")
-    if path.exists() and not force:
-        raise InputFileError(
-            "the output is there already", str(path), "name another one, or add --force"
-        )
+    _check_new(path, force)
     if path.exists():
         with os.scandir(path) as entries:
             others = (e.name for e in entries if e.name not in files or e.is_dir())
             other = min(others, default=None)
         if other is not None:
-            raise InputFileError(
-                "the output folder holds something else, too, and is not replaced",
-                f"{path / other}",
-                "name another folder",
-            )
+            problem = "the output folder holds other files too and is not replaced"
+            raise InputFileError(problem, f"{path / other}", "name another folder")
     _check_room(path, size)
 
 
 def check_inside(folder: Path) -> None:
-    """Raise now if nothing can be put into a folder, which is made where it is not there."""
+    """Raise early if no file can be created in a folder, which is made if necessary."""
     if folder.exists() and not folder.is_dir():
         raise InputFileError("the output is a file", str(folder), "name a folder")
     _check_room(folder / "file" if folder.exists() else folder, 0)
 
 
+def _check_new(path: Path, force: bool) -> None:
+    if path.exists() and not force:
+        remedy = "name another one, or add --force"
+        raise InputFileError("the output exists already", str(path), remedy)
+
+
 def _check_kind(path: Path) -> None:
-    """Refuse what is there and no file: a device would be gone, and a pipe nobody's result."""
+    """Refuse targets that are not regular files."""
     _check_name(path)
     if path.is_dir():
         raise InputFileError("the output is a folder", str(path), "name a file in it")
@@ -74,13 +71,12 @@ def _check_name(path: Path) -> None:
         os.lstat(path)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise InputFileError(
-                "the output's name is too long", str(path), "give it a shorter one"
-            ) from None
+            problem = "the output's name is too long"
+            raise InputFileError(problem, str(path), "give it a shorter one") from None
 
 
 def _place(path: Path) -> Path:
-    """Where a name leads: results go to the file that a link means, and the link stays."""
+    """Resolve links: the linked file is written, and the link stays."""
     return Path(os.path.realpath(path))
 
 
@@ -92,17 +88,16 @@ def _check_room(path: Path, size: int) -> None:
         raise InputFileError("the output's folder is read-only", str(folder), "name another one")
     free = shutil.disk_usage(folder).free
     if size > free:
-        raise _full(path, f"{format_size(size)} are needed, {format_size(free)} are free")
+        raise _full(path, f"{format_size(size)} needed, {format_size(free)} free")
 
 
 @contextmanager
 def atomic_writer(path: Path, *, force: bool) -> Iterator[BinaryIO]:
-    """A binary file that becomes ``path`` when the block ends well, and vanishes when it does not.
+    """Yield a binary file that becomes ``path`` if the block succeeds, and is deleted otherwise.
 
-    Written beside its target, as ``.NAME.*.part``, synced, then renamed: a reader sees the old file
-    or the whole new one. Without ``force`` a file that appeared in the meantime is not replaced.
-    A program that is killed (SIGKILL) leaves its part there; nothing ever reads one. Where ``path``
-    is a link, the file that it leads to is written.
+    It is written beside its target as ``.NAME.*.part``, synced and renamed, so readers see the old
+    file or the complete new one. Without ``force``, a file that appears meanwhile is kept. SIGKILL
+    leaves the part behind; nothing reads it. If ``path`` is a link, its target is written.
     """
     target = _place(path)
     with _naming_a_failure(path):
@@ -114,7 +109,7 @@ def atomic_writer(path: Path, *, force: bool) -> Iterator[BinaryIO]:
             with os.fdopen(handle, "wb") as file:
                 yield file
                 settle(file)
-            part.chmod(0o666 & ~_umask())  # mkstemp makes it private; a result is as any file
+            part.chmod(0o666 & ~_umask())  # mkstemp makes it private
             now_placed(part, path)
             if force:
                 part.replace(target)
@@ -127,23 +122,23 @@ def atomic_writer(path: Path, *, force: bool) -> Iterator[BinaryIO]:
 
 
 def settle(file: BinaryIO) -> None:
-    """Bring what was written to the disk, where a full or failing one is found."""
+    """Flush to the disk, which reveals a full or failing one."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def prefix(path: Path) -> str:
-    """How the parts of a path begin, so short that with what follows they are names, too."""
+    """Return the prefix of a path's temporary names, cut so that they stay valid names."""
     return f".{path.name[:40]}."
 
 
 @contextmanager
 def atomic_folder(path: Path, *, force: bool, files: Collection[str]) -> Iterator[Path]:
-    """An empty folder that becomes ``path`` when the block ends well, and vanishes otherwise.
+    """Yield an empty folder that becomes ``path`` if the block succeeds, and is deleted otherwise.
 
-    The block writes ``files`` into it. With ``force`` a folder of such files is replaced: for a
-    moment there is none under its name, and it comes back if the new one cannot take its place.
-    Nothing but ``files`` is ever deleted.
+    The block writes ``files`` into it. With ``force``, a folder of such files is replaced: its name
+    is free for a moment, and the old folder returns if the new one cannot be renamed. Nothing but
+    ``files`` is ever deleted.
     """
     given, path = path, _place(path)
     with _naming_a_failure(given):
@@ -166,7 +161,7 @@ def atomic_folder(path: Path, *, force: bool, files: Collection[str]) -> Iterato
 
 
 def _swap(part: Path, path: Path, files: Collection[str]) -> None:
-    """Put ``part`` in the place of ``path`` and delete these files of what was there."""
+    """Replace the folder ``path`` by ``part`` and delete these files of the old one."""
     old = Path(tempfile.mkdtemp(prefix=prefix(path), suffix=".old", dir=path.parent))
     try:
         path.rename(old)
@@ -175,7 +170,9 @@ def _swap(part: Path, path: Path, files: Collection[str]) -> None:
         except BaseException:
             old.rename(path)
             raise
-        with suppress(OSError):  # the new folder is in its place, whatever becomes of the old one
+        with suppress(
+            OSError
+        ):  # the new folder is in place; failing to delete the old one is harmless
             for name in files:
                 (old / name).unlink(missing_ok=True)
     finally:
@@ -203,12 +200,10 @@ def _naming_a_failure(path: Path) -> Iterator[None]:
         own = failed.parent.name.startswith(prefix(place))  # a file in a part that is a folder
         other = error.filename is not None and failed.parent != place.parent and not own
         if error.errno is None or other or isinstance(error, EmclError):
-            raise  # of another file than this one
-        raise InputFileError(
-            "writing failed; nothing was written",
-            f"{path}: {error.strerror}",
-            "see that its folder is still there, and its disk sound",
-        ) from error
+            raise  # it concerns another file
+        remedy = "check that the folder still exists and the disk works"
+        problem, received = "writing failed; nothing was written", f"{path}: {error.strerror}"
+        raise InputFileError(problem, received, remedy) from error
 
 
 def _umask() -> int:
@@ -227,9 +222,8 @@ def _rename_new(part: Path, path: Path) -> None:
 
 
 def _appeared(path: Path) -> InputFileError:
-    return InputFileError(
-        "the output appeared while this run worked", str(path), "add --force to replace it"
-    )
+    problem = "the output appeared during this run"
+    return InputFileError(problem, str(path), "add --force to replace it")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -246,8 +240,5 @@ def _sync(path: Path) -> None:
 
 
 def _full(path: Path, received: str) -> InputFileError:
-    return InputFileError(
-        "the disk is full; nothing was written",
-        f"{path}: {received}",
-        "free some room or write to another disk",
-    )
+    remedy = "free some space or write to another disk"
+    return InputFileError("the disk is full; nothing was written", f"{path}: {received}", remedy)

@@ -1,4 +1,4 @@
-"""All arrays of a file or folder by name, for retrievers that leave several."""
+"""All arrays of a file or folder by name, for the adapters of known retrievers."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ KINDS = (".npz", ".npy", ".safetensors", ".pt", ".pth", ".h5", ".hdf5", ".pkl", 
 
 
 ORDERED = (".npz", ".npy", ".pt", ".pth", ".pkl", ".pickle")
-"""Kinds that keep the order in which arrays were written; the others sort them by name."""
+"""Formats that keep the order in which arrays were written; the others sort them by name."""
 
 
 def read_bundle(source: str | Path, *, trust_pickle: bool = False) -> dict[str, Any]:
-    """Arrays by name; those called ``a.b`` or ``a/b`` are in a dictionary ``a``.
+    """Return all arrays by name; those called ``a.b`` or ``a/b`` are in a dictionary ``a``.
 
     Parameters
     ----------
     source : str or Path
-        An archive, a file of one array (whose name is ``""``), a folder of files, which are
-        called as the files are, ``-``, or an address.
+        An archive, a file of one array (whose name is ``""``), a folder whose files name the
+        arrays, ``-`` for standard input, or an address.
     trust_pickle : bool, default False
-        Also read pickles: arrays, containers, texts and numbers in them, and nothing else.
+        Also read pickles, restricted to arrays, containers, texts and numbers.
 
     Returns
     -------
     dict of str to array, list, number, text or dict
-        In the order of the file; :data:`ORDERED` says of which kinds that is the writer's.
+        In the order of the file, which for :data:`ORDERED` formats is the writer's.
 
     Raises
     ------
     InputFileError
-        Nothing there, of no known kind, damaged, or something that could run code.
+        The source is missing, of an unknown format, damaged, or could run code.
 
     Examples
     --------
@@ -62,9 +62,8 @@ def read_bundle(source: str | Path, *, trust_pickle: bool = False) -> dict[str, 
     if is_address(where):
         with fetched(where, KINDS) as (files, several):
             if several:
-                raise InputFileError(
-                    "an address of several files gives no arrays by name", where, "name one file"
-                )
+                problem = "an address of several files gives no arrays by name"
+                raise InputFileError(problem, where, "name one file")
             return _read(files[0], trust_pickle)
     return _read(Path(source), trust_pickle)
 
@@ -84,9 +83,8 @@ def _read(path: Path, trust_pickle: bool) -> dict[str, Any]:
     if suffix == ".npy":
         return {"": read_vectors(path).array}
     if suffix not in KINDS:
-        raise InputFileError(
-            "files of this kind hold no arrays by name", str(path), f"use one of {', '.join(KINDS)}"
-        )
+        remedy = f"use one of {', '.join(KINDS)}"
+        raise InputFileError("files of this kind hold no arrays by name", str(path), remedy)
     names = {".npz": _in_npz, ".safetensors": _in_safetensors}.get(suffix, _in_hdf5)(path)
     return _nested({name: READERS[suffix](path, name).array for name in names})
 
@@ -98,30 +96,24 @@ def _of_folder(folder: Path, trust_pickle: bool, home: Path) -> dict[str, Any]:
             continue
         target = Path(os.path.realpath(path))
         if not target.is_relative_to(home):
-            raise InputFileError(
-                "the folder links to a file outside",
-                f"{path} -> {target}",
-                "copy that file into the folder",
-            )
+            problem, remedy = "the folder links to a file outside", "copy that file into the folder"
+            raise InputFileError(problem, f"{path} -> {target}", remedy)
         if path.is_symlink() and path.is_dir():
-            raise InputFileError(
-                "the folder links to a folder inside, which may hold itself",
-                f"{path} -> {path.resolve()}",
-                "copy that folder, or remove the link",
-            )
+            problem = "the folder links to a folder inside, which may contain the link itself"
+            received = f"{path} -> {path.resolve()}"
+            raise InputFileError(problem, received, "copy that folder, or remove the link")
         if path.is_dir():
             found[path.name] = _of_folder(path, trust_pickle, home)
         elif path.suffix.lower() in KINDS or path.suffix.lower() in READERS:
             found[path.stem] = _one(path, trust_pickle)
     if not found:
-        raise InputFileError(
-            "there are no files of a known kind", str(folder), f"use one of {', '.join(KINDS)}"
-        )
+        remedy = f"use one of {', '.join(KINDS)}"
+        raise InputFileError("there are no files of a known kind", str(folder), remedy)
     return found
 
 
 def _one(path: Path, trust_pickle: bool) -> Any:
-    """What a file in a folder holds: its array, or all of them by name."""
+    """Return the array of a file in a folder, or all of its arrays by name."""
     if path.suffix.lower() not in KINDS:
         return read_vectors(path, trust_pickle=trust_pickle).array
     found = _read(path, trust_pickle)
@@ -156,7 +148,7 @@ def _in_hdf5(path: Path) -> list[str]:
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """``a.b`` and ``a/b`` as b in the dictionary a."""
+    """Put ``a.b`` and ``a/b`` as b into a dictionary a."""
     found: dict[str, Any] = {}
     for name, value in flat.items():
         *outer, last = name.replace("/", ".").split(".")
@@ -172,9 +164,8 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _both(name: str) -> InputFileError:
-    return InputFileError(
-        "a name stands for an array and for what holds others", name, "rename one of them"
-    )
+    problem = "a name stands for both an array and a group of arrays"
+    return InputFileError(problem, name, "rename one of them")
 
 
 def _named(content: Any, path: Path) -> dict[str, Any]:
@@ -184,9 +175,9 @@ def _named(content: Any, path: Path) -> dict[str, Any]:
 
 
 class _Plain:
-    """Tensors and unpickled arrays as arrays, in dictionaries and lists, too.
+    """Converts tensors and unpickled arrays to NumPy, also inside dictionaries and lists.
 
-    What comes in several places is made once, and counted as often as it comes: a pickle can name
+    An object that occurs repeatedly is converted once and counted each time: a pickle can refer to
     one array a million times.
     """
 
@@ -199,7 +190,7 @@ class _Plain:
         return plain
 
     def _count(self, content: Any) -> tuple[Any, int]:
-        """As plain things, and bytes of all arrays in it."""
+        """Return the converted content and the bytes of all arrays in it."""
         if id(content) not in self._made:
             made, size = self._make(content)
             check_ratio(size, self._most, self._path)

@@ -1,9 +1,9 @@
-"""A matrix from whatever file holds it: by suffix, with the name of an array behind a colon.
+"""Read a matrix from a file of any supported format, chosen by suffix.
 
-``features.npz:text`` is the array "text" of an archive, ``run.h5:group/data`` a data set; a folder
-or a pattern such as ``'img_emb/*.npy'`` is its files one after another, in natural order (2 before
-10); the names in a folder may differ by numbers only. ``-`` is standard input, and
-``s3://bucket/features.npy`` an address that fsspec knows.
+``features.npz:text`` is the array "text" of an archive, ``run.h5:group/data`` a data set. A folder
+or a pattern such as ``'img_emb/*.npy'`` is the concatenation of its files in natural order (2
+before 10); file names in a folder may differ by numbers only. ``-`` is standard input, and
+``s3://bucket/features.npy`` an address that fsspec resolves.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ READERS: dict[str, Reader] = {
 
 
 def read_array(source: str | Path, *, trust_pickle: bool = False) -> Matrix:
-    """The matrix of a file, or of several, one below the other: :func:`read_vectors` without ids.
+    """Return the matrix of a source: :func:`read_vectors` without ids.
 
     Examples
     --------
@@ -77,26 +77,27 @@ def read_array(source: str | Path, *, trust_pickle: bool = False) -> Matrix:
 
 
 def read_vectors(source: str | Path, *, trust_pickle: bool = False) -> Vectors:
-    """The matrix of a file, or of several, one below the other, and the ids that lie beside it.
+    """Return the matrix of a file, or of several files concatenated, and the ids stored with it.
 
     Parameters
     ----------
     source : str or Path
-        A file, ``file:name``, a folder, a pattern, ``-``, or an address. ``.npy``, ``.fvecs`` and
-        HDF5 in one piece are memory-mapped, all else is read into memory; several files, chunked
-        HDF5 and Parquet beyond a quarter of it into a temporary file.
+        A file, ``file:name``, a folder, a pattern, ``-`` for standard input, or an address.
+        ``.npy``, ``.fvecs`` and contiguous HDF5 are memory-mapped. Everything else is read into
+        memory; several files, chunked HDF5, Parquet and Arrow go to a temporary file if they exceed
+        a quarter of it.
     trust_pickle : bool, default False
-        Also read pickles: arrays, containers, texts and numbers in them, and nothing else.
+        Also read pickles, restricted to arrays, containers, texts and numbers.
 
     Returns
     -------
     Vectors
-        ``array``, (n, D), and ``ids`` and ``column_ids``, None where the file has none.
+        ``array``, (n, D), and ``ids`` and ``column_ids``, None if the file has none.
 
     Raises
     ------
     InputFileError
-        Nothing there, of no known kind, damaged, ambiguous, or something that could run code.
+        The source is missing, of an unknown format, damaged, ambiguous, or could run code.
 
     Examples
     --------
@@ -124,7 +125,7 @@ def read_vectors(source: str | Path, *, trust_pickle: bool = False) -> Vectors:
 
 
 def split(source: str | Path) -> tuple[str, str | None]:
-    """A file or what stands for one, and the name of an array in it.
+    """Split a source into its file and the name of an array in it.
 
     >>> split("run.h5:group/data")
     ('run.h5', 'group/data')
@@ -142,9 +143,8 @@ def _one(path: Path, key: str | None, *, trust_pickle: bool) -> Vectors:
     suffix = path.suffix.lower()
     reader = READERS.get(suffix)
     if reader is None and first_bytes(path, len(MAGIC)) != MAGIC:
-        raise InputFileError(
-            "files of this kind are not known", str(path), f"use one of {', '.join(READERS)}"
-        )
+        remedy = f"use one of {', '.join(READERS)}"
+        raise InputFileError("unknown file format", str(path), remedy)
     if reader is None or reader is _npy:
         reader = read_pickle_array if holds_pickle(path) else _npy
     if reader is read_pickle_array and not trust_pickle:

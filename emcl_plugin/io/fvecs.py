@@ -1,4 +1,4 @@
-"""``.fvecs``, as the nearest-neighbour benchmarks have it: every vector behind its dimension."""
+"""``.fvecs``, the format of nearest-neighbour benchmarks: each vector preceded by its dimension."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from emcl_plugin.io.vectors import Vectors
 
 
 def read_fvecs(path: Path, key: str | None = None) -> Vectors:
-    """All vectors, memory-mapped, (n, D) float32."""
+    """Return all vectors, memory-mapped, (n, D) float32."""
     first_bytes(path, 1)
     only(key, path)
     with parsing(path, ".fvecs"):

@@ -1,4 +1,4 @@
-"""HDF5: ``.h5``, ``.hdf5`` and MATLAB's files from version 7.3 on."""
+"""HDF5: ``.h5``, ``.hdf5``, and ``.mat`` from MATLAB 7.3 on."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
 def read_hdf5(path: Path, key: str | None = None, *, at: int = 0) -> Vectors:
-    """One data set, by its path in the file, and its ids; memory-mapped where it lies in one
-    piece. HDF5 begins ``at`` this byte.
+    """Return one data set, by its path in the file, and its ids; contiguous ones memory-mapped.
 
-    Data sets that point to other files are refused: a file of numbers must not read others.
+    HDF5 begins at byte ``at``. Data sets that point to other files are refused: a file of numbers
+    must not read others.
     """
     check_magic(path, MAGIC, "an HDF5 file", at=at)
     h5py = library("h5py", path)
@@ -42,7 +42,7 @@ def read_hdf5(path: Path, key: str | None = None, *, at: int = 0) -> Vectors:
             data = sets.get(name)
             return _names(data, path) if data is not None and data.ndim == 1 else None
 
-        file.visititems(visit)  # does not follow links to other files
+        file.visititems(visit)  # follows no links to other files
         wanted = None if key is None else key.strip("/")
         name = pick({name: len(x.shape or ()) for name, x in sets.items()}, wanted, path)
         return with_ids(_numbers(sets[name], path), name, ids, path, "/")
@@ -65,7 +65,7 @@ def _numbers(data: Any, path: Path) -> Matrix:
 
 
 def _names(data: Any, path: Path) -> Matrix | None:
-    """Texts or whole numbers; many texts may be one in the file, so that they are counted."""
+    """Return ids, texts or integers; counted as they are read: all may refer to one long text."""
     _check_inside(data, path)
     if data.dtype.kind not in "iuSO":
         return None
@@ -87,10 +87,7 @@ def _names(data: Any, path: Path) -> Matrix | None:
 
 def _check_inside(data: Any, path: Path) -> None:
     if data.external is not None or data.is_virtual:
-        raise InputFileError(
-            "the data set lies in another file",
-            f"{path}: {data.name}",
-            "copy it into one file: h5repack, or np.save",
-        )
-    if data.chunks is not None and len(data.chunks) != data.ndim:  # HDF5 would take gigabytes
-        raise ValueError(f"{data.name} of {data.shape} is in chunks of {data.chunks}")
+        problem, remedy = "the data set lies in another file", "copy it into one file: h5repack"
+        raise InputFileError(problem, f"{path}: {data.name}", remedy)
+    if data.chunks is not None and len(data.chunks) != data.ndim:  # h5py would ask for gigabytes
+        raise ValueError(f"{data.name} of shape {data.shape} has chunks of {data.chunks}")

@@ -1,4 +1,4 @@
-"""MATLAB's ``.mat``, old (read by SciPy) and new (HDF5)."""
+"""MATLAB's ``.mat``: SciPy reads versions up to 7.2, h5py reads 7.3 (HDF5)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _NUMBERS = ("double", "single")
 
 
 def read_mat(path: Path, key: str | None = None) -> Vectors:
-    """One variable, as MATLAB shows it: rows are rows."""
+    """Return one variable with the rows and columns that MATLAB shows."""
     start = first_bytes(path, 512 + len(MAGIC))
     if MAGIC in (start[: len(MAGIC)], start[512:]):
-        # MATLAB writes column by column, so HDF5 sees its arrays transposed
+        # MATLAB stores columns first, so HDF5 sees transposed arrays
         return Vectors(read_hdf5(path, key, at=512 if start[512:] == MAGIC else 0).array.T)
     from scipy.io import loadmat, whosmat
 

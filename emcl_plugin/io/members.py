@@ -1,4 +1,4 @@
-"""Which array of a file that holds several, and what may be wrong with one."""
+"""Checks that all readers share: which array of a file, its claimed size, damage, libraries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Matrix: TypeAlias = "np.ndarray[Any, Any]"
 
 
 def pick(dimensions: Mapping[str, int], key: str | None, path: Path) -> str:
-    """The name that was asked for; without one, the only array, or the only one of two dimensions.
+    """Return the requested name; by default the only array, or the only two-dimensional one.
 
     >>> pick({"features": 2, "frames": 1}, None, Path("x.npz"))
     'features'
@@ -36,11 +36,8 @@ def pick(dimensions: Mapping[str, int], key: str | None, path: Path) -> str:
     if not dimensions:
         raise InputFileError("the file holds no array", str(path), "save one in it")
     choices = [f"{path.name}:{name}" for name in (tables or list(dimensions))[:2]]
-    raise InputFileError(
-        "the file holds several arrays",
-        f"{path}: {_listed(dimensions)}",
-        f"name one: {' or '.join(choices)}",
-    )
+    received, remedy = f"{path}: {_listed(dimensions)}", f"name one: {' or '.join(choices)}"
+    raise InputFileError("the file holds several arrays", received, remedy)
 
 
 def _listed(names: Mapping[str, int], most: int = 10) -> str:
@@ -51,50 +48,42 @@ def _listed(names: Mapping[str, int], most: int = 10) -> str:
 def only(key: str | None, path: Path) -> None:
     """Refuse a name for a format whose files hold one array."""
     if key is not None:
-        raise InputFileError(
-            "files of this format hold one array, without a name",
-            f"{path}: {key!r}",
-            f"leave the name out: {path}",
-        )
+        problem = "files of this format hold one array, without a name"
+        raise InputFileError(problem, f"{path}: {key!r}", f"omit the name: {path}")
 
 
 MOST_PACKED = 1000
-"""Times that an array may be larger than what the file stores of it: zip's own limit, for zeros."""
+"""Maximum ratio of an array's size to its stored size; zip reaches it for zeros."""
 
 
 def check_claim(size: int, stored: int, path: Path) -> None:
-    """Refuse an array of so many bytes from so few, or larger than the memory."""
+    """Refuse a claimed size that the stored bytes cannot hold or that exceeds the memory."""
     check_ratio(size, stored, path)
     check_memory(size, path)
 
 
 def check_ratio(size: int, stored: int, path: Path) -> None:
-    """Refuse an array of so many bytes from so few."""
+    """Refuse a claimed size that exceeds :data:`MOST_PACKED` times the stored bytes."""
     if size > MOST_PACKED * max(stored, 1):
-        raise InputFileError(
-            "the file claims to hold far more than there is in it",
-            f"{path}: {format_size(size)} in {format_size(stored)}",
-            "save or copy it again, and trust its source as little as that says",
-        )
+        problem = "the file claims to hold far more than there is in it"
+        received = f"{path}: {format_size(size)} in {format_size(stored)}"
+        raise InputFileError(problem, received, "save or copy it again, or do not trust its source")
 
 
 def check_memory(size: int, path: Path) -> None:
-    """Refuse what claims to be larger than the memory of this machine."""
+    """Refuse a claimed size that exceeds the memory of this machine."""
     if size > physical_memory():
-        raise InputFileError(
-            "the array does not fit into the memory",
-            f"{path}: {format_size(size)}",
-            "save it as .npy, which is read piece by piece",
-        )
+        problem, received = "the array does not fit into the memory", f"{path}: {format_size(size)}"
+        raise InputFileError(problem, received, "save it as .npy, which is memory-mapped")
 
 
 LARGE = 1 << 24
-"""Bytes of a file that may well need more memory than there is; a smaller one only claims to."""
+"""Size of a file, in bytes, from which a lack of memory is not blamed on a false claim."""
 
 
 @contextmanager
 def no_false_claims(path: Path) -> Iterator[None]:
-    """A lack of memory while a small file is read, as what is wrong with the file."""
+    """Report a lack of memory while reading a small file as damage of the file."""
     try:
         yield
     except MemoryError:
@@ -104,9 +93,9 @@ def no_false_claims(path: Path) -> Iterator[None]:
 
 
 def is_special(path: Path) -> bool:
-    """Whether this is a device, or a pipe that has a name: they may never end, or never begin.
+    """Return whether this is a device or a named pipe: reading one may never end.
 
-    A shell's ``<(...)`` is a pipe without one.
+    A shell's ``<(...)`` is an unnamed pipe.
     """
     try:
         mode = os.stat(os.path.realpath(path)).st_mode
@@ -116,33 +105,28 @@ def is_special(path: Path) -> bool:
 
 
 def check_regular(path: Path) -> None:
-    """Refuse pipes and devices; what is not there is told when it is opened."""
+    """Refuse pipes and devices; a missing file raises when it is opened."""
     if is_special(path):
-        raise InputFileError(
-            "this is a pipe or a device, not a file",
-            str(path),
-            "save it as a file first; embeddings can come on standard input, as -",
-        )
+        remedy = "save it as a file first; embeddings can come on standard input, as -"
+        raise InputFileError("this is a pipe or a device, not a file", str(path), remedy)
 
 
 def first_bytes(path: Path, count: int) -> bytes:
-    """How a file begins; refuse one that cannot be opened, pipes and devices."""
+    """Return a file's first bytes; refuse pipes, devices and files that cannot be opened."""
     check_regular(path)
     try:
         with path.open("rb") as file:
             return file.read(count)
+    except FileNotFoundError:
+        raise InputFileError("the file does not exist", str(path), "check the path") from None
     except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        raise InputFileError(
-            "the file does not exist" if missing else "the file cannot be read",
-            str(path) if missing else f"{path}: {error.strerror}",
-            "check the path" if missing else "name a readable file",
-        ) from None
+        received = f"{path}: {error.strerror}"
+        raise InputFileError("the file cannot be read", received, "name a readable file") from None
 
 
 @contextmanager
 def utf8_name(path: Path) -> Iterator[Path]:
-    """A name of the file that is UTF-8, for libraries that know no others."""
+    """Yield a UTF-8 name of the file, for libraries that require one."""
     if str(path).encode(errors="ignore").decode() == str(path):
         yield path
         return
@@ -151,23 +135,20 @@ def utf8_name(path: Path) -> Iterator[Path]:
 
 
 def check_magic(path: Path, magic: bytes, what: str, *, at: int = 0) -> None:
-    """Refuse a file that cannot be opened, or does not begin as its kind does."""
+    """Refuse a file that cannot be opened or lacks the magic bytes of its format."""
     start = first_bytes(path, at + len(magic))
     if start[at:] != magic:
         pickled = start[:1] == b"\x80"
-        raise InputFileError(
-            "the file is a pickle, which could run any code" if pickled else f"not {what}",
-            f"{path}, which starts with {start[:8]!r}",
-            f"save it as its name says, or rename it; {what} starts otherwise",
-        )
+        problem = "the file is a pickle, which could run any code" if pickled else f"not {what}"
+        received = f"{path}, which starts with {start[:8]!r}"
+        raise InputFileError(problem, received, "save it in the format of its suffix, or rename it")
 
 
 @contextmanager
 def parsing(path: Path, what: str) -> Iterator[None]:
-    """Whatever a library makes of a damaged file, as this project's error.
+    """Turn whatever a library raises for a damaged file into this project's error.
 
-    Libraries that read files raise nearly anything for one that was tampered with, so all but
-    this project's own errors are taken for it.
+    Libraries raise nearly any exception for a file that was tampered with.
     """
     try:
         yield
@@ -177,20 +158,16 @@ def parsing(path: Path, what: str) -> Iterator[None]:
         if ran_out_of_memory(error):
             raise MemoryError(str(error)) from error
         text = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputFileError(
-            f"the {what} file is damaged or cut short, or does not hold numbers",
-            f"{path}: {text}",
-            "save or copy it again",
-        ) from None
+        problem = f"the {what} file is damaged or cut short, or does not hold numbers"
+        raise InputFileError(problem, f"{path}: {text}", "save or copy it again") from None
 
 
 def library(module: str, path: Path, remedy: str = 'pip install "emcl-plugin[formats]"') -> Any:
-    """The library that reads this format, or how to install it."""
+    """Import the library that reads this format, or say how to install it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         if ran_out_of_memory(error):
             raise MemoryError(str(error)) from error
-        raise InputFileError(
-            "reading this format needs a library that is not installed", f"{path}: {error}", remedy
-        ) from None
+        problem = "reading this format needs a library that is not installed"
+        raise InputFileError(problem, f"{path}: {error}", remedy) from None

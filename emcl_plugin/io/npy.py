@@ -11,15 +11,15 @@ import numpy as np
 
 from emcl_plugin.errors import InputFileError
 from emcl_plugin.io.atomic import atomic_writer
-from emcl_plugin.io.members import first_bytes, parsing
+from emcl_plugin.io.members import check_magic, first_bytes, parsing
 
 MAGIC = b"\x93NUMPY"
 _LONGEST_HEADER = 10_000
-"""Bytes, as NumPy's own limit, which it looks at only once it has read all of it."""
+"""Bytes; NumPy has the same limit but checks it after reading the whole header."""
 
 
 def read_npy(path: Path) -> np.ndarray[Any, Any]:
-    """Open an ``.npy`` file memory-mapped; nothing in it is ever executed.
+    """Open an ``.npy`` file memory-mapped, without pickles.
 
     Raises
     ------
@@ -28,32 +28,23 @@ def read_npy(path: Path) -> np.ndarray[Any, Any]:
     """
     magic = first_bytes(path, len(MAGIC))
     if magic[:2] == b"PK":
-        raise InputFileError(
-            "the file is an archive (.npz), not one array",
-            str(path),
-            "rename it to end in .npz",
-        )
-    if magic != MAGIC:
-        pickled = magic[:1] == b"\x80"
-        raise InputFileError(
-            "the file is a pickle, which could run any code" if pickled else "not an .npy file",
-            f"{path}, which starts with {magic!r}",
-            "save the array with np.save in .npy form",
-        )
+        problem = "the file is an archive (.npz), not one array"
+        raise InputFileError(problem, str(path), "rename it to end in .npz")
+    check_magic(path, MAGIC, "an .npy file")
     with parsing(path, ".npy"):
         with path.open("rb") as file:
             shape, dtype = read_header(file)
         check_plain(dtype, str(path))
-        # an empty array cannot be memory-mapped
+        # empty arrays cannot be memory-mapped
         return np.empty(shape, dtype) if 0 in shape else np.lib.format.open_memmap(path, mode="r")
 
 
 def read_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype of an ``.npy`` file, or of one in an archive, read up to its numbers."""
+    """Return shape and dtype of an open ``.npy`` file, which is then positioned at its numbers."""
     try:
         shape, dtype = _header(file)
-    except MemoryError:  # brackets too deep for Python's parser, or a member packed for gigabytes
-        raise ValueError("its header is no description of an array") from None
+    except MemoryError:  # too deeply nested for Python's parser, or a member packed for gigabytes
+        raise ValueError("its header does not describe an array") from None
     if min(shape, default=0) < 0 or not dtype.itemsize:  # NumPy would divide by zero
         raise ValueError(f"an array of shape {shape} and dtype {dtype}")
     return shape, dtype
@@ -74,15 +65,13 @@ def _header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
 def check_plain(dtype: np.dtype[Any], where: str) -> None:
     """Refuse arrays of Python objects, which are pickles."""
     if dtype.hasobject:
-        raise InputFileError(
-            "the file holds pickled Python objects, which could run any code",
-            where,
-            'save plain numbers: np.save(path, np.stack(list(x)).astype("float32"))',
-        )
+        problem = "the file holds pickled Python objects, which could run any code"
+        remedy = 'save plain numbers: np.save(path, np.stack(list(x)).astype("float32"))'
+        raise InputFileError(problem, where, remedy)
 
 
 def npy_size(shape: tuple[int, int], itemsize: int) -> int:
-    """Bytes of an ``.npy`` file of this shape."""
+    """Return the size in bytes of an ``.npy`` file of this shape."""
     return 128 + shape[0] * shape[1] * itemsize
 
 
@@ -105,7 +94,7 @@ def stream_npy(
     dtype: np.dtype[Any],
     blocks: Iterable[np.ndarray[Any, Any]],
 ) -> None:
-    """Write row blocks as ``.npy`` to an open file, or to one in an archive."""
+    """Write row blocks in ``.npy`` format to an open file or archive member."""
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
     for block in blocks:

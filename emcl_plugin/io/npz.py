@@ -14,7 +14,7 @@ from emcl_plugin.io.vectors import Vectors, with_ids
 
 
 def read_npz(path: Path, key: str | None = None) -> Vectors:
-    """One array of the archive, and its ids; pickled objects in it are never loaded."""
+    """Return one array of the archive and its ids; pickled objects are never loaded."""
     check_magic(path, b"PK", "an .npz archive")
     with parsing(path, ".npz"), zipfile.ZipFile(path) as archive:
         headers = {}
@@ -35,7 +35,7 @@ def read_npz(path: Path, key: str | None = None) -> Vectors:
             return array
 
         def names(name: str) -> Matrix | None:
-            """An array of one dimension, if it is no pickle."""
+            """Return a one-dimensional array of ids, never a pickle."""
             found = headers.get(name)
             return read(name) if found and len(found[1]) == 1 and found[2].kind in "iuUS" else None
 

@@ -1,4 +1,4 @@
-"""Blocks of rows to one array: in memory, or where they are many in a temporary file."""
+"""Concatenate row blocks in memory, or out of core in a temporary file if they are large."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from emcl_plugin.errors import InputFileError
 from emcl_plugin.io.members import Matrix
 
 BLOCK = 32 << 20
-"""Bytes that are read and written at a time."""
+"""Bytes read and written at a time."""
 
 
 def row_blocks(array: Matrix, chunk: int = 1) -> Iterator[Matrix]:
-    """The rows, some at a time, whole chunks of so many; also of a data set on disk.
+    """Yield blocks of rows of an array or HDF5 data set, in multiples of ``chunk`` rows.
 
     >>> [len(rows) for rows in row_blocks(np.ones((5, 1 << 21)))]
     [2, 2, 1]
@@ -32,25 +32,25 @@ def row_blocks(array: Matrix, chunk: int = 1) -> Iterator[Matrix]:
 
 
 def gather(blocks: Iterable[Matrix], where: object) -> Matrix:
-    """Blocks of rows, one below the other.
+    """Concatenate blocks of rows.
 
     Parameters
     ----------
     blocks : iterable of (n, ...) array
-        Alike but for n.
+        Of one dtype and trailing shape.
     where : object
-        What is read, for errors.
+        The source, named in errors.
 
     Returns
     -------
     (N, ...) array
-        Up to a quarter of the machine's memory an array like others, beyond it read-only in a
-        temporary file, which is gone when the process ends in whatever way.
+        In memory up to a quarter of the machine's memory. Beyond that, read-only in an unlinked
+        temporary file, which the system removes however the process ends.
 
     Raises
     ------
     InputFileError
-        The disk of temporary files is full.
+        The temporary folder's disk is full.
 
     Examples
     --------
@@ -83,8 +83,6 @@ def _write(file: Any, rows: Matrix, where: object) -> None:
         while left:
             left = left[file.write(left) :]
     except OSError as error:
-        raise InputFileError(
-            "the array fits neither into a quarter of the memory nor on the disk",
-            f"{where}, {tempfile.gettempdir()}: {error.strerror or error}",
-            "set TMPDIR to a folder with more room",
-        ) from None
+        problem = "the array fits neither into a quarter of the memory nor on the disk"
+        received = f"{where}, {tempfile.gettempdir()}: {error.strerror or error}"
+        raise InputFileError(problem, received, "set TMPDIR to a folder with more space") from None

@@ -1,4 +1,4 @@
-"""Vectors in ``.parquet`` and Arrow's ``.feather`` and ``.arrow``: a column of lists, and ids."""
+"""``.parquet`` and Arrow's ``.feather`` and ``.arrow``: a column of vectors and one of ids."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from emcl_plugin.io.vectors import ID_NAMES, Ids, Vectors, as_ids, check_count
 
 
 def read_parquet(path: Path, key: str | None = None) -> Vectors:
-    """The column of vectors, by name where there are several, and the ids beside it."""
+    """Return the column of vectors, by name if there are several, and the column of ids."""
     check_magic(path, b"PAR1", "a Parquet file")
     parquet = library("pyarrow.parquet", path)
     with (
@@ -40,14 +40,14 @@ def read_parquet(path: Path, key: str | None = None) -> Vectors:
 
 
 def _pieces(file: Any, name: str) -> Iterator[Any]:
-    """What the file says about the pieces of a column.
+    """Yield the metadata of a column's chunks.
 
-    A row of each is read first: there pyarrow raises an error if what is said is damaged, and
-    where it is only looked at it would end the process. So would fewer rows than none.
+    One row of each group is read first: pyarrow then raises an error for damaged metadata, which
+    it does not check otherwise.
     """
     counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     if min(counts, default=0) < 0 or sum(counts) != file.metadata.num_rows:
-        raise ValueError(f"it says {file.metadata.num_rows} rows, and its groups {sum(counts)}")
+        raise ValueError(f"{file.metadata.num_rows} rows, but {sum(counts)} in its row groups")
     paths = [file.schema.column(i).path for i in range(len(file.schema))]
     for group in range(file.num_row_groups):
         next(file.iter_batches(1, row_groups=[group], columns=[name]), None)
@@ -57,7 +57,7 @@ def _pieces(file: Any, name: str) -> Iterator[Any]:
 
 
 def read_ids(path: Path) -> Ids | None:
-    """The column of ids of a table without vectors; None if it has none."""
+    """Return the column of ids of a table without vectors, or None."""
     check_magic(path, b"PAR1", "a Parquet file")
     parquet = library("pyarrow.parquet", path)
     with parsing(path, "Parquet"), utf8_name(path) as named:
@@ -70,7 +70,7 @@ def _parquet_ids(path: Path, schema: Any) -> Ids | None:
 
 
 def _column(path: Path, name: str) -> Any:
-    """Read as a dictionary of texts, since one long text may stand for a million."""
+    """Read a column dictionary-encoded: a million rows may share one long text."""
     parquet = library("pyarrow.parquet", path)
     with utf8_name(path) as named, parquet.ParquetFile(named, read_dictionary=[name]) as file:
         size = sum(piece.total_uncompressed_size for piece in _pieces(file, name))
@@ -79,7 +79,7 @@ def _column(path: Path, name: str) -> Any:
 
 
 def read_columns(path: Path, names: Collection[str]) -> dict[str, list[Any]]:
-    """Those of these columns that a table has, as Python's things."""
+    """Return those of these columns that the table has, as Python lists."""
     check_magic(path, b"PAR1", "a Parquet file")
     parquet = library("pyarrow.parquet", path)
     with parsing(path, "Parquet"):
@@ -94,7 +94,7 @@ def read_columns(path: Path, names: Collection[str]) -> dict[str, list[Any]]:
 
 
 def read_arrow(path: Path, key: str | None = None) -> Vectors:
-    """As :func:`read_parquet`, of Arrow's file format."""
+    """Do the same as :func:`read_parquet` for Arrow's file format."""
     check_magic(path, b"ARROW1", "an Arrow file")
     arrow, ipc = library("pyarrow", path), library("pyarrow.ipc", path)
     with parsing(path, "Arrow"), utf8_name(path) as named, arrow.memory_map(str(named)) as source:
@@ -102,7 +102,7 @@ def read_arrow(path: Path, key: str | None = None) -> Vectors:
         name, id_name = _vector_column(schema, key, path), _id_column(schema)
 
         def column(wanted: str) -> Any:
-            """Its batches; other columns, such as pictures, are not unpacked."""
+            """Yield a column's batches; other columns are not decompressed."""
             options = ipc.IpcReadOptions(included_fields=[schema.get_field_index(wanted)])
             file = ipc.open_file(source, options=options)
             for i in range(file.num_record_batches):
@@ -130,7 +130,7 @@ def _check_once(name: str, there: list[str]) -> None:
 
 
 def _id_column(schema: Any) -> str | None:
-    """The first that is called as ids are, and holds texts or whole numbers."""
+    """Return the first column of texts or integers with a name of :data:`ID_NAMES`."""
     from pyarrow import types
 
     def holds_ids(kind: Any) -> bool:
@@ -152,7 +152,7 @@ def _ids(column: Any) -> Ids | None:
 
 
 def _entries(column: Any) -> list[Any]:
-    """Those of a dictionary are one object each, however often they come."""
+    """Return a list in which equal entries of a dictionary column are one object."""
     from pyarrow import types
 
     if not types.is_dictionary(column.type):
@@ -166,7 +166,7 @@ def _entries(column: Any) -> list[Any]:
 
 
 def _labelled(array: Matrix, schema: Any, ids: Ids | None, path: Path) -> Vectors:
-    """With ids of the rows, and of the columns if the table's notes hold them."""
+    """Add the ids of the rows, and those of the columns from the schema's metadata."""
     notes = {name.decode(): text.decode() for name, text in (schema.metadata or {}).items()}
     columns = as_ids(json_list(notes, "video_ids"))
     if ids is not None:
@@ -181,7 +181,7 @@ def _is_list(kind: Any) -> bool:
 
 
 def _vectors(column: Any, name: str) -> Matrix:
-    """(n, D) of a column of n lists."""
+    """Return an (n, D) array of a column of n lists."""
     from pyarrow import compute
 
     if column.null_count:

@@ -1,4 +1,4 @@
-"""Several files that are one array: the parts in a folder, or those that a pattern names."""
+"""Sharded arrays: the files of a folder or pattern, concatenated in natural order."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from emcl_plugin.io.out_of_core import gather, row_blocks
 from emcl_plugin.io.vectors import Ids, Vectors, check_count
 
 BESIDE = (".csv", ".tsv", ".jsonl", ".pkl", ".pickle")
-"""Kinds that often lie beside arrays; a folder's parts only where it holds no others."""
+"""Formats that often accompany arrays; shards of a folder only if it holds no other format."""
 
 
 def parts_of(path: Path, kinds: Collection[str]) -> list[Path] | None:
-    """The files of a folder or pattern, in natural order; None for a file, or what is not there.
+    """Return a folder's or pattern's files in natural order; None for a file or a missing path.
 
     Raises
     ------
     InputFileError
-        There are none, or they are not parts of one array.
+        There are none, or they are not shards of one array.
     """
-    if os.path.isdir(path):  # unlike Path.is_dir, a name that is too long is none
+    if os.path.isdir(path):  # False for over-long names, where Path.is_dir raises
         return check_alike(numbered(_in_folder(path), path, kinds), path, kinds)
     if glob.has_magic(str(path)) and not os.path.exists(path):
         return check_alike([Path(name) for name in _matching(str(path))], path, kinds)
@@ -36,7 +36,7 @@ def parts_of(path: Path, kinds: Collection[str]) -> list[Path] | None:
 
 
 def _matching(pattern: str) -> set[str]:
-    """As ``glob``, but ``**`` follows no links: a folder that links to itself has no end."""
+    """Match as ``glob`` does, but without following links for ``**``, which may loop."""
     head, deep, rest = pattern.partition("**/")
     if not deep:
         return set(glob.glob(pattern))
@@ -52,53 +52,46 @@ def _in_folder(path: Path) -> list[Path]:
     try:
         inside = [file for file in path.iterdir() if not file.name.startswith(".")]
     except OSError as error:
-        raise InputFileError(
-            "the folder cannot be read", f"{path}: {error.strerror}", "check its permissions"
-        ) from None
+        problem, received = "the folder cannot be read", f"{path}: {error.strerror}"
+        raise InputFileError(problem, received, "check its permissions") from None
     home = path.resolve()
     for file in inside:
         target = Path(os.path.realpath(file))
         if file.is_symlink() and not target.is_relative_to(home):
-            raise InputFileError(
-                "the folder links to a file outside",
-                f"{file} -> {target}",
-                "copy that file into the folder, or name the files themselves",
-            )
+            remedy = "copy that file into the folder, or name the files themselves"
+            received = f"{file} -> {target}"
+            raise InputFileError("the folder links to a file outside", received, remedy)
     return inside
 
 
 def numbered(inside: list[Path], where: object, kinds: Collection[str]) -> list[Path]:
-    """The files of known kinds in a folder; refuse names that differ by more than numbers."""
+    """Return a folder's files of known formats; refuse names that differ by more than numbers."""
     known = [file for file in inside if file.suffix.lower() in kinds]
     found = [file for file in known if file.suffix.lower() not in BESIDE] or known
     names = sorted({re.sub("[0-9]+", "#", file.stem) for file in found})
     if len(names) > 1:  # such as text.npy and video.npy
-        raise InputFileError(
-            "the files of the folder are not numbered parts of one",
-            f"{where}: {', '.join(sorted(file.name for file in found)[:5])}",
-            "name one of them, or say that they are: " + shlex.quote(f"{where}/*{found[0].suffix}"),
-        )
+        problem = "the files of the folder are not numbered parts of one array"
+        received = f"{where}: {', '.join(sorted(file.name for file in found)[:5])}"
+        pattern = shlex.quote(f"{where}/*{found[0].suffix}")
+        raise InputFileError(problem, received, f"name one of them, or concatenate all: {pattern}")
     return found
 
 
 def check_alike(files: list[Path], where: object, kinds: Collection[str]) -> list[Path]:
-    """The files in natural order; refuse none, and such of several kinds."""
+    """Return the files in natural order; refuse an empty list and several formats."""
     if not files:
-        raise InputFileError(
-            "there are no files of a known kind", str(where), f"use one of {', '.join(kinds)}"
-        )
+        remedy = f"use one of {', '.join(kinds)}"
+        raise InputFileError("there are no files of a known kind", str(where), remedy)
     suffixes = sorted({file.suffix.lower() for file in files})
     if len(suffixes) > 1:
-        raise InputFileError(
-            "the files are of several kinds",
-            f"{where}: {', '.join(suffixes)}",
-            "name one kind: " + shlex.quote(f"{where}/*{suffixes[0]}"),
-        )
+        received = f"{where}: {', '.join(suffixes)}"
+        remedy = "name one kind: " + shlex.quote(f"{where}/*{suffixes[0]}")
+        raise InputFileError("the files are of several kinds", received, remedy)
     return sorted(files, key=natural)
 
 
 def natural(name: str | Path) -> tuple[list[tuple[int, str]], str]:
-    """Sorts names as people count, 2 before 10, and equal numbers by their text.
+    """Return a sort key for natural order, 2 before 10; equal numbers sort by their text.
 
     >>> sorted(["v10", "v9", "v09", "10", "9"], key=natural)
     ['9', '10', 'v09', 'v9', 'v10']
@@ -111,12 +104,12 @@ def natural(name: str | Path) -> tuple[list[tuple[int, str]], str]:
 
 
 def stacked(files: list[Path], read: Callable[[Path], Vectors], where: object) -> Vectors:
-    """The arrays of the files, one below the other, and their ids where all have them.
+    """Concatenate the arrays of the files, and their ids if all have them.
 
     Raises
     ------
     InputFileError
-        They are of several shapes or dtypes, or one holds NaN or infinity: its name and place.
+        Dimensions or dtypes differ, or a file holds NaN or infinity; the error names the place.
     """
     if len(files) == 1:
         only = read(files[0])
@@ -130,18 +123,16 @@ def stacked(files: list[Path], read: Callable[[Path], Vectors], where: object) -
             array = part.array
             first = array if first is None else first
             if array.ndim != 2 or array.shape[1:] != first.shape[1:] or array.dtype != first.dtype:
-                raise InputFileError(
-                    "the files do not fit below one another",
-                    f"{file}: {array.shape} {array.dtype}, "
-                    f"{files[0].name}: {first.shape} {first.dtype}",
-                    "each holds (n, D) vectors of one D and one dtype",
-                )
+                received = f"{file}: {array.shape} {array.dtype}, "
+                received += f"{files[0].name}: {first.shape} {first.dtype}"
+                remedy = "save (n, D) vectors of one D and one dtype in each"
+                raise InputFileError("the files cannot be concatenated", received, remedy)
             labels.append(Vectors(array[:0], part.ids, part.column_ids))
             row = 0
             for rows in row_blocks(array):
                 _check_finite(rows, file, row)
                 row += len(rows)
-                yield rows.copy()  # a mapped one would keep its file open
+                yield rows.copy()  # a memory map would keep its file open
 
     whole = gather(blocks(), where)
     own = [label.ids for label in labels]
@@ -155,21 +146,19 @@ def stacked(files: list[Path], read: Callable[[Path], Vectors], where: object) -
 
 
 def _check_finite(rows: Matrix, file: Path, first: int) -> None:
-    """Refuse NaN and infinity in one of many files, where only here its name is known."""
+    """Refuse NaN and infinity here, where the name of the file is known."""
     if rows.dtype.kind != "f" or np.isfinite(rows).all():
         return
     row, column = (int(k) for k in np.argwhere(~np.isfinite(rows))[0])
-    raise InputFileError(
-        "a part holds NaN or infinity",
-        f"{file}: [{first + row}, {column}] = {rows[row, column]}",
-        "find out where the retriever failed; padded entries must be dropped, not saved",
-    )
+    received = f"{file}: [{first + row}, {column}] = {rows[row, column]}"
+    remedy = "find out where the retriever failed; drop padded entries instead of saving them"
+    raise InputFileError("a part holds NaN or infinity", received, remedy)
 
 
 def ids_beside(files: list[Path], array: Matrix) -> Ids | None:
-    """Ids of clip-retrieval's folders: img_emb_0.npy's are in metadata_0.parquet.
+    """Return the ids of clip-retrieval's folders: metadata_0.parquet holds those of img_emb_0.npy.
 
-    None where not every part has such a file, or none of its columns is of ids.
+    None unless every part has such a file with a column of ids.
     """
     from emcl_plugin.io.parquet import read_ids
 

@@ -1,4 +1,4 @@
-"""Pickles, without what makes them dangerous: arrays, containers, texts and numbers only.
+"""Restricted unpickling: arrays, containers, texts and numbers only.
 
 A pickle is a program. It runs in an unpickler that knows a handful of names. Behind each name
 stands a function of this module that checks its arguments. NumPy's own functions would trust the
@@ -32,7 +32,7 @@ from emcl_plugin.io.vectors import Vectors, leaves, with_ids
 
 
 def holds_pickle(path: Path) -> bool:
-    """Whether a file that may be ``.npy`` holds Python objects instead of numbers."""
+    """Return whether a file that may be ``.npy`` holds Python objects instead of numbers."""
     start = first_bytes(path, len(MAGIC))
     if start != MAGIC:
         return start[:1] == b"\x80"
@@ -41,18 +41,18 @@ def holds_pickle(path: Path) -> bool:
 
 
 def refuse_pickle(path: Path) -> NoReturn:
-    """Say what a pickle is, and how one that is trusted is read."""
+    """Explain the danger of pickles and how to read a trusted one."""
     first_bytes(path, 1)
-    raise InputFileError(
-        "the file holds pickled Python objects, which could run any code",
-        str(path),
+    remedy = (
         "save plain numbers with np.save; or give --trust-pickle (trust_pickle=True), which reads "
-        "arrays, containers, texts and numbers, runs nothing, and refuses all else",
+        "arrays, containers, texts and numbers, runs nothing, and refuses all else"
     )
+    problem = "the file holds pickled Python objects, which could run any code"
+    raise InputFileError(problem, str(path), remedy)
 
 
 def unpickle(path: Path) -> Any:
-    """What a pickle holds, if that is arrays, containers, texts and numbers.
+    """Read a pickle of arrays, containers, texts and numbers.
 
     Parameters
     ----------
@@ -62,15 +62,14 @@ def unpickle(path: Path) -> Any:
     Returns
     -------
     object
-        NumPy arrays (of a class of their own) of numbers, texts or these things again; dict,
-        OrderedDict, list, tuple, set and frozenset; str, bytes, int, float, bool and None. Texts
-        of Python 2 are bytes.
+        :class:`PickledArray` of numbers, texts or nested objects; dict, OrderedDict, list, tuple,
+        set and frozenset; str, bytes, int, float, bool and None. Texts of Python 2 become bytes.
 
     Raises
     ------
     InputFileError
-        The pickle asks for anything else, which is named and not run; or it is damaged, cut short
-        or claims more than there is.
+        The pickle asks for any other name, which is reported and not run; or it is damaged, cut
+        short or claims more memory than there is.
 
     Examples
     --------
@@ -84,12 +83,12 @@ def unpickle(path: Path) -> Any:
     start = first_bytes(path, len(MAGIC))
     with parsing(path, "pickle"), no_false_claims(path), path.open("rb") as file:
         if start == MAGIC and not read_header(file)[1].hasobject:
-            raise ValueError("it is an array of numbers, no pickle")
+            raise ValueError("it is an array of numbers, not a pickle")
         return _Unpickler(file, path).load()
 
 
 def read_pickle_array(path: Path, key: str | None = None) -> Vectors:
-    """An array in a pickle: alone, or by name in a dictionary; ``a.b`` in one inside another.
+    """Return the array of a pickle, by name if it is in a dictionary (``a.b`` if nested).
 
     A list of equally long vectors counts as a matrix.
     """
@@ -107,7 +106,7 @@ def read_pickle_array(path: Path, key: str | None = None) -> Vectors:
 
 
 def _claim(value: object) -> int:
-    """Bytes of a list of vectors as an array; a pickle can name one vector many times."""
+    """Return the bytes of a list of vectors as an array; it may repeat one vector many times."""
     rows = value.tolist() if isinstance(value, np.ndarray) and value.dtype == object else value
     if not isinstance(rows, list | tuple) or not rows:
         return 0
@@ -115,7 +114,7 @@ def _claim(value: object) -> int:
 
 
 def _matrix(value: object) -> Matrix | None:
-    """The numbers of an array, or of a list of vectors."""
+    """Return the numbers of an array or of a list of vectors, else None."""
     if isinstance(value, np.ndarray) and value.dtype != object:
         return value.view(np.ndarray) if value.dtype.kind in "fiub" and value.ndim else None
     rows = value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else value
@@ -131,11 +130,11 @@ def _matrix(value: object) -> Matrix | None:
     return array if array.ndim == 2 and array.dtype.kind in "fiub" else None
 
 
-# --- the names a pickle may use ------------------------------------------------------------------
+# --- names that a pickle may use ------------------------------------------------------------------
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the names of :data:`_NAMES` and no others."""
+    """Resolves the names in :data:`_NAMES` only."""
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         super().__init__(file, encoding="bytes")
@@ -145,8 +144,8 @@ class _Unpickler(pickle.Unpickler):
         full = f"{module}.{name}"
         if full not in _NAMES:
             raise InputFileError(
-                "the pickle holds something else than arrays, containers, texts and numbers, "
-                "which could run any code",
+                "the pickle holds objects other than arrays, containers, texts and numbers, which "
+                "could run any code",
                 f"{self._path}: {full}"[:300],
                 "save NumPy arrays: np.save(path, x.numpy()), or torch.save for a .pt file"
                 if module.split(".")[0] == "torch"
@@ -156,7 +155,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Name:
-    """Stands for a name: a pickle can call it, and not change it."""
+    """A callable that a pickle cannot modify."""
 
     __slots__ = ("function",)
 
@@ -175,7 +174,7 @@ def _refuse(what: str) -> NoReturn:
 
 
 class _Kind:
-    """A dtype of numbers, texts or objects, while a pickle is read."""
+    """A dtype under construction: numbers, texts or objects."""
 
     __slots__ = ("code", "order")
 
@@ -197,7 +196,7 @@ class _Kind:
 
 
 class PickledArray(np.ndarray[Any, Any]):
-    """An array that takes from a pickle only what fits it."""
+    """An array that checks the state in a pickle before it takes it over."""
 
     def __setstate__(self, state: Any) -> None:
         _, shape, kind, fortran, data = state
@@ -206,7 +205,7 @@ class PickledArray(np.ndarray[Any, Any]):
 
 
 def _fitting(shape: object, kind: object, data: Any) -> np.dtype[Any]:
-    """The dtype, if the data are as many as the shape says."""
+    """Return the dtype if the data have the size of the shape."""
     if not isinstance(kind, _Kind) or not isinstance(shape, tuple):
         _refuse("an array")
     if any(type(length) is not int or not 0 <= length < 1 << 48 for length in shape):
@@ -220,7 +219,7 @@ def _fitting(shape: object, kind: object, data: Any) -> np.dtype[Any]:
 
 
 def _empty(kind: object, shape: object, code: object) -> PickledArray:
-    """What NumPy starts an array with: none, until its state is set."""
+    """Return the empty array that NumPy's pickles start with."""
     if kind is not _ARRAY or shape != (0,) or code not in (b"b", "b"):
         _refuse("an array")
     return PickledArray((0,), np.int8)
@@ -239,7 +238,7 @@ def _from_buffer(data: object, kind: object, shape: Any, order: object, *_: obje
 
 
 def _bytes(*given: object) -> bytes:
-    """Bytes of protocols 0 to 2: ``bytes()``, or a text."""
+    """Decode the bytes of protocols 0 to 2: ``bytes()`` or a Latin-1 text."""
     if not given:
         return b""
     text, encoding = given
@@ -248,7 +247,7 @@ def _bytes(*given: object) -> bytes:
     return text.encode("latin1")
 
 
-_ARRAY = _Name(_empty)  # numpy.ndarray, which pickles name and do not call
+_ARRAY = _Name(_empty)  # numpy.ndarray: pickles refer to it without a call
 _NAMES = {
     "numpy.ndarray": _ARRAY,
     "numpy.dtype": _Name(_Kind),

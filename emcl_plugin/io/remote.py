@@ -1,4 +1,4 @@
-"""Files on other machines, by addresses that fsspec knows: copied here, then read as others."""
+"""Remote files: addresses that fsspec resolves are copied, then read as local files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from emcl_plugin.io.scratch import new_folder, spoken_of
 
 
 def is_address(text: str) -> bool:
-    """Whether a text is an address rather than a path.
+    """Return whether a text is an address rather than a path.
 
     >>> is_address("s3://bucket/features.npy"), is_address("features.npz:text")
     (True, False)
@@ -26,17 +26,17 @@ def is_address(text: str) -> bool:
 
 @contextmanager
 def fetched(address: str, kinds: Collection[str]) -> Iterator[tuple[list[Path], bool]]:
-    """Copies of the file at an address, or of those that a pattern or folder there means.
+    """Copy the file at an address, or the files of a pattern or folder there.
 
     Yields
     ------
     (list of Path, bool)
-        The copies, and whether the address stands for several files: it has a ``*``, or no suffix.
+        The copies, and whether the address has a ``*`` or no suffix and so means several files.
 
     Raises
     ------
     InputFileError
-        fsspec or the part of it for this protocol is missing, or the file cannot be fetched.
+        fsspec or its backend for this protocol is missing, or the file cannot be fetched.
     """
     fsspec = library("fsspec", Path(address))
     home = new_folder()
@@ -54,19 +54,16 @@ def fetched(address: str, kinds: Collection[str]) -> Iterator[tuple[list[Path], 
         raise
     except Exception as error:
         text = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputFileError(
-            "the file cannot be fetched",
-            f"{address}: {text}",
-            "pip install what the error names"
-            if isinstance(error, ImportError)
-            else "check the address, your access to it, and the room in TMPDIR",
-        ) from None
+        remedy = "check the address, your access to it, and the space in TMPDIR"
+        if isinstance(error, ImportError):
+            remedy = "pip install what the error names"
+        raise InputFileError("the file cannot be fetched", f"{address}: {text}", remedy) from None
     with spoken_of(names):
         yield [Path(copy) for copy in names], several
 
 
 def _listed(system: Any, path: str, address: str, kinds: Collection[str]) -> list[str]:
-    """What a pattern or folder means there, in natural order."""
+    """Return the files of a remote pattern or folder in natural order."""
     pattern = "*" in path
     found = system.glob(path) if pattern else system.ls(path, detail=False)
     names = {Path(name): name for name in found if not PurePosixPath(name).name.startswith(".")}

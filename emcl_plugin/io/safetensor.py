@@ -1,4 +1,4 @@
-"""``.safetensors``: tensors by name, and nothing that could run."""
+"""``.safetensors``: named tensors without code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def read_safetensors(path: Path, key: str | None = None) -> Vectors:
-    """One tensor of the file; its ids are JSON lists in the file's metadata."""
+    """Return one tensor and its ids, which are JSON lists in the file's metadata."""
     from safetensors import safe_open
 
     check_magic(path, b"{", "a .safetensors file", at=8)
@@ -31,7 +31,7 @@ def read_safetensors(path: Path, key: str | None = None) -> Vectors:
 
 
 def json_list(notes: Mapping[str, str], name: str) -> object:
-    """The list that a note holds as JSON, or None.
+    """Return a metadata entry that is a JSON list, else None.
 
     >>> json_list({"ids": '["a", "b"]', "model": "CLIP"}, "ids")
     ['a', 'b']
@@ -41,7 +41,7 @@ def json_list(notes: Mapping[str, str], name: str) -> object:
 
 
 def as_numpy(tensor: torch.Tensor) -> Matrix:
-    """The array of a tensor; bfloat16, which NumPy does not know, as float32.
+    """Return a tensor as an array; bfloat16, which NumPy lacks, as float32.
 
     >>> import torch
     >>> as_numpy(torch.ones(2, dtype=torch.bfloat16)).dtype

@@ -1,4 +1,4 @@
-"""A folder for copies of what is not a file of this machine; it goes when the process ends."""
+"""A private temporary folder for copies of remote files, removed when the process ends."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def _folder() -> Path:
 
 
 def new_folder() -> Path:
-    """An empty folder for one source."""
+    """Return a new empty folder for one source."""
     return Path(tempfile.mkdtemp(dir=_folder()))
 
 
 @contextmanager
 def spoken_of(names: Mapping[str, str]) -> Iterator[None]:
-    """Errors about the copies, with the names that the user knows.
+    """Replace the copies' names in errors by the names that the user gave.
 
     >>> with spoken_of({"/tmp/x/a.npy": "s3://b/a.npy"}):
     ...     raise EmclError("not an .npy file", "/tmp/x/a.npy", "save it as .npy")

@@ -1,4 +1,4 @@
-"""The files of one run: what it has read, and what it has written."""
+"""Track the files that a run reads and writes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Look = tuple[int, int, int, int]
 
 
 class Files:
-    """What a run has read and written so far."""
+    """The files that a run has read and written so far."""
 
     def __init__(self) -> None:
         self._read: dict[Path, Look | None] = {}
@@ -20,30 +20,28 @@ class Files:
 
     @property
     def written(self) -> list[Path]:
-        """Files and folders that this run has put into their places."""
+        """Outputs of this run that are still in place."""
         return [path for path, look in self._written.items() if look and _same(look, _look(path))]
 
     def read(self, path: Path) -> None:
-        """Remember a file as it is now."""
+        """Record the present size and time of an input."""
         self._read.setdefault(path.absolute(), _look(path))
 
     def place(self, part: Path, path: Path) -> None:
-        """Say that this part is about to become this file.
+        """Record that this part is about to be renamed to this output.
 
         Raises
         ------
         InputFileError
-            A file that was read has changed since, so that nobody knows what was computed.
+            An input has changed since it was read, so the result is undefined.
         """
         for name, before in self._read.items():
             now = _look(name)
-            # one that was replaced or removed is still read as it was
+            # an input that was replaced or removed is still read in its old state
             if before and now and _same(before, now) and before != now:
-                raise InputFileError(
-                    "an input was changed while it was read; nothing was written",
-                    f"{name}: {before[2]} bytes before, {now[2]} now, or written to in between",
-                    "run again when nothing writes to it",
-                )
+                problem = "an input was changed while it was read; nothing was written"
+                received = f"{name}: {before[2]} bytes before, {now[2]} now, or rewritten"
+                raise InputFileError(problem, received, "run again when nothing writes to it")
         self._written[path] = _look(part)
 
 
@@ -64,7 +62,7 @@ _files: Files | None = None
 
 @contextmanager
 def files_of_a_run(files: Files) -> Iterator[None]:
-    """Remember in ``files`` what is read and written in the block; outside of one nothing is.
+    """Record in ``files`` what is read and written in this block.
 
     >>> import tempfile
     >>> from emcl_plugin.io.atomic import atomic_writer
@@ -84,17 +82,17 @@ def files_of_a_run(files: Files) -> Iterator[None]:
 
 
 def written() -> list[Path]:
-    """What the run, if there is one, has put into its place."""
+    """Return the outputs of the current run, if any."""
     return [] if _files is None else _files.written
 
 
 def now_read(path: Path) -> None:
-    """Tell the run, if there is one, that this file is read from now on."""
+    """Record in the current run, if any, that this file is read."""
     if _files is not None:
         _files.read(path)
 
 
 def now_placed(part: Path, path: Path) -> None:
-    """Tell the run, if there is one, that this part is about to become this file."""
+    """Record in the current run, if any, that this part is about to become this output."""
     if _files is not None:
         _files.place(part, path)

@@ -1,4 +1,4 @@
-"""Standard input as a file: told apart by how it begins, and copied to where it can be read."""
+"""Standard input as a file: its format is recognised by its first bytes, then it is copied."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _BEGINNINGS = {
 
 @contextmanager
 def spooled() -> Iterator[Path]:
-    """A copy of standard input, with the suffix of what it is.
+    """Yield a copy of standard input with the suffix of its format.
 
     Raises
     ------
     InputFileError
-        Nothing comes, it is of no known kind, or the disk of temporary files is full.
+        Standard input is empty or of an unknown format, or the temporary folder's disk is full.
     """
     stream = sys.stdin.buffer
     start = b"" if stream.isatty() else stream.read(9)
@@ -36,21 +36,17 @@ def spooled() -> Iterator[Path]:
     if start[8:] == b"{":
         suffix = ".safetensors"
     if suffix is None:
-        raise InputFileError(
-            "standard input is of no known kind" if start else "nothing comes on standard input",
-            f"-, which starts with {start!r}",
-            "pipe .npy, .npz, .safetensors, .parquet or a pickle into it, once",
-        )
+        problem = "standard input has an unknown format" if start else "standard input is empty"
+        remedy = "pipe .npy, .npz, .safetensors, .parquet or a pickle into it, once"
+        raise InputFileError(problem, f"-, which starts with {start!r}", remedy)
     copy = new_folder() / f"stdin{suffix}"
     try:
         with copy.open("wb") as file:
             file.write(start)
             shutil.copyfileobj(stream, file)
     except OSError as error:
-        raise InputFileError(
-            "standard input cannot be copied to the disk",
-            f"{copy.parent}: {error.strerror or error}",
-            "set TMPDIR to a folder with more room",
-        ) from None
+        problem = "standard input cannot be copied to the disk"
+        received = f"{copy.parent}: {error.strerror or error}"
+        raise InputFileError(problem, received, "set TMPDIR to a folder with more space") from None
     with spoken_of({str(copy): STDIN, copy.name: STDIN}):
         yield copy

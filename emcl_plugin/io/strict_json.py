@@ -24,7 +24,7 @@ T = TypeVar("T")
 def bad(
     problem: str, received: str, remedy: str = "copy the folder again, or fit and save anew"
 ) -> StateError:
-    """What is wrong with a saved folder, and usually what to do."""
+    """Return an error about a saved corrector, with the usual remedy."""
     return StateError(problem, received, remedy)
 
 
@@ -66,14 +66,14 @@ def _by_field(value: Any) -> Any:
 
 
 def saved_fields(kind: Any) -> dict[str, str]:
-    """JSON keys and the fields they hold: all of a dataclass but NCL's marginals."""
+    """Return JSON keys and the fields that they hold: all but NCL's marginals."""
     names = [field.name for field in fields(kind) if not field.name.endswith("_marginal")]
     keys = {name: key for key, name in _FIELDS.items()}
     return {keys.get(name, name): name for name in names}
 
 
 def same_keys(found: Mapping[str, Any], wanted: Sequence[str], where: str) -> None:
-    """Refuse what lacks a key, or has one too many."""
+    """Refuse missing and unexpected keys."""
     missing, others = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing:
         raise bad("something is missing", f"{where}: no {missing[0]}")
@@ -97,22 +97,22 @@ def _finite(text: str) -> float:
 
 
 def read_json(path: Path, largest: int) -> Any:
-    """The JSON of a regular file of at most so many bytes."""
+    """Return the JSON of a regular file of at most ``largest`` bytes."""
     with opened(path) as (file, size):
         check_size(path, size, largest)
         return parse_json(file.read(size), path)
 
 
 def check_size(path: Path, size: int, largest: int) -> None:
-    """Refuse more than ``largest`` bytes."""
+    """Refuse a file of more than ``largest`` bytes."""
     if size > largest:
         received = f"{path}: {size} bytes, {largest} at most"
-        raise bad("the file is too large", received, "keep long lists in a table of your own")
+        raise bad("the file is too large", received, "keep long lists in a separate table")
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[BufferedReader, int]]:
-    """A regular file and its size; no other is opened, since a pipe would wait for a writer."""
+    """Open a regular file and yield it with its size; a pipe would block."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise bad("this is not a regular file", f"{path}")

@@ -1,4 +1,4 @@
-"""Small matrices as text: ``.csv``, ``.tsv`` and ``.jsonl``, float32, with ids or without."""
+"""Small matrices as text: ``.csv``, ``.tsv`` and ``.jsonl``, float32, with optional ids."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from emcl_plugin.io.vectors import ID_NAMES, Vectors, as_ids
 
 VECTOR_NAMES = ("embedding", "vector", "features", "scores")
 _FIRST_COLUMN = (*ID_NAMES, "", "index", "text", "video", "query")
-_AS_OBJECTS = 15  # times the size of a file, of its cells in memory
+_AS_OBJECTS = 15  # memory of the cells as Python objects, in multiples of the file's size
 _LARGEST = float(np.finfo(np.float32).max)
 
 
 def read_csv(path: Path, key: str | None = None) -> Vectors:
-    r"""Rows of numbers; a header and a first column of ids may be there.
+    r"""Read rows of numbers with an optional header and first column of ids.
 
-    The first column holds ids if the header says so, or if nothing in it is a number.
+    The first column holds ids if the header names them or if none of its cells is a number.
 
     Raises
     ------
     InputFileError
-        Rows of several lengths, cells that are no finite numbers, or a first line or column that
-        may be numbers or not.
+        Rows differ in length, a cell is not a finite number, or the first line or column is
+        ambiguous.
 
     Examples
     --------
@@ -55,7 +55,7 @@ def read_csv(path: Path, key: str | None = None) -> Vectors:
 
 
 def read_jsonl(path: Path, key: str | None = None) -> Vectors:
-    """A list of numbers per line, or an object of an id and such a list."""
+    """Read a list of numbers per line, or an object of an id and such a list."""
     _check(path, key)
     rows: list[tuple[int, list[Any]]] = []
     ids = []
@@ -75,29 +75,29 @@ def read_jsonl(path: Path, key: str | None = None) -> Vectors:
 
 
 def _check(path: Path, key: str | None) -> None:
-    """Refuse what is not there, a name, and what would not fit into the memory as text."""
+    """Refuse missing files, names of arrays, and text that does not fit into memory."""
     first_bytes(path, 1)
     only(key, path)
     check_memory(_AS_OBJECTS * path.stat().st_size, path)
 
 
 def _header(cells: list[str], path: Path) -> str | None:
-    """What a first line of names calls the first column; None for a line of numbers."""
+    """Return the name of the first column, or None if the first line is not a header."""
     first, rest = cells[0].strip().lower(), cells[1:]
     counted = [str(i) for i in range(len(cells))]
-    if rest and cells == counted:  # pandas counts columns so where they have no names
-        _refuse("the first line may be names of columns or numbers", path, 1, *cells)
+    if rest and cells == counted:  # pandas numbers unnamed columns like this
+        _refuse("the first line may be column names or numbers", path, 1, *cells)
     numbered = bool(rest) and rest == counted[:-1] and first in _FIRST_COLUMN
     named = all(x.strip() and _number(x) is None for x in rest or cells)
     return first if numbered or named else None
 
 
 def _names_first(rows: list[tuple[int, list[str]]], path: Path) -> bool:
-    """Whether the first column holds no numbers."""
+    """Return whether the first column holds ids, that is, no numbers."""
     numbers = [_number(cells[0]) is not None for _, cells in rows]
     if any(numbers) and not all(numbers) and len(rows[0][1]) > 1:
         line, cells = rows[numbers.index(False)]
-        _refuse("the first column holds numbers and other things", path, line, cells[0])
+        _refuse("the first column mixes numbers and text", path, line, cells[0])
     return not any(numbers) and len(rows[0][1]) > 1
 
 
@@ -105,11 +105,11 @@ def _json(text: str, path: Path, line: int) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        _refuse("a line is no JSON", path, line, text[:60])
+        _refuse("a line is not JSON", path, line, text[:60])
 
 
 def _entry(entry: Any, path: Path, line: int) -> tuple[Any, list[Any]]:
-    """The id and the numbers of a line."""
+    """Return the id, or None, and the numbers of a line."""
     if isinstance(entry, list):
         return None, entry
     fields = entry if isinstance(entry, dict) and "videos" not in entry else {}
@@ -117,12 +117,16 @@ def _entry(entry: Any, path: Path, line: int) -> tuple[Any, list[Any]]:
     name = next((fields[name] for name in ID_NAMES if name in fields), None)
     if len(vectors) != 1 or (name is not None and as_ids([name]) is None):
         names = ", ".join(VECTOR_NAMES)
-        _refuse(f"a line is no list of numbers, nor an id and one of {names}", path, line)
+        _refuse(
+            f"a line is neither a list of numbers nor an object of an id and one of {names}",
+            path,
+            line,
+        )
     return name, vectors[0]
 
 
 def _matrix(rows: list[tuple[int, list[Any]]], path: Path) -> Matrix:
-    """(n, D) float32 of n lines."""
+    """Return an (n, D) float32 array of n lines."""
     width = len(rows[0][1])
     array = np.empty((len(rows), width), np.float32)
     for i, (line, cells) in enumerate(rows):
@@ -137,7 +141,7 @@ def _matrix(rows: list[tuple[int, list[Any]]], path: Path) -> Matrix:
 
 
 def _number(cell: Any) -> float | None:
-    """A cell as a number; None for text, an empty cell, 1_000, true."""
+    """Parse a cell; None for text, an empty cell, 1_000, true."""
     if not isinstance(cell, str | int | float) or isinstance(cell, bool):
         return None
     if isinstance(cell, str) and "_" in cell:
@@ -149,9 +153,9 @@ def _number(cell: Any) -> float | None:
 
 
 def _refuse(problem: str, path: Path, line: int, *found: str) -> NoReturn:
-    raise InputFileError(
-        problem,
-        f"{path}, line {line}" + (f": {', '.join(found)[:60]}" if found else ""),
-        "write one row of numbers per line, of one length, with names of columns in the first "
-        "line or none; call a column of ids 'id' there",
+    received = f"{path}, line {line}" + (f": {', '.join(found)[:60]}" if found else "")
+    remedy = (
+        "write rows of numbers of one length, with column names in the first line or none; name a "
+        "column of ids 'id'"
     )
+    raise InputFileError(problem, received, remedy)

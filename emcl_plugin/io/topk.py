@@ -1,4 +1,4 @@
-"""The best of every row; of equal scores the one with the lower index."""
+"""Top-k of every row; ties go to the lower index."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from emcl_plugin.io.members import Matrix
 
 Ranked: TypeAlias = "tuple[int, Matrix, Matrix]"
-"""The first row's index, and scores and columns of the best of some rows, each (rows, k)."""
+"""Index of the first row, and top-k scores and columns of some rows, each (rows, k)."""
 
 
 def best(block: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores and columns of the ``k`` best of every row, each (rows, k), best first.
+    """Return scores and columns of the top ``k`` of every row, each (rows, k), best first.
 
-    As the first k of a stable sort, which :func:`torch.topk` is not.
+    Equals the first k of a stable sort, which :func:`torch.topk` does not.
 
     >>> scores, columns = best(torch.tensor([[0.5, 0.9, 0.5, 0.5]]), 3)
     >>> columns
@@ -26,7 +26,7 @@ def best(block: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     scores, columns = wide.topk(min(k + 1, wide.shape[1]), dim=1)
     last, next_one = scores[:, k - 1 : k], scores[:, k:]
     columns = columns[:, :k]
-    for row in (last == next_one).nonzero()[:, 0].tolist():  # which of the last score is open
+    for row in (last == next_one).nonzero()[:, 0].tolist():  # ties at rank k
         above, level = wide[row] > last[row], wide[row] == last[row]
         columns[row] = torch.cat([above.nonzero(), level.nonzero()])[:k, 0]
     columns = columns.sort(dim=1).values
@@ -36,9 +36,9 @@ def best(block: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def ranked(blocks: Iterable[torch.Tensor], k: int, start: int = 0) -> Iterator[Ranked]:
-    """The ``k`` best of every row of consecutive blocks, (rows, n) with n at least k.
+    """Yield the top ``k`` of every row of consecutive (rows, n) blocks, n at least k.
 
-    ``start`` is the first row's index.
+    ``start`` is the index of the first row.
     """
     for block in blocks:
         scores, columns = (x.cpu().numpy() for x in best(block, k))

@@ -1,4 +1,4 @@
-"""PyTorch's ``.pt`` and ``.pth``, loaded without running anything in them."""
+"""PyTorch's ``.pt`` and ``.pth``, read with ``weights_only=True`` by safe versions of torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from emcl_plugin.io.vectors import Vectors, leaves, with_ids
 
 
 def read_torch(path: Path, key: str | None = None) -> Vectors:
-    """A tensor, or one tensor of a dictionary; ``a.b`` names one in a dictionary inside."""
+    """Return a tensor, by name if it is in a dictionary (``a.b`` if nested)."""
     import torch
 
     content = load_tensors(path)
@@ -50,21 +50,19 @@ def read_torch(path: Path, key: str | None = None) -> Vectors:
 
 
 SAFE_TORCH = "2.10"
-"""The first whose restricted reader cannot be talked into running code, as far as is known: before
-2.6 it could (CVE-2025-32434), before 2.10 its memory could be overwritten (CVE-2026-24747)."""
+"""First release whose restricted reader has no known hole: before 2.6 a file could run code
+(CVE-2025-32434), before 2.10 it could overwrite memory (CVE-2026-24747)."""
 
 
 def load_tensors(path: Path) -> Any:
-    """What the file holds: tensors, containers, texts and numbers."""
+    """Read a file of tensors, containers, texts and numbers."""
     first_bytes(path, 1)
     import torch
 
     if torch.__version__ < SAFE_TORCH:
-        raise InputFileError(
-            "this release of torch reads .pt files in a way that could run any code",
-            f"{path}, with torch {torch.__version__}",
-            "install torch 2.10 or newer; or save the arrays as .npy or .safetensors",
-        )
+        problem = "this release of torch reads .pt files in a way that could run any code"
+        remedy = "install torch 2.10 or newer; or save the arrays as .npy or .safetensors"
+        raise InputFileError(problem, f"{path}, with torch {torch.__version__}", remedy)
     with parsing(path, "PyTorch"), no_false_claims(path):
         try:
             _check(path)
@@ -74,15 +72,14 @@ def load_tensors(path: Path) -> Any:
             if "weights_only" not in text.lower() or "corrupted" in text:
                 raise
             asked = re.search(r"GLOBAL (\S+)", text)
-            raise InputFileError(
-                "the file holds Python objects, which could run any code",
-                f"{path}: {asked[1][:200]}" if asked else str(path),
-                "save the tensors alone: torch.save({'features': x}, path)",
-            ) from None
+            problem = "the file holds Python objects, which could run any code"
+            received = f"{path}: {asked[1][:200]}" if asked else str(path)
+            remedy = "save the tensors alone: torch.save({'features': x}, path)"
+            raise InputFileError(problem, received, remedy) from None
 
 
 _FOLDER = 0x10
-"""A mark of archives: PyTorch reads nothing of such a member, and gives what was in memory."""
+"""Zip attribute of folders: PyTorch would return uninitialised memory for such a member."""
 
 
 def _check(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a file gives: an array, and the ids that lie beside it."""
+"""The result of a reader: an array and the ids stored with it."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ Ids: TypeAlias = tuple[str, ...]
 ID_NAMES = (
     "id", "ids", "key", "name", "image_id", "video_id", "text_id", "image_path", "uid",
 )  # fmt: skip
-"""What a column of ids is called in tables; the first of these that is there counts."""
+"""Names of id columns in tables; the first that exists is used."""
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """An array from a file, and what the file calls its items.
+    """An array from a file and the ids of its items.
 
     Attributes
     ----------
     array : (n, D) array
-        As it is in the file.
+        With the dtype of the file.
     ids : tuple of n str, or None
-        Of the rows; the same id may come several times.
+        Of the rows; ids may repeat.
     column_ids : tuple of D str, or None
-        Of the columns, where the array is a similarity matrix.
+        Of the columns, if the array is a similarity matrix.
     """
 
     array: Matrix
@@ -40,11 +40,11 @@ class Vectors:
 
 
 Reader: TypeAlias = Callable[[Path, str | None], Vectors]
-"""Reads one file: its path, and the name of the array in it or None."""
+"""Reads one file, given its path and the name of the array in it or None."""
 
 
 def as_ids(values: object) -> Ids | None:
-    """Ids of a list or array of texts or whole numbers; None for what is something else.
+    """Return a list or array of texts or integers as ids, anything else as None.
 
     >>> as_ids(np.array([7, 8])), as_ids([b"a", "b"]), as_ids([0.5])
     (('7', '8'), ('a', 'b'), None)
@@ -69,20 +69,20 @@ def as_ids(values: object) -> Ids | None:
 def with_ids(
     array: Matrix, name: str, lists: Callable[[str], object], path: Path, mark: str = "."
 ) -> Vectors:
-    """An array and the ids beside it: ``<name>_ids``, ``ids``, or ``text_ids`` and ``video_ids``.
+    """Find an array's ids: ``<name>_ids``, ``ids``, or ``text_ids`` and ``video_ids``.
 
     Parameters
     ----------
     array : (n, D) array
     name : str
-        Its name in the file; ``mark`` stands between the parts of it.
+        Its name in the file, whose parts ``mark`` separates.
     lists : callable
-        What the file holds under another name, or None.
+        Returns what the file holds under another name, or None.
 
     Raises
     ------
     InputFileError
-        ``<name>_ids`` are not as many as the rows. ``ids`` of another number are others' ids.
+        The number of ``<name>_ids`` differs from the rows. Such ``ids`` are ignored instead.
 
     Examples
     --------
@@ -107,12 +107,11 @@ def with_ids(
 
 
 def check_count(ids: Sequence[str], array: Matrix, path: Path) -> None:
-    """Refuse ids that are not as many as the rows."""
+    """Refuse ids whose number differs from the rows."""
     if not array.ndim or len(ids) != len(array):
+        received = f"{path}: {len(ids)} ids for {array.shape}"
         raise InputFileError(
-            "the ids are not as many as the rows",
-            f"{path}: {len(ids)} ids for {array.shape}",
-            "save one id per row",
+            "the number of ids is not that of the rows", received, "save one per row"
         )
 
 
@@ -120,9 +119,9 @@ MOST_LEVELS = 16
 
 
 def leaves(content: object) -> dict[str, Any]:
-    """Whatever lies in dictionaries inside one another, by name; a thing alone is called ''.
+    """Flatten nested dictionaries, with keys joined by dots; any other object is named ''.
 
-    Each dictionary is entered once, so that one which holds itself does no harm.
+    Each dictionary is entered once, so cycles end.
 
     >>> leaves({"a": 1, "b": {"c": 2}})
     {'a': 1, 'b.c': 2}

@@ -1,4 +1,4 @@
-"""Writing scores, or the best answers of every query, in the format that the suffix names."""
+"""Write score matrices or runs (the top k of every query) in the format of the suffix."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_scores(
     video_ids: Sequence[str] | None = None,
     force: bool = False,
 ) -> None:
-    """Write a matrix of scores, whole or not at all.
+    """Write a matrix of scores atomically.
 
     Parameters
     ----------
@@ -38,16 +38,16 @@ def write_scores(
         Array, tensor or similarity source. Read and written block by block, in its own dtype;
         bfloat16 as float32.
     text_ids, video_ids : sequence of str, optional
-        Kept with the scores by all formats but ``.npy``.
-    force : bool
-        Replace a file that is there.
+        Stored with the scores in all formats but ``.npy``.
+    force : bool, default False
+        Replace an existing file.
 
     Raises
     ------
     InputFileError
-        Of no known kind, there already, no room for it, or it cannot be written.
+        The format is unknown, the file exists, the disk is full or writing fails.
     InputValueError
-        Scores that hold NaN or infinity, ids that are not as many as the items.
+        Scores hold NaN or infinity, or the number of ids is not that of the items.
 
     Examples
     --------
@@ -76,29 +76,29 @@ def write_run(
     video_ids: Sequence[str] | None = None,
     force: bool = False,
 ) -> None:
-    """Write the ``k`` best videos of every text, or texts of every video, whole or not at all.
+    """Write the top ``k`` videos of every text, or texts of every video, atomically.
 
-    Of equal scores the one with the lower index comes first.
+    Ties are ordered by index.
 
     Parameters
     ----------
     path : str or Path
-        ``.jsonl``, ``.csv``, ``.tsv``, ``.parquet``, or ``.trec`` or ``.run`` for TREC's form.
+        ``.jsonl``, ``.csv``, ``.tsv``, ``.parquet``, or ``.trec`` or ``.run`` for TREC's format.
     scores : (n_text, n_video)
         Array, tensor or similarity source, higher is better. Read block by block.
-    k : int
-        At most so many answers of a query.
+    k : int, default 100
+        Maximum number of answers per query.
     direction : {"text -> video", "video -> text"}
-        Which side asks.
+        Which side are the queries.
     text_ids, video_ids : sequence of str, optional
-        Default: the indices, from 0.
-    force : bool
-        Replace a file that is there.
+        Default: the indices from 0.
+    force : bool, default False
+        Replace an existing file.
 
     Raises
     ------
     InputFileError, InputValueError
-        As :func:`write_scores`; also ids that are there twice, or that TREC's form cannot hold.
+        As :func:`write_scores`; also ids that repeat or that TREC's format cannot hold.
 
     Examples
     --------
@@ -111,7 +111,7 @@ def write_run(
     """
     path = Path(path)
     if k < 1:
-        raise InputValueError("a run has at least one answer of a query", f"k = {k}", "k = 100")
+        raise InputValueError("a run has at least one answer per query", f"k = {k}", "k = 100")
     source, kind = _source(scores)
     shape, dtype = source.shape, kind.numpy_dtype
     write = prepare_run(path, shape, dtype, direction, text_ids, video_ids, k=k, force=force)
@@ -129,7 +129,7 @@ def prepare_scores(
     *,
     force: bool,
 ) -> ScoresWriter:
-    """What will write row blocks to an open file; all that must fail fails now."""
+    """Validate everything, then return the writer of row blocks to an open file."""
     check_target(path, npy_size(shape, dtype.itemsize), force=force)
     prepare = _by_suffix(path, SCORES)
     ids = checked_ids(text_ids, shape[0], "text"), checked_ids(video_ids, shape[1], "video")
@@ -147,14 +147,13 @@ def prepare_run(
     k: int,
     force: bool,
 ) -> RunWriter:
-    """What will write the best of row blocks to an open file; all that must fail fails now.
+    """Validate everything, then return the writer of top-k blocks to an open file.
 
     ``shape`` is (texts, videos) in both directions.
     """
     if direction not in SIDES:
-        raise InputValueError(
-            "this direction is not known", repr(direction), " or ".join(map(repr, SIDES))
-        )
+        remedy = " or ".join(map(repr, SIDES))
+        raise InputValueError("unknown direction", repr(direction), remedy)
     sides = SIDES[direction]
     counts = dict(zip(("text", "video"), shape, strict=True))
     given = {"text": text_ids, "video": video_ids}
@@ -174,33 +173,29 @@ T = TypeVar("T")
 def _by_suffix(path: Path, formats: Mapping[str, T]) -> T:
     found = formats.get(path.suffix.lower())
     if found is None:
-        raise InputFileError(
-            "files of this kind cannot be written", str(path), f"use one of {', '.join(formats)}"
-        )
+        remedy = f"use one of {', '.join(formats)}"
+        raise InputFileError("files of this format cannot be written", str(path), remedy)
     return found
 
 
 def checked_ids(ids: Sequence[str] | None, count: int, side: str) -> list[str] | None:
-    """Ids as strings that any format can hold, as many as there are items."""
+    """Return ids as strings that any format can hold, one per item."""
     if ids is None:
         return None
     names = [str(name) for name in ids]
     if len(names) != count:
-        raise InputValueError(
-            f"the {side} ids are not as many as the {side}s",
-            f"{len(names)} ids for {count} {side}s",
-            "give one id per item, in the order of the scores",
-        )
+        problem = f"the number of {side} ids is not that of the {side}s"
+        received = f"{len(names)} ids for {count} {side}s"
+        raise InputValueError(problem, received, "give one id per item, in the order of the scores")
     for name in names:
         if "\0" in name or name.encode(errors="ignore").decode() != name:
-            raise InputValueError(
-                f"a {side} id is not text that a file can hold", repr(name), "give another id"
-            )
+            problem = f"a {side} id is not text that a file can hold"
+            raise InputValueError(problem, repr(name), "give another id")
     return names
 
 
 def _source(scores: Array | Similarity) -> tuple[Similarity, Kind]:
-    """Scores to read in blocks, and as what to write them."""
+    """Return the scores as a source and the kind of array to write."""
     if isinstance(scores, Similarity):
         return scores, Kind(True, scores.dtype, torch.device("cpu"))
     kind = Kind.of(check_matrix(scores, "scores"))

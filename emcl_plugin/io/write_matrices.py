@@ -1,7 +1,6 @@
-"""A matrix of scores as a file, row block after row block: one function per format.
+"""Score matrices as files, written in row blocks: one function per format.
 
-Each takes what is known before the work, refuses what cannot be written, and returns the
-function that writes.
+Each validates what is known before the computation and returns the writer.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from emcl_plugin.io.npy import stream_npy
 
 ScoresWriter: TypeAlias = Callable[[BinaryIO, Iterable[Matrix]], None]
 
-_MOST_METADATA = 100_000_000  # bytes that the readers of safetensors and Parquet accept
+_MOST_METADATA = 100_000_000  # bytes; the limit of the readers of safetensors and Parquet
 
 
 @dataclass(frozen=True)
 class Table:
-    """All of a file of scores but the numbers.
+    """A file of scores without its numbers.
 
     Attributes
     ----------
     shape : tuple of int
         (texts, videos).
     text_ids, video_ids : sequence of str or None
-        None where they are not known.
+        None if unknown.
     """
 
     path: Path
@@ -44,7 +43,7 @@ class Table:
 
     @property
     def ids(self) -> dict[str, Sequence[str]]:
-        """Those that are known."""
+        """The known ids by name."""
         both = {"text_ids": self.text_ids, "video_ids": self.video_ids}
         return {name: ids for name, ids in both.items() if ids is not None}
 
@@ -68,7 +67,7 @@ def _npz(of: Table) -> ScoresWriter:
 
 
 def _safetensors(of: Table) -> ScoresWriter:
-    """By hand, since the library writes a tensor only as a whole: length, JSON, numbers."""
+    """Length, JSON header, numbers; the library writes only complete tensors."""
     dtype = of.dtype.newbyteorder("<")
     size = of.shape[0] * of.shape[1] * dtype.itemsize
     tensor = {"dtype": f"F{8 * dtype.itemsize}", "shape": of.shape, "data_offsets": (0, size)}
@@ -86,7 +85,7 @@ def _safetensors(of: Table) -> ScoresWriter:
 
 
 def _parquet(of: Table) -> ScoresWriter:
-    """One row per text: its id, if known, and its scores; the videos' ids in the metadata."""
+    """One row per text: its id, if known, and its scores; video ids go into the metadata."""
     arrow, parquet = library("pyarrow", of.path), library("pyarrow.parquet", of.path)
     ids = None if of.text_ids is None else arrow.array(of.text_ids, arrow.string())
     vector = arrow.list_(arrow.from_numpy_dtype(of.dtype), of.shape[1])
@@ -96,7 +95,7 @@ def _parquet(of: Table) -> ScoresWriter:
     schema = arrow.schema([*fields, ("scores", vector)], metadata)
 
     def write(file: BinaryIO, blocks: Iterable[Matrix]) -> None:
-        start, pool = 0, arrow.system_memory_pool()  # others keep what they have freed
+        start, pool = 0, arrow.system_memory_pool()  # other pools keep freed memory
         options = {"use_dictionary": False, "memory_pool": pool}
         with parquet.ParquetWriter(file, schema, **options) as writer:
             for block in blocks:
@@ -115,11 +114,8 @@ def _json(value: Any) -> str:
 
 def _check_metadata(size: int, path: Path) -> None:
     if size > _MOST_METADATA:
-        raise InputValueError(
-            "the ids are too many or too long for a file of this format",
-            f"{path}: {size} bytes",
-            "name the output .npz",
-        )
+        problem = "the ids are too many or too long for a file of this format"
+        raise InputValueError(problem, f"{path}: {size} bytes", "name the output .npz")
 
 
 SCORES: dict[str, Callable[[Table], ScoresWriter]] = {

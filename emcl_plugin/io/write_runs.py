@@ -1,8 +1,7 @@
-"""The best answers of every query as a file, block after block: one function per format.
+"""Runs (the top k of every query) as files, written in blocks: one function per format.
 
-As in :mod:`emcl_plugin.io.write_matrices`, each refuses early and returns the function that writes.
-Scores are written with the fewest digits that give the number, and so the order, back (those of
-float32 for float16, whose own are few).
+As in :mod:`emcl_plugin.io.write_matrices`, each validates early and returns the writer. Scores have
+the fewest digits that restore the number, and so the order (float16 is written as float32).
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ if TYPE_CHECKING:
 RunWriter: TypeAlias = "Callable[[BinaryIO, Iterable[Ranked]], None]"
 
 SIDES = {"text -> video": ("text", "video"), "video -> text": ("video", "text")}
-"""What asks and what answers, by direction."""
+"""Queries and items, by direction."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """All of a run but what was found.
+    """A run without its answers.
 
     Attributes
     ----------
     sides : tuple of str
-        What asks and what answers: "text" and "video", or the other way round.
+        Queries and items: ("text", "video") or the reverse.
     queries, items : sequence of str
         Their ids.
     """
@@ -50,7 +49,7 @@ class Run:
     items: Sequence[str]
 
     def answers(self, found: Ranked) -> list[tuple[str, list[str], list[str]]]:
-        """Each query of a block, its best items, and their scores in digits."""
+        """Return each query of a block, its top items, and their scores as text."""
         start, scores, columns = found
         queries = self.queries[start : start + len(scores)]
         items = [[self.items[column] for column in row] for row in columns.tolist()]
@@ -58,7 +57,7 @@ class Run:
         return list(zip(queries, items, digits.tolist(), strict=True))
 
     def rows(self, found: Ranked) -> list[tuple[str, str, int, str]]:
-        """Query, item, rank and score of every answer of a block."""
+        """Return query, item, rank and score of every answer of a block."""
         return [
             (query, item, rank, score)
             for query, items, scores in self.answers(found)
@@ -79,14 +78,12 @@ def _jsonl(run: Run) -> RunWriter:
 
 
 def _check_unique(run: Run) -> None:
-    """Refuse ids that a table's reader would take for one item."""
+    """Refuse repeated ids, which a table cannot tell apart."""
     for side, ids in zip(run.sides, (run.queries, run.items), strict=True):
         if len(set(ids)) < len(ids):
-            raise InputValueError(
-                f"two {side}s have the same id",
-                f"{run.path}: {Counter(ids).most_common(1)[0][0]!r}",
-                "make them unique, or name the run .jsonl, a line per query in their order",
-            )
+            received = f"{run.path}: {Counter(ids).most_common(1)[0][0]!r}"
+            remedy = "make them unique, or name the run .jsonl, which has one line per query"
+            raise InputValueError(f"two {side}s have the same id", received, remedy)
 
 
 def _csv(run: Run, dialect: str) -> RunWriter:
@@ -109,11 +106,9 @@ def _trec(run: Run) -> RunWriter:
     _check_unique(run)
     for name in (*run.queries, *run.items):
         if name.split() != [name]:
-            raise InputValueError(
-                "TREC's columns end at white space, and an id has some, or is empty",
-                f"{run.path}: {name!r}",
-                "name the run .csv or .jsonl, or give other ids",
-            )
+            problem = "TREC's columns end at white space, but an id is empty or contains some"
+            remedy = "name the run .csv or .jsonl, or give other ids"
+            raise InputValueError(problem, f"{run.path}: {name!r}", remedy)
 
     def write(file: BinaryIO, blocks: Iterable[Ranked]) -> None:
         for found in blocks:

@@ -197,7 +197,7 @@ def test_what_was_captured_is_saved_and_read_again(tmp_path):
     found = read("clip4clip", tmp_path / "run.npz")
     assert_array_equal(found.scores(), run.adapter.scores())
     assert found.notes == run.adapter.notes
-    with pytest.raises(EmclError, match="there already"):
+    with pytest.raises(EmclError, match="exists already"):
         run.save(tmp_path / "run.npz")
     with pytest.raises(EmclError, match=r"saved as \.npz"):
         run.save(tmp_path / "run.pt")
@@ -207,8 +207,8 @@ def test_what_was_captured_is_saved_and_read_again(tmp_path):
     ("name", "arrays", "words"),
     [
         ("clip4clip", {"x": np.ones(2)}, "nothing of clip4clip is in it"),
-        ("drl", {"text.a": np.ones(2), "text": np.ones(2)}, "an array and for what holds others"),
-        ("drl", {"text": np.ones(2), "text.a": np.ones(2)}, "an array and for what holds others"),
+        ("drl", {"text.a": np.ones(2), "text": np.ones(2)}, "both an array and a group"),
+        ("drl", {"text": np.ones(2), "text.a": np.ones(2)}, "both an array and a group"),
     ],
 )
 def test_what_is_not_there_is_said(name, arrays, words, tmp_path):

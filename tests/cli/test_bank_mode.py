@@ -266,7 +266,7 @@ def test_wrong_use_is_told_and_writes_nothing(fitted, emcl, arguments, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (f"{BANK_V} --save fitted", "is there already"),
+        (f"{BANK_V} --save fitted", "exists already"),
         (f"{BANK_V} --save fitted", "--force"),
         (f"{BANK_V} --save other --force", "thesis.txt"),
         (f"{BANK_V} --save ids.txt", "is a file"),

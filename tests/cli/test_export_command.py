@@ -73,7 +73,7 @@ def test_every_store(run, to, library, how):
     assert result.exit_code == 0, result.output
     assert how in result.stderr
     assert f"out ({to}" in result.stderr
-    with pytest.raises(InputFileError, match="there already"):
+    with pytest.raises(InputFileError, match="exists already"):
         run("--to", to, "-o", "out")
     assert run("--to", to, "-o", "out", "--force", "--quiet").stderr == ""
 
@@ -126,7 +126,7 @@ def test_queries_alone(run, saved, tmp_path):
     assert result.exit_code == 0, result.output
     assert [p.name for p in tmp_path.iterdir()] == ["qv.npy"]
     assert "written" not in result.stderr
-    with pytest.raises(InputFileError, match="there already"):
+    with pytest.raises(InputFileError, match="exists already"):
         run("--queries", str(saved[0] / "q.npy"), "--queries-output", "qv.npy")
 
 

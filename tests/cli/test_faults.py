@@ -301,7 +301,7 @@ def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path, there):
     link.symlink_to("big/real.npy")
     if there:
         real.write_text("older")
-        with pytest.raises(InputFileError, match="there already"):
+        with pytest.raises(InputFileError, match="exists already"):
             write_scores(link, np.eye(2))
     write_scores(link, np.eye(2), force=there)
     assert link.is_symlink()

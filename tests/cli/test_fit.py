@@ -102,7 +102,7 @@ def test_force_replaces_a_corrector_and_nothing_else(fitted, emcl):
                        .corrector_.bias)  # fmt: skip
     (fitted / "thesis.txt").write_text("years of work")
     words = emcl(*options, "--force", status=1).words
-    assert "holds something else" in words
+    assert "holds other files too" in words
     assert (fitted / "thesis.txt").read_text() == "years of work"
 
 

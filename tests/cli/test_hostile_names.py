@@ -99,7 +99,7 @@ def test_a_file_of_any_name_is_read_and_written(run_here, folder, name):
     assert escaped(f"{name}.npz") in said.err
     assert set(os.listdir(folder)) - before == {f"{name}.npz", f"{name}.csv"}
     again = plain(run_here("--sim", f"{name}.npz:scores", "-o", f"{name}.npz", check=1))
-    assert "the output is there already" in again.err
+    assert "the output exists already" in again.err
     assert escaped(f"{name}.npz")[:500] in again.err
     (folder / given).unlink()
     gone = plain(run_here("--sim", given, check=1))

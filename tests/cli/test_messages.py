@@ -144,7 +144,7 @@ FILES = [
     Row("--sim pipe.npy", 1, "this is a pipe or a device, not a file"),
     Row("--sim zero.csv", 1, "this is a pipe or a device, not a file"),
     Row("--sim loop.npy", 1, "Too many levels of symbolic links"),
-    Row("--sim words.xyz", 1, "files of this kind are not known"),
+    Row("--sim words.xyz", 1, "unknown file format"),
     Row("--sim words.npy", 1, "not an .npy file"),
     Row("--sim zip.npy", 1, "rename it to end in .npz"),
     Row("--sim words.parquet", 1, "not a Parquet file"),
@@ -158,16 +158,16 @@ FILES = [
     Row("--sim two.npz", 1, "the file holds several arrays"),
     Row("--sim two.npz:c", 1, "name one of a, b"),
     Row("--sim none.npz", 1, "the file holds no array"),
-    Row("--sim s.npy:a", 1, "leave the name out: s.npy"),
-    Row("--sim ids.npz:x", 1, "the ids are not as many as the rows"),
+    Row("--sim s.npy:a", 1, "omit the name: s.npy"),
+    Row("--sim ids.npz:x", 1, "the number of ids is not that of the rows"),
     Row("--sim outside.h5", 1, "the data set lies in another file"),
     Row("--sim ragged.csv", 1, "the lines hold 2 and 1 numbers"),
-    Row("--sim doubt.csv", 1, "may be names of columns or numbers"),
-    Row("--sim mixed.csv", 1, "the first column holds numbers and other things"),
+    Row("--sim doubt.csv", 1, "may be column names or numbers"),
+    Row("--sim mixed.csv", 1, "the first column mixes numbers and text"),
     Row("--sim text.csv", 1, "a cell is not a finite float32 number"),
     Row("--sim no.jsonl", 1, "does not exist"),
-    Row("--sim bad.jsonl", 1, "a line is no JSON"),
-    Row("--sim other.jsonl", 1, "a line is no list of numbers"),
+    Row("--sim bad.jsonl", 1, "a line is not JSON"),
+    Row("--sim other.jsonl", 1, "a line is neither a list of numbers"),
     Row("--sim half.jsonl", 1, "some rows have an id and some none"),
     Row("--sim int.npy", 1, "astype"),
     Row("--sim nan.npy", 1, "sim[1, 2] = nan"),
@@ -180,12 +180,12 @@ FILES = [
     Row("--sim kinds", 1, "the files are of several kinds"),
     Row("--sim empty", 1, "there are no files of a known kind"),
     Row("--sim 'no*.npy'", 1, "there are no files of a known kind"),
-    Row("--sim shapes", 1, "the files do not fit below one another"),
+    Row("--sim shapes", 1, "the files cannot be concatenated"),
     Row("--sim nans", 1, "a part holds NaN or infinity"),
     Row("--sim links", 1, "the folder links to a file outside"),
     # standard input and addresses
-    Row("--sim -", 1, "nothing comes on standard input"),
-    Row("--sim -", 1, "standard input is of no known kind", stdin=b"hello"),
+    Row("--sim -", 1, "standard input is empty"),
+    Row("--sim -", 1, "standard input has an unknown format", stdin=b"hello"),
     Row("--sim file:///nowhere/at/all.npy", 1, "the file cannot be fetched"),
     Row("--sim zzz://x.npy", 1, "Protocol not known: zzz"),
     # what a retriever wrote
@@ -194,15 +194,15 @@ FILES = [
     Row("--from mmt empty", 1, "there are no files of a known kind"),
     Row("--from mmt links", 1, "the folder links to a file outside"),
     Row("--from mmt words.pkl", 1, "--trust-pickle"),
-    Row("--from mmt both.npz", 1, "a name stands for an array and for what holds others"),
-    Row("--from mmt htob.npz", 1, "a name stands for an array and for what holds others"),
+    Row("--from mmt both.npz", 1, "a name stands for both an array and a group of arrays"),
+    Row("--from mmt htob.npz", 1, "a name stands for both an array and a group of arrays"),
     Row("--from mmt file:///x/*.npy", 1, "there are no files of a known kind"),
     Row("--from mmt two.npz", 1, "nothing of mmt is in it"),
     # ground truth
     Row(f"{MAIN_GT} no.npy", 1, "does not exist"),
     Row(f"{MAIN_GT} no.csv", 1, "the file cannot be read"),
     Row(f"{MAIN_GT} no.parquet", 1, "does not exist"),
-    Row(f"{MAIN_GT} words.xyz", 1, "this ground-truth format is not known"),
+    Row(f"{MAIN_GT} words.xyz", 1, "unknown ground-truth format"),
     Row(f"{MAIN_GT} diag", 1, "give diagonal, ids, or one of .npy"),
     Row(f"{MAIN_GT} flat.npy", 1, "flat.npy: 3 entries for 12 texts"),
     Row(f"{MAIN_GT} far.npy", 1, "far.npy: pair 0: video 99 of 12"),
@@ -210,7 +210,7 @@ FILES = [
     Row(f"{MAIN_GT} words.parquet", 1, "not a Parquet file"),
     Row(f"{MAIN_GT} ids.parquet", 1, "the table has no columns text and video"),
     Row(f"{MAIN_GT} ragged.csv", 1, "the table has no columns text and video"),
-    Row(f"{MAIN_GT} twice.csv", 1, "the table has two columns of one name"),
+    Row(f"{MAIN_GT} twice.csv", 1, "the table repeats a column"),
     Row(f"{MAIN_GT} long.csv", 1, "the table cannot be read"),
     Row(f"{MAIN_GT} grade.csv", 1, "a relevance grade is not a number"),
     Row(f"{MAIN_GT} inf.csv", 1, "is not finite"),
@@ -231,7 +231,7 @@ FILES = [
     Row("--sim wide.npy --gt diagonal", 1, "which text belongs to which video is not known"),
     Row("--text x.npz --video v.npy --sim y.npz", 1, "--text and --sim are not of the same texts"),
     # outputs
-    Row(f"{BOTH} -o s.npy", 1, "the output is there already"),
+    Row(f"{BOTH} -o s.npy", 1, "the output exists already"),
     Row(f"{BOTH} -o kinds", 1, "the output is a folder"),
     Row(f"{BOTH} -o pipe.npy --force", 1, "the output is a pipe or a device"),
     Row(f"{BOTH} -o no/o.npy", 1, "create it first"),
@@ -239,7 +239,7 @@ FILES = [
     Row(f"{BOTH} --run r.trec --text-ids blanks.txt", 1, "TREC's columns end at white space"),
     Row(f"{BOTH} --run r.csv --text-ids same.txt", 1, "two texts have the same id"),
     Row(f"{BOTH} --run r.csv --text-ids nul.txt", 1, "a text id is not text that a file can hold"),
-    Row(f"{MAIN_GT} diagonal --report s.npy", 1, "the output is there already"),
+    Row(f"{MAIN_GT} diagonal --report s.npy", 1, "the output exists already"),
     Row(f"{MAIN_GT} diagonal --plots s.npy", 1, "the output is a file"),
     Row(f"{MAIN_GT} diagonal --plots no/plots", 1, "create it first"),
     Row(f"{MAIN_GT} diagonal --plots plots", 1, "plots/rank-change.svg"),
@@ -252,9 +252,9 @@ FILES = [
     Row(f"{BOTH} --device meta", 1, "this device cannot be used"),
     # banks and correctors
     Row(f"{BOTH} --text-bank narrow.npy", 1, "dimension"),
-    Row("fit --text-bank tb.npy --video v.npy --save fitted", 1, "the output is there already"),
+    Row("fit --text-bank tb.npy --video v.npy --save fitted", 1, "the output exists already"),
     Row("fit --text-bank tb.npy --video v.npy --save s.npy", 1, "the output is a file"),
-    Row("fit --text-bank tb.npy --video v.npy --save kinds --force", 1, "holds something else"),
+    Row("fit --text-bank tb.npy --video v.npy --save kinds --force", 1, "holds other files too"),
     Row(f"fit --text-bank tb.npy --video v.npy --save {'n' * 300}", 1, "name is too long"),
     Row(f"{FIT} --names few.txt", 1, "2 lines for 12 items"),
     Row(f"{PAIRS} --video narrow.npy --save new", 1, "another dimension than the bank"),
@@ -262,7 +262,7 @@ FILES = [
     Row(f"apply {'n' * 300} --text t.npy", 1, "there is no saved corrector"),
     Row("apply s.npy --text t.npy", 1, "is a file, not a folder"),
     Row("apply fitted --text narrow.npy", 1, "dimension"),
-    Row("apply fitted --text t.npy -o s.npy", 1, "the output is there already"),
+    Row("apply fitted --text t.npy -o s.npy", 1, "the output exists already"),
     Row("apply odd --text t.npy --top 3", 1, "a gallery id is not text that a file can hold"),
     Row("show kinds", 1, "a file of the corrector is missing"),
     Row("show piped", 1, "this is not a regular file"),
@@ -292,14 +292,14 @@ ELSEWHERE = {
     "an address of several files": "tests/io/test_sources.py serves such",
     "the ids are too many or too long": "tests/io/test_writers.py lowers the limit",
     "at least one answer": "Python only: --top is at least 1",
-    "this direction is not known": "Python only",
+    "unknown direction": "Python only",
     "use one of {', '.join(formats)}": "Python only: the command line refuses the suffix before",
     "ids for {count} {side}s": "Python only: the command line counts lines before",
     "type(error)(error.problem, received": "passes another error on",
     "_Interrupted(": "tests/cli/test_faults.py sends signals",
     "MemoryError(str(error))": "tests/cli/test_faults.py leaves little memory",
     "an input was changed while": "tests/cli/test_faults.py writes to one",
-    "which may hold itself": "tests/io/test_fuzz_corpus.py makes such folders",
+    "which may contain the link itself": "tests/io/test_fuzz_corpus.py makes such folders",
 }
 """Messages that no row can show without breaking the machine: part of the source, and why."""
 
@@ -470,14 +470,17 @@ def refusals():
     for path in sorted([*(HOME / "cli").glob("*.py"), *(HOME / "io").glob("*.py")]):
         if path.name in ("strict_json.py", "pickled.py"):
             continue  # tests/bank/test_manifest.py, tests/io/test_pickled.py
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        lines = path.read_text("utf-8").splitlines()
+        for node in ast.walk(ast.parse("\n".join(lines))):
             call = node.exc if isinstance(node, ast.Raise) else getattr(node, "value", None)
             if not isinstance(node, ast.Raise | ast.Expr) or not isinstance(call, ast.Call):
                 continue
             name = ast.unparse(call.func).rpartition(".")[2].partition("(")[0]
             raised = isinstance(node, ast.Raise) and not name.startswith(("Value", "Unpickling"))
             if raised or name in RAISES:
-                yield str(path), node.lineno, node.end_lineno, ast.unparse(call)
+                above = lines[max(node.lineno - 5, 0) : node.lineno - 1]
+                source = "\n".join([*above, ast.unparse(call)])
+                yield str(path), node.lineno, node.end_lineno, source
 
 
 def test_every_refusal_of_the_command_line_is_in_the_table(told):

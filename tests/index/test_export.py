@@ -97,7 +97,7 @@ def test_faiss_file_and_its_ids(small, tmp_path, factory):
     assert not beside.exists()
     beside.write_text("other\n")
     path.unlink()
-    with pytest.raises(InputFileError, match=r"there already(?s:.)*ids\.txt"):
+    with pytest.raises(InputFileError, match=r"exists already(?s:.)*ids\.txt"):
         export(nameless, path, "faiss")
 
 
@@ -108,7 +108,7 @@ def test_a_target_is_replaced_on_demand_only(small, tmp_path, to):
     target = tmp_path / "out"
     export(small[0], target, to)
     before = kept(target)
-    with pytest.raises(InputFileError, match="there already"):
+    with pytest.raises(InputFileError, match="exists already"):
         export(small[0], target, to)
     assert kept(target) == before
     export(small[0], target, to, space="l2", force=True)
@@ -140,7 +140,7 @@ def test_targets_that_cannot_be(small, tmp_path):
     for target, to, words in (
         ("file", "npy", "is a file"),
         ("folder", "faiss", "is a folder"),
-        ("folder", "npy", "there already"),
+        ("folder", "npy", "exists already"),
         ("nowhere/out", "npy", "does not exist"),
         ("nowhere/out", "faiss", "does not exist"),
     ):

@@ -196,7 +196,7 @@ def test_what_is_not_there_or_empty_or_of_another_kind(tmp_path, suffix):
     refused(f"{path}:x", "does not exist")
     for content in (b"", b"text and video\n" * 50, pickle.dumps({"x": Bomb()})):
         path.write_bytes(content)
-        refused(path, "run any code|damaged|no JSON|not an?")
+        refused(path, "run any code|damaged|not JSON|not an?")
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -207,7 +207,7 @@ def test_a_name_that_is_not_in_it(tmp_path, name):
 
 def test_other_kinds_are_named(tmp_path):
     (tmp_path / "a.bin").write_bytes(b"12345678")
-    refused(tmp_path / "a.bin", "not known")
+    refused(tmp_path / "a.bin", "unknown file format")
     refused(tmp_path / "a.bin2", "does not exist")
 
 
@@ -291,7 +291,7 @@ def save_twice(path):
         ("a.h5:x", save_texts, "is of object"),
         ("a.mat", lambda path: savemat(path, {"x": X + 1j}), "complex"),
         ("a.parquet", save_twice, "several columns are called vector"),
-        ("a.pkl", save_npy, "array of numbers, no pickle"),
+        ("a.pkl", save_npy, "array of numbers, not a pickle"),
     ],
 )
 def test_numbers_that_are_others_than_the_file_says(tmp_path, name, write, words):
@@ -409,9 +409,9 @@ def test_links_out_of_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        (("b.npy", X[:, :4]), "do not fit"),
-        (("b.npy", X.astype("f4")), "do not fit"),
-        (("b.npy", X[0]), "do not fit"),
+        (("b.npy", X[:, :4]), "cannot be concatenated"),
+        (("b.npy", X.astype("f4")), "cannot be concatenated"),
+        (("b.npy", X[0]), "cannot be concatenated"),
         (("b.fvecs", X), "several kinds"),
     ],
 )

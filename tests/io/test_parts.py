@@ -206,7 +206,7 @@ def test_clip_retrieval_of_other_lengths(tmp_path):
     clip_retrieval(tmp_path)
     table = pa.table({"image_path": ["x"]})
     parquet.write_table(table, tmp_path / "metadata/metadata_1.parquet")
-    with pytest.raises(InputFileError, match="not as many as the rows") as caught:
+    with pytest.raises(InputFileError, match="not that of the rows") as caught:
         read_vectors(tmp_path / "img_emb")
     assert "metadata" in caught.value.received
 

@@ -67,8 +67,8 @@ def test_an_array_by_name_on_standard_input(tmp_path, pipe):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "nothing comes"),
-        (b"1,2\n3,4", "no known kind"),
+        (b"", "input is empty"),
+        (b"1,2\n3,4", "unknown format"),
         (b"PK\x03\x04 and then nothing", "damaged"),
         (pickle.dumps(X), "could run any code"),
     ],

@@ -60,7 +60,7 @@ def test_index_array_and_graded_qrels(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("gt.xml", "<a/>", "not known"),
+        ("gt.xml", "<a/>", "unknown ground-truth format"),
         ("gt.csv", "query,item\n1,2\n", "no columns text and video"),
         ("gt.csv", "", "no columns"),
         ("gt.csv", "text,video\n1\n", "no text or no video"),

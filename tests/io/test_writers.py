@@ -344,7 +344,7 @@ def test_a_write_that_fails_midway_leaves_what_was_there(tmp_path, suffix, error
         write(path, source)
     assert files(tmp_path) == []
     path.write_text("old")
-    with pytest.raises(InputFileError, match="there already"):
+    with pytest.raises(InputFileError, match="exists already"):
         write(path, source)
     with pytest.raises(kind):
         write(path, source, force=True)

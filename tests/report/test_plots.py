@@ -57,7 +57,7 @@ def test_every_figure_is_written_in_every_format(small, tmp_path):
     starts = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
     for path in paths:
         assert path.read_bytes().startswith(starts[path.suffix])
-    with pytest.raises(InputFileError, match="there already"):
+    with pytest.raises(InputFileError, match="exists already"):
         write_plots(folder, small[0])
     again = write_plots(folder, small[0], ["svg"], force=True)
     assert again == [folder / f"{name}.svg" for name in FIGURES]
