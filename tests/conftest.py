@@ -32,7 +32,6 @@ SLOW = [
         "service/test_service_described.py",
         "service/test_service_load.py",
         "test_cuda.py",
-        "test_out_of_memory.py",
         "test_readme.py",
         "test_shared_data.py",
     )
