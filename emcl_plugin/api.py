@@ -1,15 +1,16 @@
-"""The front door where all texts are known: `rerank` gives scores, `rescore` tells all."""
+"""`rerank`, `rescore` and `rerank_top`: correct the scores of known texts (transductive)."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypedDict, TypeVar, Unpack, overload
 
+import numpy as np
 import torch
 
-from emcl_plugin._internal.arrays import Array
+from emcl_plugin._internal.arrays import Arr, Array
 from emcl_plugin._internal.progress import Progress
 from emcl_plugin.distributed.process_group import SINGLE_PROCESS
 from emcl_plugin.emcl import EMCL
@@ -24,15 +25,32 @@ from emcl_plugin.pipeline.shards import shared
 from emcl_plugin.scores import Scorer
 from emcl_plugin.scores.candidates import Candidates
 
+Arr_co = TypeVar("Arr_co", np.ndarray[Any, Any], torch.Tensor, Array, covariant=True)
+
+
+class _Options(TypedDict, total=False):
+    """The keyword arguments of `rerank` and `rescore`, for their overloads."""
+
+    emcl: EMCL | str | None
+    ncl: NCL | str | None
+    prior: str
+    guard: bool
+    metric: str
+    device: str | torch.device | None
+    memory: int | None
+    progress: Progress | None
+    process_group: Any
+    resume: str | Path | None
+
 
 @dataclass(frozen=True, kw_only=True)
-class RerankResult(Report):
-    """Re-scored similarity and how it came about.
+class RerankResult(Report, Generic[Arr_co]):
+    """Re-scored similarity and the report on it.
 
     Attributes
     ----------
     scores : (n_text, n_video) array or tensor
-        S + tau (f_i + g_j) after EMCL, of the library, dtype and device that came in. Larger is
+        S + tau (f_i + g_j) after EMCL, in the library, dtype and device of the input. Larger is
         better; rank rows for text -> video and columns for video -> text.
 
     Examples
@@ -43,9 +61,21 @@ class RerankResult(Report):
     ((3, 3), (3, 3), None)
     """
 
-    scores: Array
+    scores: Arr_co
 
 
+@overload
+def rerank(sim: Arr, feats: FeaturesPair | None = None, **options: Unpack[_Options]) -> Arr: ...
+@overload
+def rerank(sim: None, feats: tuple[Arr, Arr], **options: Unpack[_Options]) -> Arr: ...
+@overload
+def rerank(*, feats: tuple[Arr, Arr], **options: Unpack[_Options]) -> Arr: ...
+@overload
+def rerank(
+    sim: Array | Scorer | None = None,
+    feats: FeaturesPair | None = None,
+    **options: Unpack[_Options],
+) -> Array: ...
 def rerank(
     sim: Array | Scorer | None = None,
     feats: FeaturesPair | None = None,
@@ -61,75 +91,84 @@ def rerank(
     process_group: Any = None,
     resume: str | Path | None = None,
 ) -> Array:
-    """Re-score a text-video similarity without training; the scores of :func:`rescore`.
+    """Return corrected text-video scores, without training.
 
     Parameters
     ----------
     sim : (n_text, n_video) array or tensor, optional
-        Similarity, larger is better, at any scale. Where it is no inner product of two vectors
-        it can be computed from its parts, in blocks:
-        :class:`emcl_plugin.emcl.experts.Experts` (MMT) and
-        :class:`emcl_plugin.scores.tokens.Tokens` (DRL) stand in its place.
+        Similarity, larger is better, at any scale. Instead of a matrix pass
+        :class:`emcl_plugin.emcl.experts.Experts` (MMT) or
+        :class:`emcl_plugin.scores.tokens.Tokens` (DRL) to compute it in blocks.
     feats : (text, video), optional
-        Embeddings of shape (n_text, dimension) and (n_video, dimension); they need not be
-        normalised. At least one of ``sim`` and ``feats``: alone, their cosine is corrected;
-        with ``sim`` they are used to correct that similarity.
+        Embeddings of shape (n_text, dimension) and (n_video, dimension), normalised or not. Give
+        at least one of ``sim`` and ``feats``. Alone, the cosine of ``feats`` is corrected; with
+        ``sim``, EMCL uses them to correct ``sim``.
     emcl : "auto", None, preset name or EMCL, default "auto"
-        "auto" chooses the strength by mutual nearest neighbours. None leaves EMCL out.
+        "auto" chooses the strength that gives most mutual nearest neighbours. None: no EMCL.
     ncl : "auto", None or NCL, default "auto"
-        "auto" is a temperature of 0.15 standard deviations. None leaves NCL out.
+        "auto" uses a temperature of 0.15 standard deviations of the scores. None: no NCL.
     prior : {"auto", "even", "gentle", "off"}, default "auto"
-        What to assume about how often each video is asked for. NCL as published assumes that
-        all are asked for equally often ("even"), which benchmarks are and the world is not.
-        "auto" finds out from the scores, "gentle" corrects for hubs and little else, "off"
-        leaves NCL out. See :mod:`emcl_plugin.evidence.prior`.
+        How often each video is assumed to be requested. "even": equally often, as in benchmarks
+        and in the NCL paper. "auto": estimated from the scores. "gentle": unknown, so little
+        more than hubs is corrected. "off": no NCL. See :mod:`emcl_plugin.evidence.prior`.
     guard : bool, default True
-        Apply no more than the mutual nearest neighbours bear out, and nothing where there are
-        no hubs to correct. It wants evidence: of a handful of texts nothing can be told.
+        Limit the correction to what mutual nearest neighbours support; leave the scores unchanged
+        where there are no hubs. A handful of texts is too few to test.
     metric : {"cosine", "dot"}, default "cosine"
         Similarity of features.
     device : str or torch.device, optional
-        Where to compute. Default: where the tensors are; for NumPy input CUDA if there is one.
+        Default: the device of the tensors; for NumPy input CUDA if available.
     memory : int, optional
-        Bytes to keep within; beyond it scores are recomputed instead of stored. Default: half
-        of what is free.
+        Budget in bytes; scores that exceed it are recomputed instead of stored. Default: half of
+        the free memory.
     progress : callable, optional
         Called with (stage, done, total).
     process_group : torch.distributed.ProcessGroup, optional
-        Of processes that share the work, already initialised
-        (``torch.distributed.group.WORLD``). Each passes its own texts, their rows of ``sim``
-        or their embeddings, and all videos, and gets the rows of its own texts. Default: this
-        process alone, whatever is initialised.
+        An initialised group that shares the work (``torch.distributed.group.WORLD``). Each
+        process passes its own texts (rows of ``sim`` or embeddings) and all videos, and gets the
+        rows of its own texts. Default: this process alone.
     resume : path, optional
-        A file in which the run keeps where it stands, after every iteration and at most every 10
-        seconds. If it is there, the run goes on from it; when the scores are there, it is
-        removed. See :mod:`emcl_plugin.pipeline.checkpoint`.
+        Checkpoint file, written at most every 10 seconds. If it exists, the run continues from
+        it; a completed run removes it. See :mod:`emcl_plugin.pipeline.checkpoint`.
 
     Returns
     -------
     (n_text, n_video) array or tensor
-        Of the library, dtype and device that came in.
+        In the library, dtype and device of the input.
 
     Raises
     ------
     InputValueError, InputTypeError
-        What is wrong, what came in and what to do. Both are subclasses of EmclError, the first
-        also of ValueError, the second of TypeError.
+        An argument is wrong. Both are EmclError; the first is also a ValueError, the second a
+        TypeError.
+    InputFileError
+        ``resume`` is damaged or belongs to another run.
     MemoryBudgetError
-        If a dense result does not fit into the memory.
+        The result does not fit into memory.
+    WorkerError
+        Another process of the group failed.
+
+    Warns
+    -----
+    ConvergenceWarning
+        Sinkhorn stopped before its marginals were within the tolerance.
+    ScaleWarning
+        The temperature does not suit the spread of the scores.
+    RepeatedItemsWarning
+        Some texts or videos are exact copies of others.
 
     Notes
     -----
-    The protocol is transductive: all texts are used at once to compute the biases.
+    The protocol is transductive: the biases are computed from all texts at once.
     Sources: arXiv 2211.11427 (EMCL), arXiv 2212.11790 (NCL).
 
     Examples
     --------
     >>> import numpy as np
     >>> sim = np.array([[0.9, 0.5, 0.1], [0.8, 0.7, 0.1], [0.8, 0.2, 0.6]], np.float32)
-    >>> sim.argmax(1)  # video 0 is everybody's best
+    >>> sim.argmax(1)  # video 0 is a hub
     array([0, 0, 0])
-    >>> rerank(sim, prior="even", guard=False).argmax(1)  # three texts are no evidence
+    >>> rerank(sim, prior="even", guard=False).argmax(1)  # too few texts for the guard
     array([0, 1, 2])
     """
     return rescore(
@@ -148,6 +187,22 @@ def rerank(
     ).scores
 
 
+@overload
+def rescore(
+    sim: Arr, feats: FeaturesPair | None = None, **options: Unpack[_Options]
+) -> RerankResult[Arr]: ...
+@overload
+def rescore(
+    sim: None, feats: tuple[Arr, Arr], **options: Unpack[_Options]
+) -> RerankResult[Arr]: ...
+@overload
+def rescore(*, feats: tuple[Arr, Arr], **options: Unpack[_Options]) -> RerankResult[Arr]: ...
+@overload
+def rescore(
+    sim: Array | Scorer | None = None,
+    feats: FeaturesPair | None = None,
+    **options: Unpack[_Options],
+) -> RerankResult[Array]: ...
 def rescore(
     sim: Array | Scorer | None = None,
     feats: FeaturesPair | None = None,
@@ -162,8 +217,8 @@ def rescore(
     progress: Progress | None = None,
     process_group: Any = None,
     resume: str | Path | None = None,
-) -> RerankResult:
-    """As :func:`rerank`, and tell everything: biases, temperature, strength, guard, hubs.
+) -> RerankResult[Any]:
+    """Return corrected scores with the report: biases, temperature, strength, guard, hubs.
 
     Parameters
     ----------
@@ -173,14 +228,24 @@ def rescore(
     Returns
     -------
     RerankResult
-        The scores, and how they came about.
+        The scores and the report.
+
+    Raises
+    ------
+    EmclError
+        As in :func:`rerank`.
+
+    Warns
+    -----
+    EmclWarning
+        As in :func:`rerank`.
 
     Examples
     --------
     >>> import numpy as np
     >>> sim = np.array([[0.9, 0.5, 0.1], [0.8, 0.7, 0.1], [0.8, 0.2, 0.6]], np.float32)
     >>> result = rescore(sim)
-    >>> result.protocol, result.hubs_before.largest, result.guard.applied  # so few show nothing
+    >>> result.protocol, result.hubs_before.largest, result.guard.applied  # too few
     ('transductive', 3, False)
     """
     group = SINGLE_PROCESS
@@ -200,15 +265,15 @@ def rescore(
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopResult(Report):
-    """The best videos of every text, and how they came about.
+class TopResult(Report, Generic[Arr_co]):
+    """The best videos of every text, and the report.
 
     Attributes
     ----------
     scores : (n_text, k) array or tensor
-        Re-scored, best first.
+        Corrected scores, best first.
     videos : (n_text, k) array or tensor of int
-        Which they are; -1, with a score of -infinity, where an approximate index found fewer.
+        Their indices; -1, with a score of -infinity, where an approximate index found fewer.
 
     Examples
     --------
@@ -218,12 +283,12 @@ class TopResult(Report):
     (array([0, 1, 2]), (3, 1))
     """
 
-    scores: Array
-    videos: Array
+    scores: Arr_co
+    videos: Arr_co
 
 
 def rerank_top(
-    feats: FeaturesPair,
+    feats: tuple[Arr, Arr],
     k: int = 10,
     *,
     candidates: int = 100,
@@ -237,11 +302,12 @@ def rerank_top(
     memory: int | None = None,
     progress: Progress | None = None,
     resume: str | Path | None = None,
-) -> TopResult:
-    """Re-score promising pairs only and give every text its best videos; never a dense matrix.
+) -> TopResult[Arr]:
+    """Correct the scores of candidate pairs only, and return the best videos of every text.
 
-    Work and memory grow with (n_text + n_video) * candidates after a search by FAISS. What is
-    left out is measured on 256 texts that are scored in full: ``coverage`` of the result.
+    FAISS searches the candidates; after that, work and memory grow with
+    (n_text + n_video) * candidates. ``coverage`` of the result estimates the recall from 256
+    texts that are scored in full.
 
     Parameters
     ----------
@@ -250,18 +316,29 @@ def rerank_top(
     k : int, default 10
         At most ``candidates`` and the number of videos.
     candidates : int, default 100
-        Pairs to look at: so many videos of every text, and so many texts of every video. More
-        come closer to the dense result.
+        Videos per text, and texts per video. More come closer to the dense result.
     index : str, default "Flat"
-        FAISS's factory string. "Flat" searches exactly; others, such as "HNSW32" or
-        "IVF4096,Flat;nprobe=32", sooner, and the recall says what they miss.
+        FAISS factory string. "Flat" is exact; others, such as "HNSW32" or
+        "IVF4096,Flat;nprobe=32", are faster and may miss pairs, which the recall shows.
     emcl, ncl, prior, guard, metric, device, memory, progress, resume
         As in :func:`emcl_plugin.rerank`.
 
     Returns
     -------
     TopResult
-        Protocol "transductive"; for videos to texts pass ``feats`` the other way round.
+        Protocol "transductive". For video -> text pass ``feats`` the other way round.
+
+    Raises
+    ------
+    EmclError
+        As in :func:`emcl_plugin.rerank`.
+    InputValueError
+        ``k`` is below 1 or above ``candidates``.
+
+    Warns
+    -----
+    EmclWarning
+        As in :func:`emcl_plugin.rerank`.
 
     Examples
     --------
@@ -273,7 +350,7 @@ def rerank_top(
     """
     if not 1 <= k <= candidates:
         raise InputValueError(
-            "k must be at least 1 and at most the candidates", f"k={k} of {candidates}",
+            "k must be between 1 and the number of candidates", f"k={k}, candidates={candidates}",
             "search more candidates",
         )  # fmt: skip
     settings = Settings.of(emcl, ncl, prior, guard, metric)

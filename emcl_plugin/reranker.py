@@ -1,4 +1,4 @@
-"""`Reranker`: corrects queries that are not known yet; an estimator like scikit-learn's."""
+"""`Reranker`: an estimator that corrects future queries, in the style of scikit-learn."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 
-from emcl_plugin._internal.arrays import Array, Kind
+from emcl_plugin._internal.arrays import Arr, Array, Kind
 from emcl_plugin._internal.progress import Progress
 from emcl_plugin._internal.warn import warn
 from emcl_plugin.api import rescore
-from emcl_plugin.bank import BankReport, fit_corrector, leak
+from emcl_plugin.bank import BankReport, fit_corrector, overlap_message
 from emcl_plugin.bank.corrector import DRIFT
 from emcl_plugin.emcl import EMCL
 from emcl_plugin.errors import DriftWarning, InputValueError, LeakWarning, NotFittedError
@@ -25,24 +25,24 @@ from emcl_plugin.pipeline.report import Report
 
 
 class Reranker:
-    """Correct queries that are not known yet, by a bank of others; an estimator as scikit-learn's.
+    """Estimator that corrects future queries by a bank of others, in the style of scikit-learn.
 
     ``fit`` learns from a bank of queries and the gallery (protocol "bank"); ``transform`` and
-    ``search`` then score any query by itself. ``fit_transform`` is :func:`rescore`: the very
-    texts that are scored make the correction (protocol "transductive").
+    ``search`` then score each query independently. ``fit_transform`` is :func:`rescore`: the
+    correction is learnt from the texts that are scored (protocol "transductive").
 
     Parameters
     ----------
     emcl, ncl, prior, guard, metric, device, memory
-        As in :func:`rerank`. In bank mode "auto" takes :data:`emcl_plugin.bank.BANK` for NCL,
-        because what a bank asks for is not what will be asked.
+        As in :func:`rerank`. In bank mode NCL's "auto" is :data:`emcl_plugin.bank.BANK`, because
+        future queries need not request the same items as the bank.
 
     Attributes
     ----------
     corrector_ : Corrector
         After ``fit``: vectors, biases and gate, see :mod:`emcl_plugin.bank.corrector`.
     report_ : BankReport or Report
-        After ``fit`` or ``fit_transform``: what was done and why.
+        After ``fit`` or ``fit_transform``: what was applied and why.
 
     Examples
     --------
@@ -80,21 +80,31 @@ class Reranker:
         gallery_bank: Array | None = None,
         names: Sequence[str] = (),
         progress: Progress | None = None,
-    ) -> Reranker:
-        """Learn from a bank of queries how to correct the scores of queries to come.
+    ) -> Self:
+        """Fit the correction on a bank of queries, and return self.
 
         Parameters
         ----------
         bank_queries : (n_bank, D)
-            Queries that are not those to be scored: of a training set, a log, another split.
+            Queries that will not be scored: of a training set, a log or another split.
         gallery : (n_gallery, D)
-            What will be searched: videos for text queries, texts for video queries.
+            The items that will be searched: videos for text queries, texts for video queries.
         gallery_bank : (n, D), optional
-            More items of the gallery's kind, best those that belong to the bank's queries.
+            More items of the gallery's kind, ideally those that the bank's queries ask for.
         names : sequence of str, optional
-            What the gallery's items are called; kept with them.
+            One name per gallery item.
         progress : callable, optional
             Called with (stage, done, total).
+
+        Raises
+        ------
+        EmclError
+            As in :func:`rerank`; also if the names do not match the gallery.
+
+        Warns
+        -----
+        EmclWarning
+            As in :func:`rerank`.
         """
         self.report_: BankReport | Report
         self.corrector_, self.report_ = fit_corrector(
@@ -107,40 +117,54 @@ class Reranker:
         )
         return self
 
-    def transform(self, queries: Array) -> Array:
-        """Corrected scores (n, n_gallery), of the library, dtype and device of ``queries``.
+    def transform(self, queries: Arr) -> Arr:
+        """Return corrected scores (n, n_gallery) in the library, dtype and device of ``queries``.
 
-        Each row depends on its query alone, to the last bit.
+        Each row depends on its query alone, bit for bit.
+
+        Raises
+        ------
+        NotFittedError
+            ``fit`` was not called.
+        InputValueError, InputTypeError
+            The queries are not an array of the gallery's dimension.
 
         Warns
         -----
         LeakWarning
-            If some of the queries are in the bank.
+            Some of the queries are in the bank.
         """
         seen = self.corrector_.seen(queries)
         if seen:
-            warn(leak(seen, len(queries), "queries"), LeakWarning)
+            warn(overlap_message(seen, len(queries), "queries"), LeakWarning)
         return self._out(queries, list(self.corrector_.scores(queries)))
 
-    def search(self, queries: Array, k: int = 10, *, index: Any = None) -> tuple[Array, Array]:
-        """The k best gallery items of every query, best first: scores and indices, (n, k).
+    def search(self, queries: Arr, k: int = 10, *, index: Any = None) -> tuple[Arr, Arr]:
+        """Return scores and indices of the k best gallery items per query, (n, k), best first.
 
         Parameters
         ----------
         queries : (n, D)
         k : int, default 10
         index : FAISS index, optional
-            Search this one, made by :meth:`to_faiss`, in place of every gallery item. Where it
-            finds fewer than k items, -1 stands for the others.
+            An index from :meth:`to_faiss`. Default: score every gallery item. Where the index
+            finds fewer than k items, the rest are -1.
+
+        Raises
+        ------
+        NotFittedError
+            ``fit`` was not called.
+        InputValueError, InputTypeError
+            The queries are not an array of the gallery's dimension, or ``k`` is out of range.
         """
         if index is not None:
             from emcl_plugin.index.faiss import search_faiss
 
-            found: tuple[Array, Array] = search_faiss(self.corrector_, index, queries, k)
-            return found
+            found: Any = search_faiss(self.corrector_, index, queries, k)
+            return found[0], found[1]
         scores, indices = self.corrector_.search(queries, k)
-        numpy = isinstance(queries, np.ndarray)
-        return self._out(queries, [scores]), indices.cpu().numpy() if numpy else indices
+        places: Any = indices.cpu().numpy() if isinstance(queries, np.ndarray) else indices
+        return self._out(queries, [scores]), places
 
     def partial_fit(
         self,
@@ -149,30 +173,37 @@ class Reranker:
         *,
         names: Sequence[str] = (),
         refit_at: float | None = None,
-    ) -> Reranker:
-        """Take in new gallery items, new bank queries, or both, without fitting anew.
+    ) -> Self:
+        """Add gallery items, bank queries or both without a new fit.
 
-        New items get the bias that the bank queries' potentials give them; new bank queries
-        renew all biases by one iteration of NCL.
+        New items get the bias that the bank queries' potentials give them. New bank queries
+        update all biases by one Sinkhorn iteration.
 
         Parameters
         ----------
         gallery : (n, D), optional
         bank_queries : (n, D), optional
         names : sequence of str, optional
-            Of the new gallery items, where the others have names.
+            One per new gallery item, if the others have names.
         refit_at : float, optional
-            Fit anew where ``drift_`` is beyond this afterwards; 0.25 is sensible. Default:
-            never, a drift beyond 0.25 is said.
+            Refit if ``drift_`` exceeds this afterwards, e.g. 0.25. Default: never; warn if it
+            exceeds 0.25.
+
+        Raises
+        ------
+        NotFittedError
+            ``fit`` was not called.
+        InputValueError, InputTypeError
+            Nothing was passed, or an array or the names do not fit the corrector.
 
         Warns
         -----
         DriftWarning
-            If the drift is beyond 0.25 and ``refit_at`` is not given.
+            The drift exceeds 0.25 and ``refit_at`` is not given.
         """
         if gallery is None and bank_queries is None:
             raise InputValueError(
-                "there is nothing new", "neither gallery nor bank_queries", "pass one of them"
+                "nothing to add", "neither gallery nor bank_queries", "pass one of them"
             )
         corrector = self.corrector_
         if bank_queries is not None:
@@ -182,8 +213,19 @@ class Reranker:
         self.corrector_ = corrector
         return self._watch(refit_at)
 
-    def remove(self, items: Sequence[int | str], *, refit_at: float | None = None) -> Reranker:
-        """Take gallery items away, by index or by name; the others keep their order."""
+    def remove(self, items: Sequence[int | str], *, refit_at: float | None = None) -> Self:
+        """Remove gallery items by index or by name; the others keep their order.
+
+        Raises
+        ------
+        InputValueError
+            No item, or more than one, has this name; an index is out of range; none would remain.
+
+        Warns
+        -----
+        DriftWarning
+            As in :meth:`partial_fit`.
+        """
         names = self.corrector_.names
         known = {name: index for index, name in enumerate(names)}
         count = Counter(names)
@@ -195,8 +237,8 @@ class Reranker:
         self.corrector_ = self.corrector_.without(indices)
         return self._watch(refit_at)
 
-    def refit(self, *, progress: Progress | None = None) -> Reranker:
-        """Fit anew on the bank and the gallery as they are now."""
+    def refit(self, *, progress: Progress | None = None) -> Self:
+        """Fit again on the current bank and gallery."""
         old = self.corrector_
         auxiliary = old.auxiliary if len(old.auxiliary) else None
         return self.fit(
@@ -205,73 +247,92 @@ class Reranker:
 
     @property
     def drift_(self) -> float:
-        """How far one more iteration would move the biases: 0 after a fit, see Corrector.drift."""
+        """How far one more iteration would move the biases (0 after a fit), see Corrector.drift."""
         return self.corrector_.drift()
 
-    def fit_transform(self, text: Array, video: Array) -> Array:
-        """Re-scored (n_text, n_video) of two sets of features, transductive."""
+    def fit_transform(self, text: Arr, video: Arr) -> Arr:
+        """Return corrected scores (n_text, n_video) of two sets of features, transductive."""
         result = rescore(None, (text, video), **self.get_params())
-        names = (name for name in Report.__dataclass_fields__)
+        names = Report.__dataclass_fields__
         self.report_ = Report(**{name: getattr(result, name) for name in names})
-        return result.scores
+        scores: Arr = result.scores
+        return scores
 
     # --- state and serving ----------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | Path, *, force: bool = False) -> None:
-        """Write the fitted corrector to a folder, see :mod:`emcl_plugin.bank.persistence`."""
+        """Write the fitted corrector to a folder, see :mod:`emcl_plugin.bank.persistence`.
+
+        Raises
+        ------
+        InputFileError
+            The folder exists (without ``force``) or cannot be written.
+        """
         from emcl_plugin.bank.persistence import save
 
         save(self, Path(folder), force=force)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, device: str | None = None) -> Reranker:
-        """The Reranker that was saved in a folder; nothing in it is executed."""
+    def from_pretrained(cls, folder: str | Path, *, device: str | None = None) -> Self:
+        """Load a Reranker from a folder; no code in it is executed.
+
+        Raises
+        ------
+        InputFileError
+            The folder does not hold an intact saved corrector.
+        """
         from emcl_plugin.bank.persistence import load
 
         return load(Path(folder), cls, device=device)
 
     def export_vectors(self) -> Array:
-        """[M v, tau g], (n_gallery, D + 1): put these into any inner-product index."""
+        """Return [M v, tau g], (n_gallery, D + 1), for any inner-product index."""
         return np.asarray(self.corrector_.vectors_of_gallery().cpu())
 
-    def query_vectors(self, queries: Array) -> Array:
-        """[M q, s], (n, D + 1): search that index by these; the ranking is ``search``'s."""
+    def query_vectors(self, queries: Arr) -> Arr:
+        """Return [M q, s], (n, D + 1), to query that index; it ranks as :meth:`search` does."""
         return self._out(queries, list(self.corrector_.vectors(queries)), narrow=False)
 
     def to_faiss(self, factory: Any = "Flat") -> Any:
-        """A FAISS index of the exported vectors, see :func:`emcl_plugin.index.faiss.to_faiss`."""
+        """Return a FAISS index of the exported vectors, see :mod:`emcl_plugin.index.faiss`."""
         from emcl_plugin.index.faiss import to_faiss
 
         return to_faiss(self.corrector_, factory)
 
-    def _watch(self, refit_at: float | None) -> Reranker:
+    def _watch(self, refit_at: float | None) -> Self:
         drift = self.drift_
         if refit_at is not None and drift > refit_at:
             return self.refit()
         if refit_at is None and drift > DRIFT:
             warn(
-                f"the biases have drifted by {100 * drift:.0f} % since the fit; refit() would "
-                "renew them",
+                f"the biases have drifted by {100 * drift:.0f} % since the fit; call refit()",
                 DriftWarning,
             )
         return self
 
     @staticmethod
-    def _out(like: Array, blocks: list[torch.Tensor], *, narrow: bool = True) -> Array:
-        """One array of the kind of ``like`` (in at least float32 where not ``narrow``)."""
+    def _out(like: Arr, blocks: list[torch.Tensor], *, narrow: bool = True) -> Arr:
+        """Return one array of the kind of ``like`` (in at least float32 unless ``narrow``)."""
         kind = Kind.of(like)
         if not narrow:
             kind = replace(kind, dtype=blocks[0].dtype)
-        out = kind.narrow(torch.cat(blocks))
-        return out.numpy() if kind.numpy else out
+        out: Any = kind.narrow(torch.cat(blocks))
+        found: Arr = out.numpy() if kind.numpy else out
+        return found
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The settings by name, as scikit-learn's clone needs them (there is nothing deep)."""
+        """Return the settings by name, as scikit-learn's clone needs them."""
         del deep
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
-    def set_params(self, **params: Any) -> Reranker:
-        """Change settings by name and return self."""
+    def set_params(self, **params: Any) -> Self:
+        """Change settings by name and return self.
+
+        Raises
+        ------
+        InputValueError
+            There is no such setting.
+        """
         known = self.get_params()
         for name, value in params.items():
             if name not in known:
@@ -284,7 +345,7 @@ class Reranker:
     def __getattr__(self, name: str) -> Any:
         if name.endswith("_") and not name.startswith("_"):
             raise NotFittedError(
-                f"{name} is not there yet", "a Reranker that was not fitted", "call fit first"
+                f"{name} does not exist yet", "a Reranker that is not fitted", "call fit first"
             )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 

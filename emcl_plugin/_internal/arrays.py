@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ import torch
 from emcl_plugin.errors import InputFileError, InputTypeError, InputValueError
 
 Array: TypeAlias = "np.ndarray[Any, Any] | torch.Tensor"
+Arr = TypeVar("Arr", np.ndarray[Any, Any], torch.Tensor, Array)
+"""The kind of array that comes in, and goes out."""
 
 _NUMPY_FLOATS = (np.float16, np.float32, np.float64)
 _TORCH_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -71,12 +71,12 @@ class Adapter(abc.ABC):
         feats = self.features if self.similarity is None else None
         return rescore(self.similarity, feats, **{**settings, **off}).scores
 
-    def rescore(self, **settings: Any) -> RerankResult:
+    def rescore(self, **settings: Any) -> RerankResult[Any]:
         """Re-score with the settings of :func:`emcl_plugin.rescore`."""
         feats = None if isinstance(self.similarity, Experts) else self.features
         return rescore(self.similarity, feats, **settings)
 
-    def summary(self, result: RerankResult, **settings: Any) -> str:
+    def summary(self, result: RerankResult[Any], **settings: Any) -> str:
         """Metrics before and after, where the right pairs are known, and the notes.
 
         ``settings`` are those that made the result.

@@ -57,7 +57,7 @@ class Captured:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.adapters: list[Adapter] = []
-        self.results: list[RerankResult] = []
+        self.results: list[RerankResult[Any]] = []
         self._settings = settings
         self._given: list[dict[str, Any]] = []
 
@@ -73,7 +73,7 @@ class Captured:
         return self.adapters[-1]
 
     @property
-    def result(self) -> RerankResult:
+    def result(self) -> RerankResult[Any]:
         """The last one."""
         self._check()
         return self.results[-1]

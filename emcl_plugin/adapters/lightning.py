@@ -64,7 +64,7 @@ class RerankHooks:
         self.prefix = prefix
         self.settings = settings
         self.adapter: Collected | None = None
-        self.result: RerankResult | None = None
+        self.result: RerankResult[Any] | None = None
 
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Forget the epoch before."""

@@ -12,9 +12,16 @@ texts), the mean of :class:`~emcl_plugin.bank.ood_gate.OODGate` of the gallery t
 Is the query? That is asked of every query by itself, when it comes.
 """
 
-from emcl_plugin.bank.api import fit_corrector, leak
-from emcl_plugin.bank.fit import BankFit
+from emcl_plugin.bank.fit import BankFit, fit_corrector, overlap_message
 from emcl_plugin.bank.report import BankReport
 from emcl_plugin.bank.settings import BANK, GENTLE, default_ncl
 
-__all__ = ["BANK", "GENTLE", "BankFit", "BankReport", "default_ncl", "fit_corrector", "leak"]
+__all__ = [
+    "BANK",
+    "GENTLE",
+    "BankFit",
+    "BankReport",
+    "default_ncl",
+    "fit_corrector",
+    "overlap_message",
+]

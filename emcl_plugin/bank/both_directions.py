@@ -22,7 +22,7 @@ from emcl_plugin._internal.arrays import Array
 from emcl_plugin._internal.directions import DIRECTIONS
 from emcl_plugin._internal.progress import Progress
 from emcl_plugin._internal.warn import warn
-from emcl_plugin.bank import BankReport, fit_corrector, leak
+from emcl_plugin.bank import BankReport, fit_corrector, overlap_message
 from emcl_plugin.bank.corrector import Corrector
 from emcl_plugin.emcl import EMCL
 from emcl_plugin.errors import InputValueError, LeakWarning
@@ -144,7 +144,7 @@ def correct_by_banks(
     for direction, count in seen.items():
         if count:
             total = len(text if direction == forward else video)
-            warn(leak(count, total, whats[direction]), LeakWarning)
+            warn(overlap_message(count, total, whats[direction]), LeakWarning)
     base = job.source()
     report = _report(job, base, source, {way: facts for way, (_, facts) in found.items()})
     correctors = {way: corrector for way, (corrector, _) in found.items()}

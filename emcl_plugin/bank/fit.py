@@ -1,12 +1,12 @@
-"""What a bank teaches: biases, how much of them another bank would teach, and of which gallery.
+"""Fit a corrector on a bank of queries: biases, shrunk by their reliability.
 
-The bank is cut into halves, each gives biases, and with r their correlation over the gallery the
-whole bank's are worth
+The bank is split into halves, and each half gives biases. With r their correlation over the
+gallery, the reliability of the whole bank's biases is
 
     R = 2 r / (1 + r)                                                                      (R)
 
-(Spearman and Brown, 1910): the best linear estimate of what an endless bank would give is R times
-what this one gave. A bank of ten queries keeps little of its biases, one of thousands all.
+(Spearman and Brown, 1910): R times these biases is the best linear estimate of those of an
+infinite bank. A bank of ten queries keeps little of its biases, one of thousands all.
 """
 
 from __future__ import annotations
@@ -14,24 +14,129 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
+from emcl_plugin._internal.arrays import Array, check_matrix
 from emcl_plugin._internal.progress import Progress
 from emcl_plugin.bank.corrector import Corrector
 from emcl_plugin.bank.ood_gate import directions, fit_ood_gate, leading_plane, open_to_all
 from emcl_plugin.bank.report import TOP, BankReport
-from emcl_plugin.errors import EmclWarning
+from emcl_plugin.bank.settings import default_ncl
+from emcl_plugin.emcl import EMCL
+from emcl_plugin.errors import EmclWarning, InputTypeError, InputValueError, RepeatedItemsWarning
 from emcl_plugin.evidence.mutual_neighbours import nearest
 from emcl_plugin.evidence.near_duplicates import first_equal
 from emcl_plugin.ncl import NCL, Biases, fit_biases
 from emcl_plugin.pipeline.job import Job
+from emcl_plugin.pipeline.settings import Resources, Settings
 from emcl_plugin.scores import Biased, FeaturePair, Features, Similarity
 from emcl_plugin.scores.reductions import topk
 
 
+@torch.no_grad()
+def fit_corrector(
+    bank: Array,
+    gallery: Array,
+    *,
+    gallery_bank: Array | None = None,
+    emcl: EMCL | str | None = "auto",
+    ncl: NCL | str | None = "auto",
+    prior: str = "auto",
+    guard: bool = True,
+    metric: str = "cosine",
+    device: str | torch.device | None = None,
+    memory: int | None = None,
+    names: tuple[str, ...] = (),
+    progress: Progress | None = None,
+) -> tuple[Corrector, BankReport]:
+    """Fit a corrector of future queries' scores on a bank of other queries.
+
+    Parameters
+    ----------
+    bank : (n_bank, D)
+        Queries that will not be scored: of a training set, a log or another split.
+    gallery : (n_gallery, D)
+        The items that will be searched.
+    gallery_bank : (n, D), optional
+        More items of the gallery's kind, ideally those that the bank's queries ask for. NCL then
+        runs over both, so that these take their own mass (dual-bank Sinkhorn).
+    emcl, ncl, prior, guard, metric, device, memory, progress
+        As in :func:`emcl_plugin.rerank`, but NCL defaults to :data:`BANK`. ``guard=False`` also
+        sets reliability and the in-domain score to 1 and opens the gate.
+    names : tuple of str
+        One name per gallery item.
+
+    Returns
+    -------
+    Corrector, BankReport
+
+    Raises
+    ------
+    InputValueError, InputTypeError
+        An array or a setting is wrong, or the names do not match the gallery.
+
+    Warns
+    -----
+    EmclWarning
+        As in :func:`emcl_plugin.rerank`.
+    """
+    n = int(check_matrix(gallery, "gallery").shape[0])
+    _check(ncl, names, n)
+    given = default_ncl(prior) if ncl == "auto" else ncl
+    settings = Settings.of(emcl, given, prior, guard, metric)
+    job = Job(
+        None,
+        (bank, gallery if gallery_bank is None else _stacked(gallery, gallery_bank)),
+        replace(settings, prior=prior if prior in ("even", "off") else "gentle"),
+        Resources(device=device, memory=memory),
+        names=("bank", "gallery" if gallery_bank is None else "gallery and gallery bank"),
+    )
+    with warnings.catch_warnings():
+        if gallery_bank is not None:  # it may well hold items of the gallery
+            warnings.simplefilter("ignore", RepeatedItemsWarning)
+        fit = BankFit(job, n, progress)
+    corrector, trust = fit.corrector(job.settings.ncl)
+    report = fit.report(corrector, trust)
+    return replace(corrector, names=tuple(names), facts=report.to_dict()), report
+
+
+def _check(ncl: NCL | str | None, names: tuple[str, ...], n: int) -> None:
+    if not all(isinstance(name, str) for name in names):
+        raise InputTypeError(
+            "the names are not all strings", repr(names[:3]), "pass str(name) of each"
+        )
+    if names and len(names) != n:
+        raise InputValueError(
+            "there must be one name per gallery item", f"{len(names)} for {n}", "name each item"
+        )
+    if isinstance(ncl, NCL) and (ncl.text_marginal is not None or ncl.video_marginal is not None):
+        raise InputValueError(
+            "a bank's biases take no marginals",
+            "NCL(text_marginal=...) or NCL(video_marginal=...)",
+            "leave them out; near-duplicate bank queries are merged automatically",
+        )
+
+
+def _stacked(gallery: Array, gallery_bank: Array) -> Array:
+    """Return both in one array of the gallery's kind."""
+    check_matrix(gallery_bank, "gallery bank")
+    if gallery_bank.shape[1] != gallery.shape[1]:
+        raise InputValueError(
+            "the gallery bank has another dimension than the gallery",
+            f"{tuple(gallery_bank.shape)} against {tuple(gallery.shape)}",
+            "embed it with the same model",
+        )
+    if isinstance(gallery, torch.Tensor):
+        other = torch.as_tensor(gallery_bank).to(gallery.device)
+        dtype = torch.promote_types(gallery.dtype, other.dtype)
+        return torch.cat([gallery.to(dtype), other.to(dtype)])
+    return np.concatenate([gallery, np.asarray(gallery_bank)])
+
+
 @dataclass(frozen=True)
 class Trust:
-    """The biases before they were weakened (None: there are none), and by what they were."""
+    """Unshrunk biases (None: no NCL) and their shrinkage factors."""
 
     biases: Biases | None
     reliability: float = 1.0
@@ -44,13 +149,13 @@ class Trust:
 
 
 class BankFit:
-    """What a run on bank x gallery found, and the correctors that follow from it.
+    """A correction of bank x gallery, and the correctors that follow from it.
 
     Parameters
     ----------
     job : Job
-        Of the bank's queries and the gallery, whose first ``size`` items will be searched and
-        whose others are the gallery bank. Its guard, weights and EMCL are taken.
+        Over the bank's queries and the gallery; its guard, weights and EMCL are used. The first
+        ``size`` gallery items will be searched, the others are the gallery bank.
     size : int
     progress : callable, optional
     """
@@ -64,7 +169,7 @@ class BankFit:
         self.weights = every if self.found.weights is None else self.found.weights
 
     def corrector(self, ncl: NCL | None) -> tuple[Corrector, Trust]:
-        """The corrector with these settings of NCL (None: EMCL alone), and what was applied."""
+        """Return the corrector for these settings of NCL (None: EMCL alone) and its trust."""
         corrector, guard = self.bare(), self.found.guard
         if ncl is None or self.found.probes is None or not guard.applied:
             return corrector, Trust(None)
@@ -87,7 +192,7 @@ class BankFit:
         return replace(corrector, ood_gate=gate).weakened(trust.share), trust
 
     def bare(self) -> Corrector:
-        """Vectors and EMCL, without biases or gate."""
+        """Return a corrector with EMCL only: no biases, an open gate."""
         job, found = self.job, self.found
         columns = self.columns.rows(0, self.columns.shape[0])
         basis, change = columns.new_zeros(columns.shape[1], 0), columns.new_zeros(0)
@@ -117,7 +222,7 @@ class BankFit:
         )
 
     def _pair(self, corrector: Corrector, queries: torch.Tensor) -> FeaturePair:
-        """Scores after EMCL of these queries x gallery and gallery bank."""
+        """Return the scores after EMCL of queries x (gallery and gallery bank)."""
         columns = corrector.map(self.columns.rows(0, self.columns.shape[0]))
         sides = self._features(corrector.map(queries)), self._features(columns)
         return FeaturePair(*sides, memory=self.job.memory)
@@ -134,7 +239,7 @@ class BankFit:
         return float(torch.cat([gate.of(part) for part in torch.split(unit, 1024)]).mean())
 
     def _reliability(self, corrector: Corrector) -> float:
-        """R of this bank."""
+        """Return R of this bank, see (R)."""
         config = NCL(temperature=corrector.temperature, rho=corrector.rho)
         halves = []
         for half in self._halves():
@@ -149,7 +254,7 @@ class BankFit:
         return 2 * r / (1 + r) if r > 0 else 0.0  # also where r is NaN: equal biases
 
     def _halves(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Every other bank query by its best score, near-equal ones kept together."""
+        """Split the bank queries alternately by best score; near-duplicates stay together."""
         before = self.found.before
         order = torch.argsort(before.text_score, stable=True)
         vectors = self._features(self.queries.take(order))
@@ -162,7 +267,7 @@ class BankFit:
         return Features(x, metric="dot", dtype=job.dtype, device=job.device, memory=job.memory)
 
     def report(self, corrector: Corrector, trust: Trust) -> BankReport:
-        """Everything about the fit but the corrector."""
+        """Return the report on the fit."""
         biases = trust.biases
         job, found = self.job, self.found
         bank = self._features(corrector.map(corrector.bank))
@@ -193,3 +298,16 @@ class BankFit:
             hubs_before=before.hubs(),
             hubs_after=nearest(after).hubs(),
         )
+
+
+def overlap_message(count: int, total: int, what: str) -> str:
+    """Return the warning about scored items that the bank holds.
+
+    >>> overlap_message(3, 50, "queries")
+    '3 of the 50 queries are in the bank: their gain does not carry over to new ones'
+    """
+    verb = "is" if count == 1 else "are"
+    return (
+        f"{count} of the {total} {what} {verb} in the bank: their gain does not carry over to new "
+        "ones"
+    )

@@ -8,18 +8,19 @@ Nothing here knows of files, NumPy or the command line.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from emcl_plugin._internal.arrays import check_finite
 from emcl_plugin._internal.progress import Progress
 from emcl_plugin.emcl import EMCLReport, Subspaces
-from emcl_plugin.emcl.strength_search import propose, try_strengths
-from emcl_plugin.evidence.guard import EVIDENCE, GuardDecision, Parts, deal, decide
+from emcl_plugin.emcl.strength_search import Proposal, Tried, propose, try_strengths
+from emcl_plugin.evidence.guard import EVIDENCE, Evidence, GuardDecision, Parts, deal, decide
 from emcl_plugin.evidence.mutual_neighbours import Nearest, NearestAccumulator, finish, nearest
 from emcl_plugin.evidence.near_duplicates import weights as repeat_weights
 from emcl_plugin.evidence.prior import Prior, Probes, earned_biases, probe
-from emcl_plugin.ncl import Biases, Journal
+from emcl_plugin.ncl import NCL, Biases, Journal
 from emcl_plugin.pipeline.memory_plan import Estimate
 from emcl_plugin.pipeline.settings import Settings
 from emcl_plugin.scores import Dense, FeaturePair, Features, Shard, Similarity
@@ -85,106 +86,180 @@ def correct(
     journal : Journal, optional
         Where the solves go on from, and where every iteration is kept.
     """
-    emcl, ncl, prior, guard = settings.emcl, settings.ncl, settings.prior, settings.guard
     pair = None if features is None else FeaturePair(*features, memory=memory)
-    base = candidates or (pair if sim is None else sim)
-    assert base is not None
-    if plan.store_scores and candidates is None:
-        base = _stored(base, memory)
-
+    given = candidates or (pair if sim is None else sim)
+    assert given is not None
+    base = _stored(given, memory) if plan.store_scores and candidates is None else given
     before = _best_matches(base, progress)
-    weights = None
-    if ncl is not None and prior in ("auto", "gentle") and ncl.text_marginal is None:
-        vectors = base if features is None else features[0]
-        weights = repeat_weights(vectors, before.video_of_text, memory=memory)
+    weights = _query_weights(base if features is None else features[0], before, settings, memory)
 
-    proposal = None if emcl is None else propose(base, sim, pair, emcl, weights)
+    proposal = None
+    if settings.emcl is not None:
+        proposal = propose(base, sim, pair, settings.emcl, weights)
     tried = try_strengths(base, proposal, before, weights)
-    strengths = [0.0] if tried.best == 0 else [0.0, tried.best]
-    if proposal is not None and proposal.changed and proposal.fixed is not None:
-        strengths = [proposal.fixed]
-    possible = min(base.shape) >= 2 and tried.spread.std > 0
-    if ncl is None or prior == "off" or (guard and not possible):
-        ncl = None  # without the guard NCL says what is amiss
-
-    parts = deal(before, weights)
-    trials = []
-    for strength in strengths:
-        source = corrected = tried.changed.get(strength, base)
-        std = tried.stds[strength] if strength in tried.stds else moments(source, weights).std
-        probes = None
-        matches = tried.matches[strength]
-        if ncl is not None:
-            probes = probe(
-                source,
-                ncl,
-                matches,
-                std=std,
-                weights=weights,
-                memory=memory,
-                progress=progress,
-                journal=journal,
-            )
-            corrected = probes.gentle.apply(source)
-            matches = nearest(corrected)
-        partners = parts.partners(corrected, matches)
-        trials.append(_Trial(strength, source, std, probes, matches, partners))
-    trial = trials[0]
-    if len(trials) == 2 and _adds(trials[0], trials[1], parts):
-        trial = trials[1]
-
-    source, matches, assumed = trial.source, trial.matches, None
-    biases = None if trial.probes is None else trial.probes.gentle
-    share = before.mutual_share()
-    partners = parts.partners(base, before)
-    gain = evidence = parts.weigh(partners, trial.partners)
-    if trial.probes is not None:
-        cautious = trial.probes.leave_best_out.apply(source)
-        found = parts.partners(cautious, nearest(cautious))
-        evidence = parts.weigh(partners, found)
-        amount = evidence.strength
-    else:  # EMCL alone: it changes few matches, and every better one is welcome
-        amount = float(matches.mutual_share() > share)
-    nothing = trial.probes is None and trial.strength == 0
-    if nothing:
-        amount = 0.0
-    elif not guard:
-        amount = 1.0
-    if ncl is not None and trial.probes is not None and amount > 0:
-        biases, assumed = earned_biases(
-            source,
-            ncl,
-            trial.probes,
-            (gain, evidence),
-            prior,
-            std=trial.std,
-            weights=weights,
-            memory=memory,
-            progress=progress,
-            journal=journal,
-        )
-        biases = biases.scaled(amount)
-        source = biases.apply(source)
-        matches = nearest(source)
-    decision = decide(evidence, amount, share, matches.mutual_share(), enabled=guard)
-    if nothing:
+    run = _Run(
+        base=base,
+        before=before,
+        tried=tried,
+        parts=deal(before, weights),
+        settings=settings,
+        solving={"weights": weights, "memory": memory, "progress": progress, "journal": journal},
+    )
+    trial = run.better([run.trial(strength) for strength in _strengths(proposal, tried)])
+    gains = run.gains(trial)
+    amount = run.amount(trial, gains[1])
+    applied = run.apply(trial, gains, amount)
+    shares = before.mutual_share(), applied.matches.mutual_share()
+    decision = decide(gains[1], amount, *shares, enabled=settings.guard)
+    if trial.nothing:
         decision = replace(decision, reason=_why_nothing(base, tried.spread))
 
     return Correction(
         base=base,
-        source=source if decision.applied else base,
+        source=applied.source if decision.applied else base,
         score_std=tried.spread.std,
         emcl=None if proposal is None else proposal.report(tried, trial.strength),
         subspaces=None if proposal is None else proposal.subspaces,
         probes=trial.probes,
-        biases=biases,
-        prior=assumed,
+        biases=applied.biases,
+        prior=applied.prior,
         weights=weights,
         guard=decision,
         before=before,
-        after=matches if decision.applied else before,
-        coverage=_coverage(trial, biases) if isinstance(trial.source, Candidates) else None,
+        after=applied.matches if decision.applied else before,
+        coverage=_coverage(trial.source, applied.biases),
     )
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Scores at one proposed strength of EMCL; with NCL also its gentle runs.
+
+    ``partners`` marks the texts with a mutual partner within their part, (n_text,) bool.
+    """
+
+    strength: float
+    source: Similarity
+    std: float
+    probes: Probes | None
+    matches: Nearest
+    partners: torch.Tensor
+
+    @property
+    def nothing(self) -> bool:
+        """True if neither EMCL nor NCL changes a score."""
+        return self.probes is None and self.strength == 0
+
+
+@dataclass(frozen=True)
+class _Applied:
+    """Corrected scores, their best matches, and the biases and the prior behind them."""
+
+    source: Similarity
+    matches: Nearest
+    biases: Biases | None
+    prior: Prior | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """The steps from the proposed strengths of EMCL to the corrected scores."""
+
+    base: Similarity
+    before: Nearest
+    tried: Tried
+    parts: Parts
+    settings: Settings
+    solving: dict[str, Any]
+
+    @property
+    def ncl(self) -> NCL | None:
+        """NCL's settings, or None where it does not run.
+
+        Without the guard it runs on any scores, and raises where it cannot.
+        """
+        possible = min(self.base.shape) >= 2 and self.tried.spread.std > 0
+        runs = self.settings.normalises and (possible or not self.settings.guard)
+        return self.settings.ncl if runs else None
+
+    def trial(self, strength: float) -> _Trial:
+        """Run EMCL at this strength, then NCL's gentle and leave-best-out runs."""
+        tried = self.tried
+        source = corrected = tried.changed.get(strength, self.base)
+        std = tried.stds.get(strength)
+        if std is None:
+            std = moments(source, self.solving["weights"]).std
+        matches, probes = tried.matches[strength], None
+        if self.ncl is not None:
+            probes = probe(source, self.ncl, matches, std=std, **self.solving)
+            corrected = probes.gentle.apply(source)
+            matches = nearest(corrected)
+        partners = self.parts.partners(corrected, matches)
+        return _Trial(strength, source, std, probes, matches, partners)
+
+    def better(self, trials: list[_Trial]) -> _Trial:
+        """Return the trial with EMCL if it finds mutual partners that its absence does not.
+
+        Without NCL any rise counts. NCL has found most partners already, and the largest of many
+        shares exceeds the first by chance, so on top of NCL the rise must be significant.
+        """
+        first, last = trials[0], trials[-1]
+        if last.probes is None:
+            adds = last.matches.mutual_share() > first.matches.mutual_share()
+        else:
+            adds = self.parts.weigh(first.partners, last.partners).z > EVIDENCE[1]
+        return last if adds else first
+
+    def gains(self, trial: _Trial) -> tuple[Evidence, Evidence]:
+        """Return the evidence of the gentle and of the leave-best-out run."""
+        partners = self.parts.partners(self.base, self.before)
+        gain = self.parts.weigh(partners, trial.partners)
+        if trial.probes is None:
+            return gain, gain
+        left_out = trial.probes.leave_best_out.apply(trial.source)
+        found = self.parts.partners(left_out, nearest(left_out))
+        return gain, self.parts.weigh(partners, found)
+
+    def amount(self, trial: _Trial, evidence: Evidence) -> float:
+        """Return how much of the correction to apply, in [0, 1]."""
+        if trial.nothing:
+            return 0.0
+        if not self.settings.guard:
+            return 1.0
+        if trial.probes is not None:
+            return evidence.strength
+        # EMCL alone changes few matches, and every better one is welcome
+        return float(trial.matches.mutual_share() > self.before.mutual_share())
+
+    def apply(self, trial: _Trial, gains: tuple[Evidence, Evidence], amount: float) -> _Applied:
+        """Run NCL with the prior that the queries bear out, and scale its biases."""
+        ncl, probes = self.ncl, trial.probes
+        if ncl is None or probes is None or amount == 0:
+            biases = None if probes is None else probes.gentle
+            return _Applied(trial.source, trial.matches, biases, None)
+        biases, prior = earned_biases(
+            trial.source, ncl, probes, gains, self.settings.prior, std=trial.std, **self.solving
+        )
+        biases = biases.scaled(amount)
+        source = biases.apply(trial.source)
+        return _Applied(source, nearest(source), biases, prior)
+
+
+def _query_weights(
+    vectors: Similarity | Features, before: Nearest, settings: Settings, memory: int
+) -> torch.Tensor | None:
+    """Return how many queries each text counts as; None if each counts as one."""
+    ncl = settings.ncl
+    if ncl is None or ncl.text_marginal is not None or settings.prior not in ("auto", "gentle"):
+        return None
+    return repeat_weights(vectors, before.video_of_text, memory=memory)
+
+
+def _strengths(proposal: Proposal | None, tried: Tried) -> list[float]:
+    """Return the strengths to try with NCL: the fixed one, or none and the best alone."""
+    if proposal is not None and proposal.changed and proposal.fixed is not None:
+        return [proposal.fixed]
+    return [0.0] if tried.best == 0 else [0.0, tried.best]
 
 
 def _stored(base: Similarity, memory: int) -> Similarity:
@@ -198,37 +273,12 @@ def _stored(base: Similarity, memory: int) -> Similarity:
     return Shard(scores, base.shape, group, dtype=dtype, device=device, memory=memory, of=base)
 
 
-def _coverage(trial: _Trial, biases: Biases | None) -> RecallEstimate:
-    assert isinstance(trial.source, Candidates)
+def _coverage(source: Similarity, biases: Biases | None) -> RecallEstimate | None:
+    if not isinstance(source, Candidates):
+        return None
     if biases is None:
-        return estimate_recall(trial.source, None, 1.0)
-    return estimate_recall(trial.source, biases.video, biases.temperature)
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """The scores of one proposed strength, with NCL its gentle runs; what they make of the texts.
-
-    ``partners`` says which texts have a mutual partner within their part, (n_text,) bool.
-    """
-
-    strength: float
-    source: Similarity
-    std: float
-    probes: Probes | None
-    matches: Nearest
-    partners: torch.Tensor
-
-
-def _adds(without: _Trial, with_emcl: _Trial, parts: Parts) -> bool:
-    """Whether EMCL finds mutual partners that its absence does not.
-
-    Alone any rise will do. NCL has found most of them already, and the largest of many shares
-    is above the first by chance alone, so on top of it the rise must be more than that.
-    """
-    if with_emcl.probes is None:
-        return with_emcl.matches.mutual_share() > without.matches.mutual_share()
-    return parts.weigh(without.partners, with_emcl.partners).z > EVIDENCE[1]
+        return estimate_recall(source, None, 1.0)
+    return estimate_recall(source, biases.video, biases.temperature)
 
 
 def _best_matches(base: Similarity, progress: Progress | None) -> Nearest:

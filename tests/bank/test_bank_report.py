@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 from oracles import banked, plain_masses, plain_mutual_share, plain_ncl, plain_spread
 
 from emcl_plugin import NCL, BankReport
-from emcl_plugin.bank import BANK, fit_corrector, leak
+from emcl_plugin.bank import BANK, fit_corrector, overlap_message
 from emcl_plugin.errors import InputTypeError, InputValueError
 from emcl_plugin.evidence.prior import GENTLE_RHO, GENTLE_TEMPERATURE_STD
 
@@ -123,8 +123,8 @@ def test_names_are_kept():
 
 
 def test_a_leak_is_told_in_the_right_number():
-    assert leak(1, 2, "queries").startswith("1 of the 2 queries is in the bank")
-    assert leak(2, 2, "texts").startswith("2 of the 2 texts are in the bank")
+    assert overlap_message(1, 2, "queries").startswith("1 of the 2 queries is in the bank")
+    assert overlap_message(2, 2, "texts").startswith("2 of the 2 texts are in the bank")
 
 
 # --- what is refused ---------------------------------------------------------------------
@@ -143,7 +143,7 @@ def test_there_is_one_name_per_item(count):
 
 
 def test_names_are_text():
-    with pytest.raises(InputTypeError, match="names are not all text"):
+    with pytest.raises(InputTypeError, match="names are not all strings"):
         fit(data(), names=tuple(range(70)))
 
 

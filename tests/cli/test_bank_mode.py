@@ -138,7 +138,7 @@ def test_the_figures_can_be_had_by_banks_too(folder, emcl):
 def test_queries_of_the_bank_are_said(folder, emcl):
     np.save(folder / "t.npy", np.concatenate([data().text[:190], data().text_bank[:10]]))
     result = emcl(*BOTH, *TEXT_BANK, "--json")
-    assert "Note: 10 of the 200 texts are in the bank: what they gain says little" in result.words
+    assert "Note: 10 of the 200 texts are in the bank: their gain" in result.words
     assert facts_of(result)["seen_in_bank"] == {FORWARD: 10}
     assert emcl(*BOTH, *TEXT_BANK, "--force", "-q").words == ""
 
