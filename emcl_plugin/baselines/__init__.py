@@ -1,9 +1,9 @@
-"""The other training-free corrections, to compare with: a registry, and one call for arrays.
+"""Other training-free corrections, for comparison.
 
-Each method is a function from a :class:`Direction` to a corrected similarity, in a file of its
-own; :data:`METHODS` lists them with what they need. Corrections are for the ranking of rows,
-from queries to gallery: the opposite direction is corrected on its own (``direction.T``).
-Published settings are the defaults and are meant for cosines in [-1, 1].
+Each method is a function from a :class:`Direction` to a corrected similarity; :data:`METHODS`
+lists them with their requirements. A correction is for ranking rows (queries to gallery); correct
+the opposite direction (``direction.T``) separately. Published settings, for cosines in [-1, 1],
+are the defaults.
 """
 
 from emcl_plugin.baselines.front import correct

@@ -13,26 +13,26 @@ from emcl_plugin.scores import FeaturePair, Features, Similarity
 def all_but_the_top(direction: Direction, *, directions: int | None = None) -> Similarity:
     """Cosine of ``(x - mean)`` without its part along the leading principal directions.
 
-    Each side is centred by its own mean; the directions are those of the covariance of both
-    sides, each weighing one half. Mean and covariance are the banks' where there are banks.
+    Each side is centred by its own mean. The directions are those of the mean covariance of both
+    sides. Banks, where given, provide means and covariances.
 
     Needs features. Serves from an index (changed vectors). Published setting: a hundredth of the
     dimension, at least one direction.
 
-    Its trap: stacking the two sides before centring makes the gap between them the first
-    direction, and weighs them by how many there happen to be of each.
+    Its trap: stacking both sides before centring makes the modality gap the first direction and
+    weights the sides by their sizes.
 
     Parameters
     ----------
     direction : Direction
         With features.
     directions : int, optional
-        How many to remove. Default: dimension // 100, at least 1.
+        Number of directions to remove. Default: dimension // 100, at least 1.
 
     References
     ----------
-    Mu and Viswanath, All-but-the-Top: Simple and Effective Postprocessing for Word
-    Representations, ICLR 2018, arXiv 1702.01417.
+    Mu, Viswanath: All-but-the-Top: Simple and Effective Postprocessing for Word Representations,
+    ICLR 2018, arXiv 1702.01417.
     """
     queries, gallery = direction.sides
     count = max(1, queries.shape[1] // 100) if directions is None else directions
@@ -58,13 +58,4 @@ def all_but_the_top(direction: Direction, *, directions: int | None = None) -> S
     )
 
 
-METHOD = Method(
-    name="abtt",
-    title="all but the top principal directions",
-    paper="Mu, Viswanath: All-but-the-Top: Simple and Effective Postprocessing for Word "
-    "Representations, ICLR 2018, arXiv 1702.01417",
-    needs=(FEATURES,),
-    bank=True,
-    serves=True,
-    correct=all_but_the_top,
-)
+METHOD = Method("abtt", "all but the top principal directions", all_but_the_top, needs=(FEATURES,))

@@ -8,19 +8,18 @@ from emcl_plugin.scores import FeaturePair, Features, Similarity
 
 
 def centre(direction: Direction) -> Similarity:
-    """Cosine after each side's mean is subtracted from its vectors: closes the modality gap.
+    """Subtract the mean of each side, then take the cosine; closes the modality gap.
 
-    Each side's mean is its bank's where there is one, else that of the side itself. Vectors are
-    of unit length before and after; for ``metric="dot"`` lengths are left alone.
+    A bank, where given, provides the mean. With ``metric="dot"`` lengths are not normalized.
 
     Needs features. Serves from an index (changed vectors). No settings.
 
-    Its trap: one mean for both sides removes half of the gap between them at best; each side
-    needs its own.
+    Its trap: one mean for both sides removes at most half of the gap.
 
     References
     ----------
-    Suzuki et al., Centering Similarity Measures to Reduce Hubs, EMNLP 2013.
+    Suzuki, Hara, Shimbo, Saerens, Fukumizu: Centering Similarity Measures to Reduce Hubs, EMNLP
+    2013.
     """
     queries, gallery = direction.sides
     return FeaturePair(
@@ -31,7 +30,7 @@ def centre(direction: Direction) -> Similarity:
 
 
 def centred(side: Features, bank: Features | None) -> Changed:
-    """The vectors minus their mean or the bank's, at the length that is left."""
+    """Subtract the mean of the bank, or of the vectors."""
     shift = mean(bank or side)
     return Changed(side, lambda x, _: x - shift)
 
@@ -40,13 +39,4 @@ def _unit(side: Changed) -> Changed:
     return Changed(side, lambda x, _: to_unit(x, side.base))
 
 
-METHOD = Method(
-    name="centre",
-    title="mean centring of each side",
-    paper="Suzuki, Hara, Shimbo, Saerens, Fukumizu: Centering Similarity Measures to Reduce "
-    "Hubs, EMNLP 2013",
-    needs=(FEATURES,),
-    bank=True,
-    serves=True,
-    correct=centre,
-)
+METHOD = Method("centre", "mean centring of each side", centre, needs=(FEATURES,))

@@ -9,15 +9,13 @@ from emcl_plugin.scores import LowRank, Similarity
 def csls(direction: Direction, *, k: int = 10) -> Similarity:
     """``2 S_ij - r_j``, with r_j the mean of the k largest scores of gallery item j.
 
-    An item that is close to many queries (a hub) has a large r_j. The published score also
-    subtracts the mean of the query's own k best items; that is one number per row, which
-    changes no ranking of the gallery, so it is left out here.
+    Hubs have a large r_j. The published score also subtracts a mean per query, which does not
+    change the ranking of the gallery; it is omitted.
 
-    Needs the test queries, or a query bank in their place. Serves from an index (r_j / 2 is one
-    more dimension). Published setting: k = 10, which needs no scale.
+    Needs the test queries or a query bank. Serves from an index (r_j / 2 is an extra dimension).
+    Published setting: k = 10, at any scale of the scores.
 
-    Its trap: r has to be taken over the *queries*, column by column; a mean over the rows only
-    rescales each query and corrects nothing.
+    Its trap: r is a mean over *queries*, per column. A mean per row corrects nothing.
 
     Parameters
     ----------
@@ -27,7 +25,8 @@ def csls(direction: Direction, *, k: int = 10) -> Similarity:
 
     References
     ----------
-    Conneau et al., Word Translation Without Parallel Data, ICLR 2018, arXiv 1710.04087.
+    Conneau, Lample, Ranzato, Denoyer, Jégou: Word Translation Without Parallel Data, ICLR 2018,
+    arXiv 1710.04087.
 
     Examples
     --------
@@ -43,13 +42,4 @@ def csls(direction: Direction, *, k: int = 10) -> Similarity:
     return LowRank(scores, -rows[:, None] / 2, local[:, None], row_scale=2 * rows)  # 2 (S - r / 2)
 
 
-METHOD = Method(
-    name="csls",
-    title="cross-domain similarity local scaling",
-    paper="Conneau, Lample, Ranzato, Denoyer, Jégou: Word Translation Without Parallel Data, "
-    "ICLR 2018, arXiv 1710.04087",
-    needs=(),
-    bank=True,
-    serves=True,
-    correct=csls,
-)
+METHOD = Method("csls", "cross-domain similarity local scaling", csls)

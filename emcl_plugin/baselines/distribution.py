@@ -10,14 +10,13 @@ from emcl_plugin.scores import FeaturePair, Features, Similarity
 def distribution_normalization(direction: Direction, *, weight: float = 0.25) -> Similarity:
     """``<q - weight mean(q), v - weight mean(v)>``: inner products after a partial centring.
 
-    Each side's mean is its bank's where there is one, else that of the side itself. For the
-    ranking of the gallery this is one number per item, ``- weight <mean(q), v_j>``: an item
-    that is like the mean query is pushed down.
+    A bank, where given, provides the mean. For the ranking of the gallery this is one number per
+    item, ``- weight <mean(q), v_j>``, which lowers items that resemble the mean query.
 
     Needs features. Serves from an index (changed vectors). Published setting: lambda 0.25 to 0.5
     for unit vectors (0.25 here).
 
-    Its trap: the vectors are *not* brought back to unit length; with that it is another method.
+    Its trap: the vectors are *not* normalized again; that would be another method.
 
     Parameters
     ----------
@@ -28,8 +27,8 @@ def distribution_normalization(direction: Direction, *, weight: float = 0.25) ->
 
     References
     ----------
-    Zhou et al., Test-Time Distribution Normalization for Contrastively Learned Vision-language
-    Models, NeurIPS 2023, arXiv 2302.11084.
+    Zhou, Ren, Li, Zabih, Lim: Test-Time Distribution Normalization for Contrastively Learned
+    Vision-language Models, NeurIPS 2023, arXiv 2302.11084.
     """
     queries, gallery = direction.sides
 
@@ -45,12 +44,5 @@ def distribution_normalization(direction: Direction, *, weight: float = 0.25) ->
 
 
 METHOD = Method(
-    name="dn",
-    title="test-time distribution normalization",
-    paper="Zhou, Ren, Li, Zabih, Lim: Test-Time Distribution Normalization for Contrastively "
-    "Learned Vision-language Models, NeurIPS 2023, arXiv 2302.11084",
-    needs=(FEATURES,),
-    bank=True,
-    serves=True,
-    correct=distribution_normalization,
+    "dn", "test-time distribution normalization", distribution_normalization, needs=(FEATURES,)
 )

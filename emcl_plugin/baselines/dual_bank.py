@@ -16,11 +16,6 @@ from emcl_plugin.baselines.problem import (
 from emcl_plugin.scores import LowRank, Similarity
 from emcl_plugin.scores.reductions import logsumexp
 
-PAPER = (
-    "Wang, Jian, Xue: Balance Act: Mitigating Hubness in Cross-Modal Retrieval with Query and "
-    "Gallery Banks, EMNLP 2023, arXiv 2310.11612"
-)
-
 
 def dual_is(
     direction: Direction,
@@ -35,15 +30,13 @@ def dual_is(
 
         S_ij - tau (log sum_i exp(Q_ij / tau_q) + log sum_i exp(G_ij / tau_g))
 
-    so that the result is in units of S.
+    Needs both banks. Serves from an index (an extra dimension). Published settings, for cosines
+    times 100: temperature 1.99 for the query bank. For the gallery bank, the released default is
+    an inverse temperature of 3 (0.0033 for cosines). Similarities within the gallery then
+    outweigh the scores, so 3 is used as the temperature (0.03).
 
-    Needs both banks. Serves from an index (one more dimension). Published settings, for cosines
-    times 100: temperature 1.99 for the query bank. For the gallery bank the released default is
-    an inverse temperature of 3, which for cosines is a temperature of 0.0033; there the items'
-    likeness among themselves outweighs the scores, so 3 is taken as the temperature (0.03).
-
-    Its trap: the released function normalises the gallery bank's matrix in place of the test
-    scores, which it never reads.
+    Its trap: the released function normalizes the gallery-bank matrix instead of the test scores,
+    which it never reads.
 
     Parameters
     ----------
@@ -54,8 +47,8 @@ def dual_is(
 
     References
     ----------
-    Wang et al., Balance Act: Mitigating Hubness in Cross-Modal Retrieval with Query and Gallery
-    Banks, EMNLP 2023, arXiv 2310.11612.
+    Wang, Jian, Xue: Balance Act: Mitigating Hubness in Cross-Modal Retrieval with Query and
+    Gallery Banks, EMNLP 2023, arXiv 2310.11612.
     """
     check_positive(query_temperature=query_temperature, gallery_temperature=gallery_temperature)
     queries, items = _normalisers(direction, query_temperature, gallery_temperature)
@@ -70,7 +63,7 @@ def dual_dis(
     gallery_temperature: float = 0.03,
     k: int = 1,
 ) -> Similarity:
-    """DualIS with each of its two factors only where its bank is activated.
+    """Apply each factor of DualIS only to queries that activate its bank.
 
     A query is activated for a bank if its best gallery item is among the k best of some row of
     that bank. In the notation of :func:`dual_is`, row i of the result is
@@ -82,9 +75,8 @@ def dual_dis(
 
     Needs both banks. Does not serve from an index. Published settings: as :func:`dual_is`, k = 1.
 
-    Its trap: multiplying a normalised factor by a raw score, as released, mixes their scales;
-    here every row is in units of S. **Rank rows only**, rows of different kinds stand side by
-    side.
+    Its trap: the release multiplies a normalized factor by a raw score, which mixes their scales.
+    Here every row is in units of S. **Rank rows only**: rows are corrected differently.
 
     Parameters
     ----------
@@ -93,12 +85,12 @@ def dual_dis(
     query_temperature, gallery_temperature : float
         tau_q and tau_g, in the units of the scores.
     k : int, default 1
-        Items per row of a bank that make up its activation set.
+        Items per row of a bank in its activation set.
 
     References
     ----------
-    Wang et al., Balance Act: Mitigating Hubness in Cross-Modal Retrieval with Query and Gallery
-    Banks, EMNLP 2023, arXiv 2310.11612.
+    Wang, Jian, Xue: Balance Act: Mitigating Hubness in Cross-Modal Retrieval with Query and
+    Gallery Banks, EMNLP 2023, arXiv 2310.11612.
     """
     check_positive(
         query_temperature=query_temperature, gallery_temperature=gallery_temperature, k=k
@@ -127,20 +119,12 @@ def _joint(query_temperature: float, gallery_temperature: float) -> float:
 
 
 DUAL_IS = Method(
-    name="dual-is",
-    title="dual inverted softmax (DBNorm)",
-    paper=PAPER,
-    needs=(QUERY_BANK, GALLERY_BANK),
-    bank=True,
-    serves=True,
-    correct=dual_is,
+    "dual-is", "dual inverted softmax (DBNorm)", dual_is, needs=(QUERY_BANK, GALLERY_BANK)
 )
 DUAL_DIS = Method(
-    name="dual-dis",
-    title="dual dynamic inverted softmax (DBNorm)",
-    paper=PAPER,
+    "dual-dis",
+    "dual dynamic inverted softmax (DBNorm)",
+    dual_dis,
     needs=(QUERY_BANK, GALLERY_BANK),
-    bank=True,
     serves=False,
-    correct=dual_dis,
 )

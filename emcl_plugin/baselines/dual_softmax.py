@@ -12,13 +12,12 @@ from emcl_plugin.scores.reductions import logsumexp
 def dual_softmax(direction: Direction, *, scale: float = 100.0) -> Similarity:
     """``S_ij exp(scale S_ij) / sum_i exp(scale S_ij)``: scores times a softmax over the queries.
 
-    Needs all test queries at once; a bank cannot take their place. Does not serve from an index.
-    Published setting: scale 100, for cosines (for other scores it is in 1 / their units).
+    Needs all test queries at once; it cannot use a bank. Does not serve from an index.
+    Published setting: scale 100, for cosines.
 
-    Its traps: a query that occurs n times shares its items' probability n ways, so repeated
-    queries push each other's right answers down; a small weight *raises* a negative score, so
-    scores should be positive where it matters (the published form does nothing about it, and
-    neither does this one); and weights below the smallest float become exact ties at 0.
+    Its traps: n copies of a query share the probability of its items, so they lower each other's
+    relevant results. A small weight *raises* a negative score. Weights below the smallest float
+    become ties at 0.
 
     Parameters
     ----------
@@ -28,8 +27,8 @@ def dual_softmax(direction: Direction, *, scale: float = 100.0) -> Similarity:
 
     References
     ----------
-    Cheng et al., Improving Video-Text Retrieval by Multi-Stream Corpus Alignment and Dual Softmax
-    Loss, 2021, arXiv 2109.04290.
+    Cheng, Lin, Wu, Yang, Shen: Improving Video-Text Retrieval by Multi-Stream Corpus Alignment and
+    Dual Softmax Loss, 2021, arXiv 2109.04290.
 
     Examples
     --------
@@ -63,13 +62,4 @@ class SoftmaxWeighted(Similarity):
         return SoftmaxWeighted(self.base.T, self.scale, self.column, self.row)
 
 
-METHOD = Method(
-    name="dsl",
-    title="dual softmax",
-    paper="Cheng, Lin, Wu, Yang, Shen: Improving Video-Text Retrieval by Multi-Stream Corpus "
-    "Alignment and Dual Softmax Loss, 2021, arXiv 2109.04290",
-    needs=(),
-    bank=False,
-    serves=False,
-    correct=dual_softmax,
-)
+METHOD = Method("dsl", "dual softmax", dual_softmax, bank=False, serves=False)

@@ -17,19 +17,18 @@ from emcl_plugin.scores import LowRank, Similarity
 def dynamic_inverted_softmax(
     direction: Direction, *, temperature: float = 0.05, k: int = 1
 ) -> Similarity:
-    """Inverted softmax for those queries only whose best item is a bank query's best, too.
+    """Apply the inverted softmax to queries whose top-1 item is also that of a bank query.
 
-    With A the items that are among the k best of any bank query, row i of the result is
+    With A the items in the top k of any bank query, row i of the result is
     ``S_ij - tau log sum_i exp(B_ij / tau)`` where ``argmax_j S_ij`` is in A and ``S_ij``
-    elsewhere. A bank from another domain retrieves few of the items, and then does no harm.
+    elsewhere. A bank from another domain retrieves few items and does little harm.
 
-    Needs a query bank: with the test queries as the bank every query would be normalised, which
-    is the inverted softmax. Does not serve from an index, because what is added depends on the
-    query's best item. Published settings: tau 0.05 (for cosines), k = 1.
+    Needs a query bank: with the test queries as the bank it is the inverted softmax. Does not
+    serve from an index, because the correction depends on the query. Published settings: tau 0.05
+    (for cosines), k = 1.
 
-    Its traps: the released script overwrites the scores that it is given; and rows of both kinds
-    stand side by side, so **the result must be ranked by rows only**, never by columns. Correct
-    the opposite direction (``direction.T``) on its own.
+    Its traps: the released script overwrites its input. **Rank rows only**: rows are corrected
+    differently, so columns are not comparable.
 
     Parameters
     ----------
@@ -38,12 +37,12 @@ def dynamic_inverted_softmax(
     temperature : float, default 0.05
         tau, in the units of the scores.
     k : int, default 1
-        Items per bank query that make up the activation set A.
+        Items per bank query in the activation set A.
 
     References
     ----------
-    Bogolin et al., Cross Modal Retrieval with Querybank Normalisation, CVPR 2022,
-    arXiv 2112.12777.
+    Bogolin, Croitoru, Jin, Liu, Albanie: Cross Modal Retrieval with Querybank Normalisation, CVPR
+    2022, arXiv 2112.12777.
     """
     check_positive(temperature=temperature, k=k)
     bank = direction.query_probe()
@@ -53,7 +52,7 @@ def dynamic_inverted_softmax(
 
 
 def activated(scores: Similarity, bank: Similarity, k: int) -> torch.Tensor:
-    """Queries whose best item is among the ``k`` best of some row of ``bank``, (n_query,) bool."""
+    """Find queries whose top-1 item is in the top ``k`` of any row of ``bank``, (n_query,)."""
     retrieved = torch.zeros(scores.shape[1], dtype=torch.bool, device=scores.device)
     for _, _, block in bank.blocks():
         retrieved[torch.topk(block, min(k, bank.shape[1]), dim=1).indices.flatten()] = True
@@ -64,12 +63,9 @@ def activated(scores: Similarity, bank: Similarity, k: int) -> torch.Tensor:
 
 
 METHOD = Method(
-    name="dis",
-    title="dynamic inverted softmax (QB-Norm)",
-    paper="Bogolin, Croitoru, Jin, Liu, Albanie: Cross Modal Retrieval with Querybank "
-    "Normalisation, CVPR 2022, arXiv 2112.12777",
+    "dis",
+    "dynamic inverted softmax (QB-Norm)",
+    dynamic_inverted_softmax,
     needs=(QUERY_BANK,),
-    bank=True,
     serves=False,
-    correct=dynamic_inverted_softmax,
 )

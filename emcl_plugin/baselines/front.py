@@ -1,4 +1,4 @@
-"""Baselines on arrays: `correct`, the counterpart of `emcl_plugin.rerank`."""
+"""Baselines on arrays, the counterpart of `emcl_plugin.rerank`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def correct(
     memory: int | None = None,
     **settings: Any,
 ) -> Array:
-    """Text-to-video scores corrected by one of :data:`METHODS`.
+    """Correct text-to-video scores by one of :data:`METHODS`.
 
     Parameters
     ----------
@@ -39,12 +39,12 @@ def correct(
         A key of :data:`METHODS`, such as "csls".
     sim : (n_text, n_video) array or tensor, optional
         Similarity, larger is better. Published settings are for cosines in [-1, 1]: divide
-        scores that carry a logit scale by it first.
+        by the logit scale first.
     feats : (text, video), optional
         Embeddings of shape (n_text, dimension) and (n_video, dimension). Give either this or
         ``sim`` to a method that uses features or a bank.
     query_bank : (n, dimension) array or tensor, optional
-        Other texts. A method that can use them does so in place of the test texts.
+        Other texts. Methods that can use them do so in place of the test texts.
     gallery_bank : (n, dimension) array or tensor, optional
         Other videos.
     metric : {"cosine", "dot"}, default "cosine"
@@ -52,19 +52,19 @@ def correct(
     device, memory
         As in :func:`emcl_plugin.rerank`.
     **settings
-        The method's own, by name, such as ``k=10``.
+        Settings of the method, such as ``k=10``.
 
     Returns
     -------
     (n_text, n_video) array or tensor
-        Of the library, dtype and device that came in. Rank its rows. For video -> text call
-        it with the sides, and the banks, exchanged.
+        Of the library, dtype and device of the input. Rank its rows. For video -> text,
+        exchange the sides and the banks.
 
     Raises
     ------
     InputValueError
-        No such method or setting; something that the method needs is missing; a similarity and
-        features together where the method could heed only one of them.
+        If the method or setting is unknown, a required input is missing, or the method would
+        ignore ``sim``.
 
     Examples
     --------

@@ -15,13 +15,13 @@ from emcl_plugin.scores import Similarity
 def inverted_softmax(direction: Direction, *, temperature: float = 0.05) -> Similarity:
     """``S_ij - tau log sum_i exp(B_ij / tau)``: a softmax over the queries, in units of S.
 
-    The probability of query i given item j, ``exp(S_ij / tau) / sum_i exp(B_ij / tau)``, ranks
-    the gallery; its logarithm times tau is returned. B are the bank's scores, or S itself.
+    This is tau times the logarithm of ``exp(S_ij / tau) / sum_i exp(B_ij / tau)``, the probability
+    of query i given item j. B are the scores of the bank, or S itself.
 
-    Needs the test queries, or a query bank in their place. Serves from an index (one more
-    dimension). Published setting: tau 0.05 (an inverse temperature of 20) for cosines.
+    Needs the test queries or a query bank. Serves from an index (an extra dimension). Published
+    setting: tau 0.05 (an inverse temperature of 20) for cosines.
 
-    Its trap: ``exp(S / tau)`` overflows float32 for small tau; here it stays in the log domain.
+    Its trap: ``exp(S / tau)`` overflows float32 for small tau. This stays in the log domain.
 
     Parameters
     ----------
@@ -31,8 +31,8 @@ def inverted_softmax(direction: Direction, *, temperature: float = 0.05) -> Simi
 
     References
     ----------
-    Smith et al., Offline bilingual word vectors, orthogonal transformations and the inverted
-    softmax, ICLR 2017, arXiv 1702.03859.
+    Smith, Turban, Hamblin, Hammerla: Offline bilingual word vectors, orthogonal transformations
+    and the inverted softmax, ICLR 2017, arXiv 1702.03859.
 
     Examples
     --------
@@ -46,13 +46,4 @@ def inverted_softmax(direction: Direction, *, temperature: float = 0.05) -> Simi
     return add_to_columns(direction.scores, -column_softmax(direction.probe(), temperature))
 
 
-METHOD = Method(
-    name="is",
-    title="inverted softmax",
-    paper="Smith, Turban, Hamblin, Hammerla: Offline bilingual word vectors, orthogonal "
-    "transformations and the inverted softmax, ICLR 2017, arXiv 1702.03859",
-    needs=(),
-    bank=True,
-    serves=True,
-    correct=inverted_softmax,
-)
+METHOD = Method("is", "inverted softmax", inverted_softmax)

@@ -17,39 +17,38 @@ def invgc(
     query_rate: float = 0.25,
     share: float = 0.01,
 ) -> Similarity:
-    """Push every gallery vector away from what it is most like, among items and among queries.
+    """Push every gallery vector away from its nearest items and queries.
 
-    With N(x) the ``share`` of a set that is most similar to x (at least one vector) and u
-    bringing to unit length, as released ("LocalAdj"):
+    With N(x) the ``share`` of a set nearest to x (at least one vector) and u normalization to unit
+    length, as released ("LocalAdj"):
 
         x_g = u(x - gallery_rate mean_{y in N(x)} <x, y> y)    N among the gallery bank
         x_q = u(x - query_rate   mean_{y in N(x)} <x, y> y)    N among the query bank
         x'  = u((x_g + x_q) / 2)
 
-    for the gallery's vectors; the queries stay as they are. Without a gallery bank the neighbours
-    are the other gallery items, without a query bank the test queries. Lengths are left alone
-    for ``metric="dot"``.
+    for the gallery; queries do not change. Without a gallery bank, neighbours are the other
+    gallery items; without a query bank, the test queries. With ``metric="dot"`` lengths are not
+    normalized.
 
     Needs features. Serves from an index (changed gallery vectors). Published settings: 1 % of the
-    bank as neighbours; the two rates are tuned for each model and data set there and have no
-    published default; those here are ours.
+    bank as neighbours. The paper tunes both rates per model and data set; the defaults are ours.
 
-    Its trap: where the gallery is its own bank, every vector is its own nearest neighbour, and
-    what is subtracted is mostly itself; here an item is no neighbour of its own.
+    Its trap: if the gallery is its own bank, every vector is its own nearest neighbour. Here an
+    item is not its own neighbour.
 
     Parameters
     ----------
     direction : Direction
         With features.
     gallery_rate, query_rate : float, default 0.1 and 0.25
-        How far to push; 0 leaves that step out.
+        Step sizes; 0 skips the step.
     share : float, default 0.01
         Neighbours, as a share of the bank, in (0, 1].
 
     References
     ----------
-    Jian and Wang, InvGC: Robust Cross-Modal Retrieval by Inverse Graph Convolution, Findings of
-    EMNLP 2023, arXiv 2310.13276.
+    Jian, Wang: InvGC: Robust Cross-Modal Retrieval by Inverse Graph Convolution, Findings of EMNLP
+    2023, arXiv 2310.13276.
     """
     check_positive(share=share)
     if share > 1:
@@ -77,9 +76,9 @@ def invgc(
 def local_mean(
     x: torch.Tensor, bank: Features, share: float, skip: int | None = None
 ) -> torch.Tensor:
-    """Mean of ``<x, y> y`` over the ``share`` of the bank nearest to each row of ``x``.
+    """Return the mean of ``<x, y> y`` over the ``share`` of the bank nearest to each row.
 
-    ``skip`` is the place of the first row of ``x`` in the bank where the rows are part of it.
+    ``skip`` is the position of the first row of ``x``, if the rows are part of the bank.
     """
     count = bank.shape[0] - (skip is not None)
     if count == 0:
@@ -97,13 +96,4 @@ def local_mean(
     return total / k
 
 
-METHOD = Method(
-    name="invgc",
-    title="inverse graph convolution with local adjacency",
-    paper="Jian, Wang: InvGC: Robust Cross-Modal Retrieval by Inverse Graph Convolution, "
-    "Findings of EMNLP 2023, arXiv 2310.13276",
-    needs=(FEATURES,),
-    bank=True,
-    serves=True,
-    correct=invgc,
-)
+METHOD = Method("invgc", "inverse graph convolution with local adjacency", invgc, needs=(FEATURES,))

@@ -18,12 +18,11 @@ from emcl_plugin.scores import Similarity
 def nnn(direction: Direction, *, k: int = 128, alpha: float = 0.75) -> Similarity:
     """``S_ij - alpha r_j``, with r_j the mean of the k largest bank scores of gallery item j.
 
-    Published with a bank of reference queries; without one the test queries take its place.
-    Serves from an index (one more dimension). Published settings: k = 128, alpha = 0.75, which
-    need no scale.
+    Published with a bank of reference queries; without one, the test queries are used. Serves from
+    an index (an extra dimension). Published settings: k = 128, alpha = 0.75, at any scale.
 
-    Its trap: on a bank of fewer than k queries ``topk`` fails; here k is then the whole bank,
-    and r_j the mean over it.
+    Its trap: ``topk`` fails on a bank of fewer than k queries. Here r_j is then the mean over the
+    whole bank.
 
     Parameters
     ----------
@@ -31,12 +30,12 @@ def nnn(direction: Direction, *, k: int = 128, alpha: float = 0.75) -> Similarit
     k : int, default 128
         At most the number of queries (or bank queries).
     alpha : float, default 0.75
-        Weight; 1/2 at the same k is the ranking of CSLS.
+        Weight; 1/2 ranks like CSLS at the same k.
 
     References
     ----------
-    Chowdhury et al., Nearest Neighbor Normalization Improves Multimodal Retrieval, EMNLP 2024,
-    arXiv 2410.24114.
+    Chowdhury, Wang, Shenoy, Kiela, Schwettmann, Thrush: Nearest Neighbor Normalization Improves
+    Multimodal Retrieval, EMNLP 2024, arXiv 2410.24114.
 
     Examples
     --------
@@ -51,13 +50,4 @@ def nnn(direction: Direction, *, k: int = 128, alpha: float = 0.75) -> Similarit
     return add_to_columns(direction.scores, -alpha * column_mean(direction.probe(), k))
 
 
-METHOD = Method(
-    name="nnn",
-    title="nearest-neighbour normalization",
-    paper="Chowdhury, Wang, Shenoy, Kiela, Schwettmann, Thrush: Nearest Neighbor Normalization "
-    "Improves Multimodal Retrieval, EMNLP 2024, arXiv 2410.24114",
-    needs=(),
-    bank=True,
-    serves=True,
-    correct=nnn,
-)
+METHOD = Method("nnn", "nearest-neighbour normalization", nnn)

@@ -1,4 +1,4 @@
-"""PCA reconstruction, in EMCL's place: what any compact subspace would do."""
+"""PCA reconstruction, a control for EMCL."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from emcl_plugin.scores import FeaturePair, Features, Similarity
 def pca(direction: Direction, *, rank: int = 32) -> Similarity:
     """Cosine of the vectors projected onto the ``rank`` leading principal directions.
 
-    The directions are the eigenvectors of the uncentred second moments of both sides, each
-    weighing one half: the same matrix that EMCL starts from. Where there are banks, theirs.
+    The directions are eigenvectors of the mean uncentred second moments of both sides, the matrix
+    that EMCL starts from. Banks, where given, provide the moments.
 
-    Needs features. Serves from an index (changed vectors, or their ``rank`` coordinates). A
-    control for EMCL, not a published correction. Setting: rank 32, EMCL-Net's number of subspaces.
+    Needs features. Serves from an index (changed vectors). A control for EMCL, not a published
+    correction. Setting: rank 32, the number of subspaces of EMCL-Net.
 
-    Its trap: uncentred, the first direction is what all items share, which is kept here; removing
-    it is :func:`~emcl_plugin.baselines.all_but_the_top.all_but_the_top`.
+    Its trap: without centring, the first direction is the shared component, which is kept. Compare
+    :func:`~emcl_plugin.baselines.all_but_the_top.all_but_the_top`.
 
     Parameters
     ----------
     direction : Direction
         With features.
     rank : int, default 32
-        At most the dimension, which leaves everything as it is.
+        At most the dimension, which changes nothing.
 
     References
     ----------
-    Pearson, On Lines and Planes of Closest Fit to Systems of Points in Space, Philosophical
-    Magazine 1901.
+    Pearson: On Lines and Planes of Closest Fit to Systems of Points in Space, Philosophical
+    Magazine, 1901.
     """
     queries, gallery = direction.sides
     rank = check_rank("rank", min(rank, queries.shape[1]), queries)
@@ -43,13 +43,4 @@ def pca(direction: Direction, *, rank: int = 32) -> Similarity:
     return FeaturePair(changed(queries), changed(gallery), memory=direction.memory)
 
 
-METHOD = Method(
-    name="pca",
-    title="PCA reconstruction in EMCL's place",
-    paper="Pearson: On Lines and Planes of Closest Fit to Systems of Points in Space, "
-    "Philosophical Magazine, 1901",
-    needs=(FEATURES,),
-    bank=True,
-    serves=True,
-    correct=pca,
-)
+METHOD = Method("pca", "PCA reconstruction in EMCL's place", pca, needs=(FEATURES,))

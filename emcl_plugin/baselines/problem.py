@@ -1,10 +1,11 @@
-"""What a baseline is given, how it describes itself, and what several of them share."""
+"""Input and description of a baseline, and helpers that several share."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 
@@ -17,20 +18,19 @@ FEATURES, QUERY_BANK, GALLERY_BANK = "features", "query bank", "gallery bank"
 
 @dataclass(frozen=True)
 class Direction:
-    """One retrieval direction: queries x gallery and what else is known.
+    """One retrieval direction: scores of queries x gallery, with features and banks if known.
 
     Attributes
     ----------
     scores : Similarity, (n_query, n_gallery)
-        What to correct. Published temperatures and weights are for cosines in [-1, 1]: divide
-        scores that carry a logit scale by it first. Where there is a bank, the scores have to
-        be the inner products of ``queries`` and ``gallery``, because the bank's are.
+        Scores to correct. Published settings are for cosines in [-1, 1]: divide by the logit
+        scale first. With a bank, they must be the inner products of ``queries`` and ``gallery``.
     queries, gallery : Features, optional
-        Embeddings of the two sides.
+        Embeddings.
     query_bank : Features, optional
-        Other queries, of the side that ``queries`` are of. Needs ``gallery``.
+        Other queries. Needs ``gallery``.
     gallery_bank : Features, optional
-        Other items, of the side that ``gallery`` is of. Needs ``gallery``.
+        Other items. Needs ``gallery``.
 
     Examples
     --------
@@ -47,22 +47,18 @@ class Direction:
 
     def __post_init__(self) -> None:
         dimension = None
-        for name, count in (
-            ("queries", 0),
-            ("gallery", 1),
-            ("query_bank", -1),
-            ("gallery_bank", -1),
-        ):
+        axes = {"queries": 0, "gallery": 1, "query_bank": None, "gallery_bank": None}
+        for name, axis in axes.items():
             features: Features | None = getattr(self, name)
             if features is None:
                 continue
-            if count >= 0 and features.shape[0] != self.scores.shape[count]:
+            if axis is not None and features.shape[0] != self.scores.shape[axis]:
                 raise InputValueError(
                     f"the {name} and the scores do not belong together",
                     f"{name} {features.shape}, scores {self.scores.shape}",
                     "scores have one row per query and one column per gallery item",
                 )
-            if count < 0 and self.gallery is None:
+            if axis is None and self.gallery is None:
                 raise InputValueError(
                     f"the {name.replace('_', ' ')} has nothing to be compared with",
                     f"{name} {features.shape} and no gallery features",
@@ -78,42 +74,42 @@ class Direction:
 
     @property
     def T(self) -> Direction:
-        """The opposite direction: the gallery's items ask for the queries."""
+        """The opposite direction: the gallery items are the queries."""
         return Direction(
             self.scores.T, self.gallery, self.queries, self.gallery_bank, self.query_bank
         )
 
     @property
     def protocol(self) -> str:
-        """``"bank"``: corrected by other queries; ``"transductive"``: by the test queries."""
+        """``"bank"`` if corrected by other queries, ``"transductive"`` if by the test queries."""
         return "transductive" if self.query_bank is None else "bank"
 
     @property
     def memory(self) -> int | None:
-        """Memory budget in bytes of the scores; None is the default of 4 GiB."""
+        """Memory budget of the scores in bytes; None is 4 GiB."""
         return getattr(self.scores, "memory", None)
 
     @property
     def sides(self) -> tuple[Features, Features]:
-        """Features of queries and gallery; raises where they are missing."""
+        """Features of queries and gallery; raises if they are missing."""
         return self._there(self.queries, FEATURES), self._there(self.gallery, FEATURES)
 
     def probe(self) -> Similarity:
-        """Scores that the gallery is judged by: the query bank's, else the test queries'."""
+        """Return query bank x gallery, or the scores of the test queries."""
         if self.query_bank is None:
             return self.scores
         return self._against_gallery(self.query_bank)
 
     def query_probe(self) -> Similarity:
-        """Bank queries x gallery; raises where there is no query bank."""
+        """Return query bank x gallery."""
         return self._against_gallery(self._there(self.query_bank, QUERY_BANK))
 
     def gallery_probe(self) -> Similarity:
-        """Gallery bank x gallery; raises where there is no gallery bank."""
+        """Return gallery bank x gallery."""
         return self._against_gallery(self._there(self.gallery_bank, GALLERY_BANK))
 
     def bank_probe(self) -> Similarity:
-        """Bank queries x gallery bank; raises where one is missing."""
+        """Return query bank x gallery bank."""
         queries = self._there(self.query_bank, QUERY_BANK)
         return FeaturePair(
             queries, self._there(self.gallery_bank, GALLERY_BANK), memory=self.memory
@@ -131,36 +127,39 @@ class Direction:
 
 @dataclass(frozen=True)
 class Method:
-    """A training-free correction and what a user has to know before choosing it.
+    """A training-free correction and its requirements.
 
     Attributes
     ----------
     name, title : str
-        The field's short name, and the name in words.
-    paper : str
-        Authors, title, venue, year, and arXiv number where there is one.
+        Short name and full name.
     needs : tuple of str
-        Of "features", "query bank", "gallery bank": without these it cannot run.
+        Required inputs, of "features", "query bank" and "gallery bank".
     bank : bool
-        Whether it takes a query bank in place of the test queries.
+        True if it accepts a query bank in place of the test queries.
     serves : bool
-        Whether an inner-product index can serve it, as one more dimension of the vectors or as
-        changed vectors. Otherwise all scores of a query have to be at hand, or all queries.
+        True if an inner-product index can serve it, with an extra dimension or changed vectors.
     correct : callable
-        From a :class:`Direction` to the corrected :class:`~emcl_plugin.scores.Similarity`;
-        the published settings are its keyword arguments' defaults. Rank its rows.
+        From a :class:`Direction` to the corrected :class:`~emcl_plugin.scores.Similarity`, of
+        which to rank the rows. The published settings are its defaults.
     """
 
     name: str
     title: str
-    paper: str
-    needs: tuple[str, ...]
-    bank: bool
-    serves: bool
     correct: Callable[..., Similarity]
+    _: KW_ONLY
+    needs: tuple[str, ...] = ()
+    bank: bool = True
+    serves: bool = True
+
+    @property
+    def paper(self) -> str:
+        """Authors, title, venue, year and arXiv number, from the docstring of ``correct``."""
+        text = (inspect.getdoc(self.correct) or "").partition("References\n----------\n")[2]
+        return " ".join(text.partition("\n\n")[0].split()).rstrip(".")
 
     def missing(self, direction: Direction) -> tuple[str, ...]:
-        """What it needs and is not there."""
+        """Return the required inputs that are missing."""
         there = {
             FEATURES: direction.queries is not None and direction.gallery is not None,
             QUERY_BANK: direction.query_bank is not None,
@@ -169,11 +168,11 @@ class Method:
         return tuple(need for need in self.needs if not there[need])
 
 
-# --- what several methods share ---------------------------------------------------------------
+# --- helpers of several methods ---
 
 
 def column_mean(source: Similarity, k: int) -> torch.Tensor:
-    """Mean of the ``k`` largest scores of every column (of all, where there are fewer)."""
+    """Return the mean of the ``k`` largest scores of every column."""
     out = torch.empty(source.shape[1], dtype=source.dtype, device=source.device)
     for start, stop, block in source.T.blocks():
         out[start:stop] = torch.topk(block, min(k, source.shape[0]), dim=1).values.mean(1)
@@ -181,17 +180,17 @@ def column_mean(source: Similarity, k: int) -> torch.Tensor:
 
 
 def column_softmax(source: Similarity, temperature: float) -> torch.Tensor:
-    """``temperature * log sum_i exp(S_ij / temperature)`` of every column, in units of S."""
+    """Return ``temperature * log sum_i exp(S_ij / temperature)`` of every column."""
     return temperature * logsumexp(source, temperature)[1]
 
 
 def add_to_columns(source: Similarity, bias: torch.Tensor) -> Biased:
-    """The source with one number added to each gallery item."""
+    """Add one number to each gallery item."""
     return Biased(source, bias.new_zeros(source.shape[0]), bias)
 
 
 def check_positive(**settings: float) -> None:
-    """Raise where a setting is not a positive, finite number."""
+    """Raise if a setting is not positive and finite."""
     for name, value in settings.items():
         if not (value > 0 and math.isfinite(value)):
             raise InputValueError(

@@ -40,12 +40,12 @@ METHODS: dict[str, Method] = {
 
 
 def applicable(direction: Direction) -> list[Method]:
-    """The methods that need nothing that is not there.
+    """Return the methods whose requirements are met.
 
     Parameters
     ----------
     direction : Direction
-        What is known: scores, features, banks.
+        Scores, features and banks.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def applicable(direction: Direction) -> list[Method]:
     >>> import torch
     >>> from emcl_plugin.scores import Dense
     >>> names = {method.name for method in applicable(Direction(Dense(torch.eye(3))))}
-    >>> "csls" in names, "pca" in names  # which needs features
+    >>> "csls" in names, "pca" in names  # pca needs features
     (True, False)
     """
     return [method for method in METHODS.values() if not method.missing(direction)]

@@ -19,28 +19,22 @@ from emcl_plugin.errors import EmclWarning
 from emcl_plugin.ncl import NCL, fit_biases
 from emcl_plugin.scores import Similarity
 
-PAPER = (
-    "Pan, Wang, Wu, Zhang, Bu: Hubness Reduction with Dual Bank Sinkhorn Normalization for "
-    "Cross-Modal Retrieval, ACM Multimedia 2025, arXiv 2508.02538"
-)
-
 
 @renamed.keyword("rounds", "iterations")
 def sinkhorn_normalization(
     direction: Direction, *, temperature: float = 0.01, iterations: int = 10
 ) -> Similarity:
-    """``S_ij + tau g_j``, g the column potentials after so many Sinkhorn iterations on S, uniform.
+    """``S_ij + tau g_j``, with g the column potentials of Sinkhorn on S, uniform marginals.
 
-    The same scaling as :class:`emcl_plugin.NCL`, at a fixed temperature and number of iterations.
-    Only the columns' potential is applied: the rows' changes no ranking of the gallery.
+    As :class:`emcl_plugin.NCL` with a fixed temperature and number of iterations. The row
+    potentials do not change the ranking of the gallery and are not applied.
 
-    Needs all test queries at once. Serves from an index (one more dimension). Published
-    settings: tau 0.01 for cosines, 5 to 10 iterations (10 here), uniform marginals.
+    Needs all test queries at once. Serves from an index (an extra dimension). Published settings:
+    tau 0.01 for cosines, 5 to 10 iterations (10 here), uniform marginals.
 
-    Its traps: at tau 0.01 a plain ``exp(S / tau)`` overflows float32 for cosines above 0.89; and
-    so few iterations do not converge, which is the published setting and so raises no warning here.
-    The iterations here begin with the rows, the released ones with the columns: half an
-    iteration's difference.
+    Its traps: at tau 0.01, ``exp(S / tau)`` overflows float32 for cosines above 0.89. So few
+    iterations do not converge; as this is the published setting, there is no warning. Iterations
+    begin with the rows, those of the release with the columns.
 
     Parameters
     ----------
@@ -52,8 +46,8 @@ def sinkhorn_normalization(
 
     References
     ----------
-    Pan et al., Hubness Reduction with Dual Bank Sinkhorn Normalization for Cross-Modal Retrieval,
-    ACM Multimedia 2025, arXiv 2508.02538.
+    Pan, Wang, Wu, Zhang, Bu: Hubness Reduction with Dual Bank Sinkhorn Normalization for
+    Cross-Modal Retrieval, ACM Multimedia 2025, arXiv 2508.02538.
 
     Examples
     --------
@@ -72,14 +66,14 @@ def dual_bank_sinkhorn(
 ) -> Similarity:
     """``S_ij + tau g_j``, g from Sinkhorn on bank queries x [gallery, gallery bank].
 
-    The bank's queries then need not all end up in the gallery: the gallery bank takes its share.
-    Of the column potentials the gallery's are kept.
+    The gallery bank takes its share of the bank queries. Only the potentials of the gallery are
+    applied.
 
-    Needs both banks. Serves from an index (one more dimension). Published settings: tau 0.01 for
+    Needs both banks. Serves from an index (an extra dimension). Published settings: tau 0.01 for
     cosines, 10 iterations, uniform marginals.
 
-    Its trap: a query bank alone is forced onto the gallery, although its right answers are
-    elsewhere; that is why the gallery bank should hold them.
+    Its trap: the gallery bank should hold the relevant items of the query bank, which would
+    otherwise be forced onto the gallery.
 
     Parameters
     ----------
@@ -91,8 +85,8 @@ def dual_bank_sinkhorn(
 
     References
     ----------
-    Pan et al., Hubness Reduction with Dual Bank Sinkhorn Normalization for Cross-Modal Retrieval,
-    ACM Multimedia 2025, arXiv 2508.02538.
+    Pan, Wang, Wu, Zhang, Bu: Hubness Reduction with Dual Bank Sinkhorn Normalization for
+    Cross-Modal Retrieval, ACM Multimedia 2025, arXiv 2508.02538.
     """
     both = Joined(direction.query_probe(), direction.bank_probe(), axis=1)
     bias = _column_bias(both, temperature, iterations, direction.memory)
@@ -105,19 +99,18 @@ def _column_bias(
     check_positive(temperature=temperature)
     config = NCL(temperature=temperature, iterations=iterations, tolerance=0.0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", EmclWarning)  # iterations and temperature are the setting
+        warnings.simplefilter("ignore", EmclWarning)  # published settings
         return fit_biases(source, config, memory=memory).video
 
 
 class Joined(Similarity):
-    """Two sources below each other (``axis`` 0) or beside each other (``axis`` 1)."""
+    """Two sources concatenated along ``axis``."""
 
     def __init__(self, first: Similarity, second: Similarity, axis: int) -> None:
         self.first, self.second, self.axis = first, second, axis
         (n, m), (p, q) = first.shape, second.shape
         self.shape = (n + p, m) if axis == 0 else (n, m + q)
         self.dtype, self.device = first.dtype, first.device
-        # the columns grow, the bytes of a block do not
         self.block_rows = max(1, first.block_rows * m // self.shape[1])
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
@@ -136,21 +129,7 @@ class Joined(Similarity):
         return Joined(self.first.T, self.second.T, 1 - self.axis)
 
 
-SN = Method(
-    name="sn",
-    title="Sinkhorn normalization",
-    paper=PAPER,
-    needs=(),
-    bank=False,
-    serves=True,
-    correct=sinkhorn_normalization,
-)
+SN = Method("sn", "Sinkhorn normalization", sinkhorn_normalization, bank=False)
 DBSN = Method(
-    name="dbsn",
-    title="dual-bank Sinkhorn normalization",
-    paper=PAPER,
-    needs=(QUERY_BANK, GALLERY_BANK),
-    bank=True,
-    serves=True,
-    correct=dual_bank_sinkhorn,
+    "dbsn", "dual-bank Sinkhorn normalization", dual_bank_sinkhorn, needs=(QUERY_BANK, GALLERY_BANK)
 )

@@ -1,4 +1,4 @@
-"""Changed feature vectors: what the methods that work on features share."""
+"""Changed feature vectors, for methods that work on features."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ Change = Callable[[torch.Tensor, int], torch.Tensor]
 
 
 class Changed(Features):
-    """Features after a change that is computed block by block.
-
-    Held in memory where the vectors they come from are, and computed anew at every read
-    otherwise. The vectors are used as they are (``metric`` is "dot").
+    """Features after a change, computed block by block; kept in memory if the originals are.
 
     Parameters
     ----------
     base : Features
     change : callable
-        From a block of vectors and the index of its first item to new vectors.
+        From a block of vectors and the index of its first item to new vectors. They are not
+        normalized again (``metric`` is "dot").
     """
 
     def __init__(self, base: Features, change: Change) -> None:
@@ -40,7 +38,7 @@ class Changed(Features):
 
 
 def mean(features: Features) -> torch.Tensor:
-    """Mean vector, (dimension,), summed in float64."""
+    """Return the mean vector, (dimension,), summed in float64."""
     total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
     for _, _, block in features.blocks():
         total += block.sum(0, dtype=torch.float64)
@@ -48,15 +46,12 @@ def mean(features: Features) -> torch.Tensor:
 
 
 def to_unit(x: torch.Tensor, like: Features) -> torch.Tensor:
-    """Rows at unit length where ``like`` is compared by cosine; unchanged for "dot".
-
-    A vector of which nothing is left stays zero.
-    """
+    """Normalize rows if ``like`` is compared by cosine; zero vectors stay zero."""
     return torch.nn.functional.normalize(x, dim=1) if like.metric == "cosine" else x
 
 
 def check_rank(name: str, value: int, features: Features) -> int:
-    """``value`` where it is a number of directions that the features have, else raise."""
+    """Return ``value``, or raise if the features have fewer directions."""
     if not 1 <= value <= features.shape[1]:
         raise InputValueError(
             f"{name} must be between 1 and the features' dimension",
