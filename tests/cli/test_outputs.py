@@ -91,6 +91,7 @@ def test_a_run_of_videos():
     assert all(len({*row}) == 7 for row in texts.tolist())
 
 
+@pytest.mark.slow
 def test_scores_that_are_left_alone_make_exact_runs_of_both_sides(folder):
     matrix = np.random.default_rng(0).integers(0, 9, (300, 200)).astype("f4")
     np.save("s.npy", matrix)

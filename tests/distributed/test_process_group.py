@@ -355,6 +355,7 @@ def test_parts_follow_one_another_and_differ_by_one_at_most(size, count):
     assert max(sizes) - min(sizes) <= 1
 
 
+@pytest.mark.slow
 def test_a_process_reads_its_own_texts_and_all_videos():
     torch.manual_seed(0)
     text, video = torch.randn(10, 4), torch.randn(7, 4)

@@ -37,6 +37,7 @@ def test_the_ablation_has_every_part_in_order():
     assert gain.significant
 
 
+@pytest.mark.slow
 def test_parts_that_are_off_are_not_in_it():
     assert [row.name for row in measured(emcl=None).rows] == ["input", "+NCL", "emcl_plugin"]
     assert [row.name for row in measured(ncl=None).rows] == ["input", "+EMCL", "emcl_plugin"]

@@ -66,6 +66,7 @@ def test_popular_videos_are_left_alone(times, asked):
     assert unchanged >= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [4, 12])
 def test_popular_videos_lose_little_where_a_fifth_of_the_texts_go_astray(times):
     """Twice the noise: a few points in the mean, where plain NCL loses three times that."""

@@ -68,6 +68,7 @@ def test_those_data_have_every_kind_of_decision():
     assert {0.0, 1.0} <= {prior.hubs for prior in priors}
 
 
+@pytest.mark.slow
 @given(seeds, st.sampled_from(["direction", "spread"]), st.booleans())
 def test_the_order_of_texts_and_videos_does_not_matter(seed, how, from_features):
     """To 1e-9 of scores, of which some are corrected, some in part and some not at all."""
@@ -83,6 +84,7 @@ def test_the_order_of_texts_and_videos_does_not_matter(seed, how, from_features)
     assert_allclose(moved.guard.z, found.guard.z, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @given(seeds, st.floats(-6, 6), st.booleans())
 def test_the_scale_of_scores_and_features_does_not_matter(seed, magnitude, from_features):
     """To 1e-9 of the scores' own scale."""
@@ -141,6 +143,7 @@ def test_arrays_tensors_and_precisions_agree(from_features):
         assert_allclose(state(single), state(found), rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [1 << 20, 3 << 20])
 @pytest.mark.parametrize("from_features", [False, True])
 def test_the_memory_does_not_matter(memory, from_features):

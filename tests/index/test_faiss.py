@@ -127,6 +127,7 @@ def test_approximate_indexes_find_most(forward, space, factory, setting, least):
     assert recall(corrector, queries, items) >= least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factory", ["IVF4,PQ8x4", "PQ8x4", "IDMap,PQ8x4"])
 def test_product_quantisation_of_a_dimension_that_it_does_not_divide(forward, factory):
     corrector, queries = forward

@@ -351,6 +351,7 @@ def test_headers_that_claim_more_than_there_is(tmp_path):
     refused(tmp_path / "a.safetensors", "damaged")
 
 
+@pytest.mark.slow
 def test_zip_bombs(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_BZIP2) as archive:
         archive.writestr("x.npy", header((5_000, 5_000)) + bytes(100_000_000))

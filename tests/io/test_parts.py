@@ -93,6 +93,7 @@ def test_nan_in_one_part_is_named_with_its_place(tmp_path, monkeypatch, bad, mem
     assert caught.value.received == f"{tmp_path}/2.npy: [201, 3] = {bad}"
 
 
+@pytest.mark.slow
 def test_a_thousand_parts(tmp_path):
     """More than there may be open files."""
     for i in range(1100):
