@@ -1,4 +1,4 @@
-"""Outputs of known retrievers: read, captured or collected, and re-scored."""
+"""Adapters: read, capture or collect the output of known retrievers, and re-score it."""
 
 from __future__ import annotations
 
@@ -42,44 +42,42 @@ __all__ = [
     "read",
 ]
 
+# fmt: off
 _KINDS: tuple[type[Adapter], ...] = (
-    MMT,
-    CollaborativeExperts,
-    CLIP4Clip,
-    CLIP2Video,
-    XCLIP,
-    DRL,
-    EMCLNet,
-    DBSN,
-    OpenCLIP,
-    HuggingFace,
-    SentenceTransformers,
-    ClipRetrieval,
+    MMT, CollaborativeExperts, CLIP4Clip, CLIP2Video, XCLIP, DRL, EMCLNet, DBSN,
+    OpenCLIP, HuggingFace, SentenceTransformers, ClipRetrieval,
 )
+# fmt: on
 ADAPTERS: dict[str, type[Adapter]] = {kind.NAME: kind for kind in _KINDS}
+"""Adapters by the names that ``--from`` and :func:`read` accept."""
 
 
 def read(name: str, path: str | Path, *, trust_pickle: bool = False, **settings: Any) -> Adapter:
-    """A retriever's output from its file or folder.
+    """Read the output of a retriever from its file or folder.
 
     Parameters
     ----------
     name : str
         One of :data:`ADAPTERS`.
     path : str or Path
-        What the retriever wrote, or a file or folder that holds its arrays by name.
+        A file that the retriever wrote, or a file or folder with its arrays by name.
     trust_pickle : bool, default False
-        Also read pickles: arrays, containers, texts and numbers in them, and nothing else.
+        Also read pickles; only arrays, containers, strings and numbers are loaded.
     **settings
-        Of the adapter, such as ``orientation``.
+        Arguments of the adapter, such as ``orientation``.
 
     Returns
     -------
     Adapter
-        Of the class that :data:`ADAPTERS` has under this name.
+        An instance of ``ADAPTERS[name]``.
+
+    Raises
+    ------
+    InputValueError
+        Unknown name, unknown setting, or missing arrays.
+    InputFileError
+        The file cannot be read.
     """
     if name not in ADAPTERS:
-        raise InputValueError(
-            "no adapter has this name", repr(name), f"use one of {', '.join(ADAPTERS)}"
-        )
+        raise InputValueError("unknown adapter", repr(name), f"use one of {', '.join(ADAPTERS)}")
     return ADAPTERS[name].read(path, trust_pickle=trust_pickle, **settings)

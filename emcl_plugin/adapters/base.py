@@ -1,4 +1,4 @@
-"""What a retriever produced, as `rescore` needs it: features, similarity and ground truth."""
+"""Base class of the adapters: features, similarity and ground truth of a retriever."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ Fields: TypeAlias = Mapping[str, tuple[str, ...]]
 
 
 class Adapter(abc.ABC):
-    """One retriever's output.
+    """The output of one retriever.
 
     Attributes
     ----------
     features : (text, video) or None
         One vector per item, for EMCL.
     similarity : (n_text, n_video) array, Scorer or None
-        The retriever's own scores; None where they are the cosine of the features.
+        The retriever's own scores; None if they are the cosine of the features.
     ground_truth : GroundTruth or None
-        Which video belongs to which text, where the output tells.
+        The right video of each text, if the output determines it.
     text_ids, video_ids : tuple of str or None
     notes : list of str
-        What was decided on the way and could be otherwise: orientation, scale, masks.
+        Assumptions about orientation, scale and masks.
     """
 
     NAME: ClassVar[str]
     FIELDS: ClassVar[Fields]
-    """Parameters that can be read from a file, and what they are called there."""
+    """Parameters that can be read from a file, with the names they may have there."""
 
     features: FeaturesPair | None = None
     similarity: Array | Scorer | None = None
@@ -56,28 +56,28 @@ class Adapter(abc.ABC):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(texts, videos)."""
+        """Numbers of texts and videos."""
         if self.similarity is not None:
             return int(self.similarity.shape[0]), int(self.similarity.shape[1])
         assert self.features is not None
         return len(self.features[0]), len(self.features[1])
 
     def scores(self, **settings: Any) -> Array:
-        """The retriever's scores, (n_text, n_video), before any correction.
+        """Return the retriever's own scores, (n_text, n_video).
 
-        ``settings`` are those of :meth:`rescore`; only metric, device and memory count.
+        ``settings`` are those of :meth:`rescore`; only metric, device and memory are used.
         """
         off = {"emcl": None, "ncl": None, "resume": None}
         feats = self.features if self.similarity is None else None
         return rescore(self.similarity, feats, **{**settings, **off}).scores
 
     def rescore(self, **settings: Any) -> RerankResult[Any]:
-        """Re-score with the settings of :func:`emcl_plugin.rescore`."""
+        """Re-score; ``settings`` are those of :func:`emcl_plugin.rescore`."""
         feats = None if isinstance(self.similarity, Experts) else self.features
         return rescore(self.similarity, feats, **settings)
 
     def summary(self, result: RerankResult[Any], **settings: Any) -> str:
-        """Metrics before and after, where the right pairs are known, and the notes.
+        """Return metrics before and after, if the ground truth is known, and the notes.
 
         ``settings`` are those that made the result.
         """
@@ -94,7 +94,7 @@ class Adapter(abc.ABC):
 
     @classmethod
     def read(cls, path: str | Path, *, trust_pickle: bool = False, **settings: Any) -> Adapter:
-        """From a file or folder that holds the constructor's arrays by name."""
+        """Read a file or folder with the constructor's arrays by name."""
         from emcl_plugin.io.bundle import read_bundle
         from emcl_plugin.io.members import parsing
 
@@ -102,34 +102,32 @@ class Adapter(abc.ABC):
         strange = settings.keys() - parameters.keys()
         if strange:
             raise InputValueError(
-                f"{cls.NAME} has no such setting", ", ".join(sorted(strange)), "leave it out"
+                f"{cls.NAME} has no such setting", ", ".join(sorted(strange)), "omit it"
             )
         found = read_bundle(path, trust_pickle=trust_pickle)
         given = {}
-        for parameter, names in cls.FIELDS.items():
-            for name in (parameter, *names):
-                if name in found:
-                    value = found[name]
-                    single = isinstance(value, np.ndarray) and value.ndim == 0
-                    given[parameter] = value.item() if single else value
-                    break
+        known = {field: (field, *names) for field, names in cls.FIELDS.items()}
+        for field, names in known.items():
+            name = next((name for name in names if name in found), None)
+            if name is not None:
+                value = found[name]
+                single = isinstance(value, np.ndarray) and value.ndim == 0
+                given[field] = value.item() if single else value
         if not given:
-            wanted = ", ".join(
-                sorted({n for p, names in cls.FIELDS.items() for n in (p, *names) if n})
-            )
+            wanted = ", ".join(sorted({n for names in known.values() for n in names if n}))
             raise InputValueError(
-                f"nothing of {cls.NAME} is in it",
+                f"no arrays of {cls.NAME} found",
                 f"{path}: {', '.join(map(str, found)) or 'nothing'}",
-                f"name the arrays as they are named there: {wanted}",
+                f"use these array names: {wanted}",
             )
         given |= settings
         needed = [name for name, p in parameters.items() if p.default is p.empty]
         missing = [name for name in needed if name not in given]
         if missing:
             raise InputValueError(
-                f"a part of what {cls.NAME} leaves is missing",
+                f"arrays of {cls.NAME} are missing",
                 f"{path}: {', '.join(map(str, found))}; no {', '.join(missing)}",
-                "save it in the same file, under that name",
+                "save them in the same file, under these names",
             )
         with parsing(Path(path), cls.NAME):
             return cls(**given)
@@ -142,10 +140,10 @@ class Adapter(abc.ABC):
         logit_scale: Any = None,
         orientation: str = "auto",
     ) -> None:
-        """Set similarity and ground truth, of the matrix and what is there already.
+        """Set similarity and ground truth.
 
-        A matrix that is nothing but the features' cosine is left out. Without cut-off points,
-        text i of a square matrix belongs to video i.
+        A matrix that equals the cosine of the features is dropped. Without cut-off points, text i
+        of a square matrix belongs to video i.
         """
         known = self.features is not None or self.similarity is not None
         n_text, n_video = self.shape if known else (None, None)
@@ -163,7 +161,7 @@ class Adapter(abc.ABC):
             self.similarity = unscaled(matrix, self.features, logit_scale, self.notes)
         elif not known:
             raise InputValueError(
-                f"there are neither scores nor features of {self.NAME}",
+                f"neither scores nor features of {self.NAME} given",
                 "no sim, and no text or no video",
                 "pass sim, or text and video, or all three",
             )
@@ -174,7 +172,7 @@ class Adapter(abc.ABC):
 
 
 def _parameters(kind: type) -> dict[str, inspect.Parameter]:
-    """What a class is made of; ``**settings`` are its parent's parameters."""
+    """Return the constructor's parameters; ``**settings`` stand for those of the parent."""
     found: dict[str, inspect.Parameter] = {}
     for parent in kind.__mro__:
         if "__init__" in vars(parent):
@@ -186,7 +184,7 @@ def _parameters(kind: type) -> dict[str, inspect.Parameter]:
 
 
 def stacked(given: Any, name: str) -> Array:
-    """An array, or a list of batches one below the other, as arrays of the same kind.
+    """Return an array, or concatenate a list of batches.
 
     >>> stacked([np.ones((2, 3)), np.ones((1, 3))], "text").shape
     (3, 3)

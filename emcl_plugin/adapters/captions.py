@@ -1,4 +1,4 @@
-"""Several captions per video: cut-off points, padded matrices, masked captions."""
+"""Several captions per video: cut-off points, padded matrices and caption masks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from emcl_plugin.errors import InputValueError
 def from_cut_off_points(
     points: Any, n_text: int | None = None, most: int | None = None
 ) -> np.ndarray[Any, Any]:
-    """The video of every text, from the cumulative ends of the videos' captions.
+    """Return the video of every text from the cumulative ends of the videos' captions.
 
     Parameters
     ----------
@@ -22,9 +22,9 @@ def from_cut_off_points(
         ``dataset.cut_off_points`` of CLIP4Clip's multi-sentence data sets: the captions of video
         j end before row ``points[j]``.
     n_text : int, optional
-        To check against.
+        Expected number of texts.
     most : int, optional
-        Texts that there can be at most: the longer side of a matrix that may be turned.
+        Maximum number of texts: the longer side of a matrix that may be transposed.
 
     Examples
     --------
@@ -36,20 +36,20 @@ def from_cut_off_points(
     wrong = not len(ends) or (counts < 1).any() or (n_text is not None and ends[-1] != n_text)
     if wrong or (most is not None and ends[-1] > most):
         raise InputValueError(
-            "these are no cut-off points of the captions",
+            "invalid cut-off points of the captions",
             f"{ends[:5].tolist()} to {ends[-1:].tolist()}, {n_text} texts",
-            "pass dataset.cut_off_points: rising, one per video, the last is the number of texts",
+            "pass dataset.cut_off_points: one end per video, increasing to the number of texts",
         )
     return np.repeat(np.arange(len(ends)), counts)
 
 
 def unpadded(sim: Array) -> tuple[Array, np.ndarray[Any, Any]]:
-    """The flat matrix, (n_text, n_video), and every text's video, of a padded one.
+    """Return the flat matrix, (n_text, n_video), of a padded one, and the video of every text.
 
     Parameters
     ----------
     sim : (n_video, most captions, n_video)
-        As CLIP4Clip and its kin reshape it to measure: rows beyond a video's captions are -inf.
+        Rows after the captions of a video are -inf, as in the evaluation of CLIP4Clip.
 
     Examples
     --------
@@ -61,7 +61,7 @@ def unpadded(sim: Array) -> tuple[Array, np.ndarray[Any, Any]]:
     """
     if sim.ndim != 3 or sim.shape[0] != sim.shape[2]:
         raise InputValueError(
-            "this is no padded matrix", describe(sim), "(videos, most captions, videos)"
+            "sim is not a padded matrix", describe(sim), "(videos, most captions, videos)"
         )
     infinite = (sim == -np.inf).all(-1)
     padded = infinite.cpu().numpy() if isinstance(infinite, torch.Tensor) else infinite
@@ -70,22 +70,21 @@ def unpadded(sim: Array) -> tuple[Array, np.ndarray[Any, Any]]:
     if (padded == first).any() or not counts.all():
         bad = int(((padded == first).any(1) | (counts == 0)).argmax())
         raise InputValueError(
-            "the padding of the matrix is not behind the captions",
+            "the padding of the matrix does not follow the captions",
             f"video {bad}, {int(counts[bad])} captions",
-            "rows of -inf follow each video's captions, of which there is one at least",
+            "each video needs at least one caption, followed by rows of -inf",
         )
     kept = torch.from_numpy(first).to(sim.device) if isinstance(sim, torch.Tensor) else first
     return sim[kept], np.repeat(np.arange(len(counts)), counts)
 
 
 def unmasked(mask: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """The rows that are captions, and the video of each, of a mask of grouped captions.
+    """Return the rows of existing captions and the video of each, from a caption mask.
 
     Parameters
     ----------
     mask : (n_video, captions)
-        0 where a video has no such caption, as MMT's ``query_masks``: in MSR-VTT two videos
-        have 19 of 20.
+        0 for captions that do not exist, as in MMT's ``query_masks``.
 
     Examples
     --------
@@ -96,7 +95,7 @@ def unmasked(mask: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     there = np.asarray(mask) != 0
     if there.ndim != 2 or not there.any():
         raise InputValueError(
-            "this is no mask of captions", f"shape {there.shape}", "(videos, captions), 1 or 0"
+            "not a mask of captions", f"shape {there.shape}", "(videos, captions), 1 or 0"
         )
     rows = np.flatnonzero(there)
     return rows, rows // there.shape[1]

@@ -1,11 +1,10 @@
-"""Re-score what a retriever's own evaluation computes, without editing it.
+"""Capture what a retriever's own evaluation computes, without editing it.
 
-The evaluations of CLIP4Clip and its kin all compute a matrix in a function of their module called
-``_run_on_single_gpu``, from cached features and masks, and give it to ``compute_metrics`` or, with
-several captions per video, padded to ``tensor_text_to_video_metrics``. MMT's trainer calls
-``sharded_cross_view_inner_product`` with what its ``_get_embeddings`` gathered. These functions
-are looked up by name in the module when they are called, so they can be replaced there while a
-block runs, and put back after it.
+CLIP4Clip and its descendants compute a matrix from cached features and masks in a function
+``_run_on_single_gpu``. They pass it to ``compute_metrics`` or, padded if there are several captions
+per video, to ``tensor_text_to_video_metrics``. MMT's trainer calls
+``sharded_cross_view_inner_product`` with the output of its ``_get_embeddings``. Python looks these
+functions up in their module at each call, so they can be wrapped for the duration of a block.
 """
 
 from __future__ import annotations
@@ -40,19 +39,19 @@ MIXED = ("vid_embds", "text_embds", "vid_weights", "text_weights")
 
 
 class Captured:
-    """What a block of evaluation left behind; made by :func:`capture`.
+    """Arrays captured from an evaluation; created by :func:`capture`.
 
     Parameters
     ----------
     settings : dict
-        For :func:`emcl_plugin.rescore`, by name.
+        Keyword arguments of :func:`emcl_plugin.rescore`.
 
     Attributes
     ----------
     adapters : list of Adapter
-        One per matrix that was evaluated, in order.
+        One per evaluated matrix, in order.
     results : list of RerankResult
-        Their re-scored matrices, once the block is over.
+        Their re-scored matrices, after the block.
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
@@ -62,38 +61,40 @@ class Captured:
         self._given: list[dict[str, Any]] = []
 
     def add(self, kind: type[Adapter], **given: Any) -> None:
-        """Take in what an adapter is made of."""
+        """Add an adapter, given the arguments of its constructor."""
         self._given.append(given)
         self.adapters.append(kind(**given))
 
     @property
     def adapter(self) -> Adapter:
-        """The last one."""
+        """The last adapter."""
         self._check()
         return self.adapters[-1]
 
     @property
     def result(self) -> RerankResult[Any]:
-        """The last one."""
+        """The last result."""
         self._check()
         return self.results[-1]
 
     def summary(self) -> str:
-        """Metrics before and after, of every matrix with a ground truth."""
+        """Return metrics before and after for every matrix."""
         pairs = zip(self.adapters, self.results, strict=True)
         return "\n\n".join(adapter.summary(result, **self._settings) for adapter, result in pairs)
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
-        """Write the arrays of the last matrix to an ``.npz`` file, for ``--from`` to read.
+        """Write the arrays of the last matrix to an ``.npz`` file for ``--from``.
 
-        ``emcl-rerank --from clip4clip run.npz --report out.html`` then does the same again,
-        with a report.
+        ``emcl-rerank --from clip4clip run.npz --report out.html`` then re-scores them again, with
+        a report.
         """
         self._check()
         target = Path(path)
         if target.suffix.lower() != ".npz":
             raise InputValueError(
-                "what was captured is saved as .npz", str(path), "name a file that ends in .npz"
+                "captured arrays can only be saved as .npz",
+                str(path),
+                "choose a name that ends in .npz",
             )
         check_target(target, 0, force=force)
         with atomic_writer(target, force=force) as file:
@@ -113,27 +114,27 @@ class Captured:
 
 @contextmanager
 def capture(name: str, *, module: ModuleType | None = None, **settings: Any) -> Iterator[Captured]:
-    """Keep features, masks and matrix of the evaluation in the block, and re-score at its end.
+    """Capture features, masks and matrix of the evaluation in the block; re-score at its end.
 
     Parameters
     ----------
     name : {"clip4clip", "clip2video", "x-clip", "drl", "emcl-net", "mmt"}
         The retriever.
     module : module, optional
-        Where its evaluation is defined. Default: the loaded module that has its functions.
+        Module that defines the evaluation. Default: the loaded module with these functions.
     **settings
-        For :func:`emcl_plugin.rescore`.
+        Keyword arguments of :func:`emcl_plugin.rescore`.
 
     Yields
     ------
     Captured
-        Whose ``result`` and ``summary()`` are there after the block. The retriever's functions
-        are then as they were; so they are after an exception, and nothing is re-scored.
+        Its ``result`` and ``summary()`` are available after the block. The retriever's functions
+        are always restored. After an exception, nothing is re-scored.
 
     Raises
     ------
     InputValueError
-        No such retriever, or its evaluation is not loaded, or (at the end) nothing was evaluated.
+        Unknown retriever, evaluation not loaded, or (at the end) nothing evaluated.
 
     Examples
     --------
@@ -146,7 +147,7 @@ def capture(name: str, *, module: ModuleType | None = None, **settings: Any) -> 
     """
     if name not in _HOOKS:
         raise InputValueError(
-            "this retriever's evaluation is not known",
+            "cannot capture this retriever",
             repr(name),
             f"use one of {', '.join(_HOOKS)}",
         )
@@ -159,7 +160,7 @@ def capture(name: str, *, module: ModuleType | None = None, **settings: Any) -> 
 
 
 def _home(name: str) -> ModuleType:
-    """The loaded module that defines the retriever's functions."""
+    """Return the loaded module that defines the retriever's functions."""
     needed = (SHARDED, GATHER) if name == "mmt" else (RUN, METRICS)
     defines: Callable[[ModuleType], Any] = _trainers if name == "mmt" else _runs
     homes = [module for module in list(sys.modules.values()) if defines(module)]
@@ -177,7 +178,7 @@ def _home(name: str) -> ModuleType:
 
 @contextmanager
 def _replaced(owner: Any, name: str, around: Callable[[Callable[..., Any]], Any]) -> Iterator[None]:
-    """``owner.name`` wrapped while the block runs."""
+    """Wrap ``owner.name`` while the block runs."""
     if name not in vars(owner):
         yield
         return
@@ -191,16 +192,16 @@ def _replaced(owner: Any, name: str, around: Callable[[Callable[..., Any]], Any]
 
 
 def _runs(module: ModuleType) -> bool:
-    """Whether the functions of CLIP4Clip's evaluation are called from this module."""
+    """Return whether the module defines the functions of CLIP4Clip's evaluation."""
     known = getattr(module, "__dict__", {})
     return METRICS in known and getattr(known.get(RUN), "__globals__", None) is known
 
 
-# --- CLIP4Clip and its kin ------------------------------------------------------------------
+# --- CLIP4Clip and its descendants ----------------------------------------------------------
 
 
 class _Runs:
-    """Calls of ``_run_on_single_gpu`` since the last matrix, from any number of threads."""
+    """Calls of ``_run_on_single_gpu`` since the last matrix, from several threads."""
 
     def __init__(self, build: Callable[..., None], found: Captured) -> None:
         self.build, self.found = build, found
@@ -225,7 +226,7 @@ class _Runs:
         return wrapped
 
     def _build(self, sim: np.ndarray[Any, Any]) -> None:
-        """An adapter of what was evaluated; several GPUs have evaluated parts of the texts."""
+        """Build an adapter; with several GPUs, each call covers a part of the texts."""
         calls = sorted(self.calls, key=lambda call: _device_index(call[0][1]))
         self.calls = []
         flat = np.concatenate([np.asarray(rows) for _, part in calls for rows in part])
@@ -238,33 +239,33 @@ class _Runs:
 
 
 def _device_index(batches: Any) -> int:
-    """On which GPU the first tensor of nested lists lies."""
+    """Return the GPU index of the first tensor of nested lists."""
     while isinstance(batches, list | tuple) and batches:
         batches = batches[0]
     return batches.device.index or 0 if isinstance(batches, torch.Tensor) else 0
 
 
 def _kept(batches: Any) -> list[torch.Tensor]:
-    """Tensors on the CPU, free of any graph; of tuples the first."""
+    """Detach to CPU; keep the first element of a tuple."""
     flat = [batch[0] if isinstance(batch, list | tuple) else batch for batch in batches]
     return [batch.detach().float().cpu() for batch in flat]
 
 
 def _scale(model: Any) -> float | None:
-    """exp(logit_scale) of CLIP, where the model has one."""
+    """Return CLIP's exp(logit_scale), if the model has one."""
     scale = getattr(getattr(model, "clip", model), "logit_scale", None)
     return float(scale.detach().exp()) if isinstance(scale, torch.Tensor) else None
 
 
 def _clip4clip(kind: type[CLIP4Clip], last: int) -> Callable[..., None]:
-    """Of (model, text batches, video batches, text features, ..., video features)."""
+    """Return a builder for (model, text batches, video batches, text features, ..., frames)."""
 
     def build(found: Captured, calls: Calls, sim: np.ndarray[Any, Any], truth: Any) -> None:
         model, _, videos, *_ = calls[0]
         given: dict[str, Any] = {"sim": sim, "logit_scale": _scale(model), **truth}
         texts = torch.cat([part for call in calls for part in _kept(call[3])])
         frames = torch.cat(_kept(calls[0][last]))
-        vectors = texts.ndim == 2 or texts.shape[1] == 1  # else all hidden states, and none
+        vectors = texts.ndim == 2 or texts.shape[1] == 1  # else hidden states
         tight = getattr(model, "sim_header", "") == "tightTransf"
         if vectors and not tight and texts.shape[-1] == frames.shape[-1]:
             masks = torch.cat([mask.reshape(-1, mask.shape[-1]) for mask in _kept(videos)])
@@ -317,7 +318,7 @@ def _matrix_hooks(build: Callable[..., None]) -> Callable[..., Any]:
 
 
 def _trainers(module: ModuleType) -> list[type]:
-    """Classes of this module with the method that gathers the embeddings."""
+    """Return the classes of this module that gather the embeddings."""
     known = getattr(module, "__dict__", {})
     kinds = [x for x in known.values() if issubclass(type(x), type)] if SHARDED in known else []
     return [x for x in kinds if GATHER in vars(x) and x.__module__ == module.__name__]
@@ -338,7 +339,7 @@ def _mmt_hooks(module: ModuleType, found: Captured) -> Iterator[None]:
     def mix(original: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             given = {**dict(zip(MIXED, args, strict=False)), **kwargs}
-            parts = {name: _arrays(given[name]) for name in MIXED}  # theirs are reshaped in place
+            parts = {name: _arrays(given[name]) for name in MIXED}  # reshaped in place by MMT
             sims = original(*args, **kwargs)
             weights = given["text_weights"]
             query_masks = next((mask for key, mask in masks if key is weights), None)
@@ -349,20 +350,20 @@ def _mmt_hooks(module: ModuleType, found: Captured) -> Iterator[None]:
 
         return wrapped
 
-    (trainer,) = _trainers(module)[:1] or (module,)  # without a trainer the mask is not known
+    (trainer,) = _trainers(module)[:1] or (module,)  # without a trainer, no mask
     with _replaced(trainer, GATHER, gather), _replaced(module, SHARDED, mix):
         yield
 
 
 def _arrays(given: Any) -> Any:
-    """Copies on the CPU, by expert or one."""
+    """Copy to the CPU, by expert if given by expert."""
     if isinstance(given, torch.Tensor):
         return given.detach().float().cpu().numpy().copy()
     return {name: _arrays(x) for name, x in given.items()}
 
 
 def _flat(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Arrays by name; those of experts as ``text_embds.rgb``."""
+    """Return arrays by name; experts as ``text_embds.rgb``."""
     found: dict[str, Any] = {}
     for name, value in given.items():
         if isinstance(value, Mapping):

@@ -1,10 +1,10 @@
 """CLIP4Clip, CLIP2Video and X-CLIP: frame features with masks, or the matrix.
 
-Facts from the public code of ArrowLuo/CLIP4Clip (`modules/modeling.py`, `_loose_similarity`):
-cached features are raw; a video is the masked mean of its unit frames, brought to unit length
-("meanP"); scores are cosines times exp(logit_scale). The temporal headers ("seqTransf",
-"seqLSTM") change frames within the similarity, and "tightTransf" has no vectors: there the matrix
-counts and the pooled frames are only what EMCL works on.
+According to the public code of ArrowLuo/CLIP4Clip (`modules/modeling.py`, `_loose_similarity`),
+cached features are raw; a video is the normalized masked mean of its unit frames ("meanP"); scores
+are cosines times exp(logit_scale). The temporal headers ("seqTransf", "seqLSTM") change frames
+within the similarity, and "tightTransf" has no vectors. For these the matrix is needed, and the
+pooled frames are used by EMCL only.
 """
 
 from __future__ import annotations
@@ -18,29 +18,28 @@ from emcl_plugin._internal.arrays import Array, Kind, compute_dtype, describe, r
 from emcl_plugin.adapters.base import Adapter, Fields, stacked
 from emcl_plugin.errors import InputValueError
 
-_ITEMS = 1024  # pooled at a time
+_ITEMS = 1024  # videos per block
 
 
 class CLIP4Clip(Adapter):
-    """CLIP4Clip's cached features, its matrix, or both.
+    """Output of CLIP4Clip: cached features, a matrix, or both.
 
     Parameters
     ----------
     text : (n_text, 1, D) or (n_text, D) array, or a list of batches, optional
-        ``batch_sequence_output_list``. Of CLIP2Video's tuples the first, global one.
+        ``batch_sequence_output_list``. For CLIP2Video, the first (global) entries of its tuples.
     video : (n_video, frames, D) or (n_video, D) array, or a list of batches, optional
         ``batch_visual_output_list``, raw.
     video_mask : (n_video, frames) array or a list of batches, optional
-        Not 0 where there is a frame. Default: all.
+        Nonzero for existing frames. Default: all.
     sim : (n_text, n_video), (n_video, most captions, n_video) array or list of row blocks, optional
-        Scores, times the logit scale or not. The three-dimensional form is padded with -inf.
-        Needed where the model's header is not "meanP".
+        Scores, with or without the logit scale. The three-dimensional form is padded with -inf.
+        Required if the model's header is not "meanP".
     cut_off_points : sequence of int, optional
-        Ends of the videos' captions, ``dataset.cut_off_points``. Default: one text per video.
+        ``dataset.cut_off_points``. Default: one text per video.
     logit_scale : float, optional
-        What the scores were multiplied by, to be divided out. Default: found where the scores
-        are a multiple of the features' cosine; else they stay as they are, which costs nothing:
-        no default depends on their scale.
+        Factor to divide the scores by. Default: detected if the scores are a multiple of the
+        cosine of the features; otherwise not needed, because no default depends on the scale.
     orientation : {"auto", "text-video", "video-text"}, default "auto"
         Of ``sim``.
 
@@ -86,10 +85,10 @@ class CLIP4Clip(Adapter):
 
 
 class CLIP2Video(CLIP4Clip):
-    """CLIP2Video: as CLIP4Clip; its scores are half global, half of aligned frames (TAB).
+    """Output of CLIP2Video; see :class:`CLIP4Clip`.
 
-    ``sim`` is needed where the TAB or TDB block is on, as in all of its checkpoints. ``text``
-    may hold the tuples (global, hidden) of its batches.
+    ``sim`` is required if the TAB or TDB block is on, as in all of its checkpoints. ``text`` may
+    contain the tuples (global, hidden) of its batches.
     """
 
     NAME = "clip2video"
@@ -103,7 +102,7 @@ class CLIP2Video(CLIP4Clip):
 
 
 class XCLIP(CLIP4Clip):
-    """X-CLIP: the mean of four kinds of logits; ``sim`` is needed, features help EMCL only."""
+    """Output of X-CLIP, which averages four logits; features are used by EMCL only."""
 
     NAME = "x-clip"
 
@@ -112,7 +111,7 @@ class XCLIP(CLIP4Clip):
 
 
 def one_vector(text: Any) -> Array:
-    """(n, D) of (n, 1, D) or (n, D)."""
+    """Return text vectors, (n, D), given (n, 1, D) or (n, D)."""
     x = stacked(text, "text")
     if x.ndim == 3 and x.shape[1] == 1:
         x = x[:, 0]
@@ -124,7 +123,7 @@ def one_vector(text: Any) -> Array:
 
 
 def mean_of_frames(video: Any, mask: Any = None) -> Array:
-    """The masked mean of unit frames, (n, D), at unit length; (n, D) comes back as it is.
+    """Return the normalized masked mean of unit frames, (n, D); (n, D) is returned unchanged.
 
     >>> mean_of_frames(np.array([[[2.0, 0], [0, 3], [9, 9]]]), np.array([[1, 1, 0]])).round(3)
     array([[0.707, 0.707]])
@@ -137,11 +136,11 @@ def mean_of_frames(video: Any, mask: Any = None) -> Array:
             "video must hold frames", describe(x), "(n_video, frames, D) or (n_video, D)"
         )
     there = np.ones(x.shape[:2]) if mask is None else stacked(mask, "video_mask")
-    if there.ndim > 2:  # the data loader's masks are (n, 1, frames)
+    if there.ndim > 2:  # the data loader yields (n, 1, frames)
         there = there.reshape(len(there), -1)
     if tuple(there.shape) != tuple(x.shape[:2]):
         raise InputValueError(
-            "video_mask does not fit the frames",
+            "video_mask does not match the frames",
             f"{describe(there)} for {describe(x)}",
             "pass one number per frame, (n_video, frames)",
         )

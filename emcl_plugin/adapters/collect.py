@@ -1,8 +1,7 @@
-"""Features from an evaluation loop, batch by batch, of one process or several.
+"""Collector: features of an evaluation loop, in one process or several.
 
-Distributed samplers repeat samples so that all processes have as many. What came already is known
-by its id and dropped; rows are then put in the order of their ids, so that the result does not
-depend on which process had which.
+Distributed samplers repeat samples so that all processes have the same number. Repeated ids are
+dropped, and rows are sorted by id, so that the result does not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -22,22 +21,22 @@ from emcl_plugin.ground_truth import GroundTruth
 from emcl_plugin.io.parts import natural
 
 Key: TypeAlias = "str | int"
-"""An id, or the number of a row that has none."""
+"""An id, or the row number without ids."""
 Row: TypeAlias = "tuple[np.ndarray[Any, Any], str | None]"
-"""A vector, and of a text the id of its video."""
+"""A vector and, for a text, the id of its video."""
 
 SIDES = ("text", "video")
 ROUNDING = 0.05
-"""Largest distance of two vectors, by their length, that bfloat16 in a deep network explains."""
+"""Largest relative distance that bfloat16 rounding in a deep network explains."""
 
 
 class Collected(Adapter):
-    """What a :class:`Collector` has: features in the order of their ids, and the ground truth.
+    """Contents of a :class:`Collector`: features sorted by id, and the ground truth.
 
     Parameters
     ----------
     texts, videos : dict
-        By id, or by row where there are none: the vector and, of a text, the id of its video.
+        By id, or by row number without ids: the vector and, for a text, the id of its video.
     """
 
     NAME: ClassVar[str] = "collected"
@@ -54,13 +53,13 @@ class Collected(Adapter):
             self.ground_truth = _truth(right, videos)
         elif self.text_ids is None and self.video_ids is None and len(text) == len(video):
             self.ground_truth = GroundTruth.diagonal(self.shape)
-            self.notes.append("there are no ids: text i is taken to belong to video i")
+            self.notes.append("no ids: text i is assumed to belong to video i")
         else:
-            self.notes.append("the texts do not say which video is theirs: no ground truth")
+            self.notes.append("no ground truth: the texts have no video ids")
 
 
 class Collector:
-    """Collect features in any evaluation loop, to re-score them once it is over.
+    """Collect features in any evaluation loop, to re-score them after it.
 
     Examples
     --------
@@ -77,7 +76,7 @@ class Collector:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything, as before the next epoch."""
+        """Remove all rows, for the next epoch."""
         self._rows: dict[str, dict[Key, Row]] = {side: {} for side in SIDES}
 
     def add(
@@ -89,38 +88,37 @@ class Collector:
         text_ids: Any = None,
         video_ids: Any = None,
     ) -> None:
-        """Keep a copy of a batch, on the CPU.
+        """Add a copy of a batch, on the CPU.
 
         Parameters
         ----------
         text : (n, D) array or tensor, optional
         video : (n, D) array or tensor, optional
-            At least one of the two. bfloat16 becomes float32.
+            At least one of the two. bfloat16 is converted to float32.
         ids : (n,) sequence of str or int, optional
-            The video of every row, of text and of video alike. Default: row i of all text
-            belongs to row i of all video.
+            The video id of every row of text and of video. Default: row i of all text belongs to
+            row i of all video.
         text_ids : (n,) sequence of str or int, optional
-            What every text is called. A text that came already is dropped. Needed under several
-            processes; else all texts are kept.
+            The id of every text. Texts that were added already are dropped. Required with several
+            processes; otherwise all texts are kept by default.
         video_ids : (n,) sequence of str or int, optional
-            What every row of video is called, where that is not ``ids``. A video that came
-            already is dropped.
+            The id of every row of video, if different from ``ids``. Videos that were added
+            already are dropped.
 
         Raises
         ------
         InputTypeError, InputValueError
-            No vectors, another dimension than before, not one id per row, ids in some batches
-            only, or an id whose vector or video is another than before. Nothing of the batch is
-            kept then.
+            Empty batch, changed dimension, number of ids other than rows, ids in some batches
+            only, or an id whose vector or video changed. Nothing of the batch is added then.
         """
         if text is None and video is None:
             raise InputValueError(
-                "the batch has no rows", "neither text nor video", "pass at least one of them"
+                "the batch is empty", "neither text nor video", "pass at least one of them"
             )
         for side, rows, own in (("text", text, text_ids), ("video", video, video_ids)):
             if rows is None and own is not None:
                 raise InputValueError(
-                    f"there are ids of {side} and no {side}", f"{side}_ids", f"pass {side}, too"
+                    f"{side}_ids without {side}", f"{side}_ids", f"pass {side}, too"
                 )
         fresh = {}
         if text is not None:
@@ -132,13 +130,13 @@ class Collector:
             self._rows[side].update(rows)
 
     def finish(self) -> Collected:
-        """All that was added so far, of all processes; each of them must call it and gets all.
+        """Return all rows added so far; with several processes, each must call it and gets all.
 
         Raises
         ------
         InputValueError
-            There are no texts or no videos, or a text's video never came; under several
-            processes also texts or videos without ids. All processes raise it.
+            No texts or no videos, a text without its video, or, with several processes, texts or
+            videos without ids. All processes raise it.
         """
         found = self._rows
         if distributed.is_available() and distributed.is_initialized():
@@ -156,20 +154,17 @@ class Collector:
         return Collected(found["text"], found["video"])
 
     def _batch(self, side: str, given: Any, ids: Any, of: Any = None) -> dict[Key, Row]:
-        """What a batch of one side adds."""
+        """Return the new rows of a batch of one side."""
         known, vectors = self._rows[side], _vectors(given, side)
         numbers = range(len(known), len(known) + len(vectors))
         keys: Sequence[Key] = _names(ids, len(vectors), side) or numbers
         right: Sequence[str | None] = _names(of, len(vectors), side) or [None] * len(vectors)
-        copies = (vector.copy() for vector in vectors)  # views would keep what is dropped
+        copies = (vector.copy() for vector in vectors)  # views would keep dropped rows alive
         return _fresh(known, zip(keys, zip(copies, right, strict=True), strict=True), side)
 
 
-# --- what comes in ------------------------------------------------------------------------------
-
-
 def _vectors(given: Any, side: str) -> np.ndarray[Any, Any]:
-    """A checked batch as an own array."""
+    """Return a checked copy of a batch in native byte order."""
     rows = check_matrix(given, side)
     if isinstance(rows, torch.Tensor):
         rows = rows.detach().cpu()
@@ -180,28 +175,28 @@ def _vectors(given: Any, side: str) -> np.ndarray[Any, Any]:
 
 
 def _names(given: Any, count: int, side: str) -> Sequence[str] | None:
-    """One id per row as text; None if there are none."""
+    """Return one id per row as str, or None."""
     if given is None:
         return None
     values = given.tolist() if hasattr(given, "tolist") else given
     if isinstance(values, str | bytes) or not isinstance(values, Sequence):
-        raise InputTypeError("ids are no list", describe(given), "pass a list of str or int")
+        raise InputTypeError("ids is not a list", describe(given), "pass a list of str or int")
     names = [x.item() if isinstance(x, torch.Tensor) and x.ndim == 0 else x for x in values]
     if wrong := [x for x in names if not isinstance(x, str | Integral)]:
         raise InputTypeError(
-            "an id is neither text nor a whole number", repr(wrong[0]), "pass (n,) ids"
+            "an id is neither a string nor an integer", repr(wrong[0]), "pass (n,) ids"
         )
     if len(names) != count:
         raise InputValueError(
-            f"the ids are not as many as the rows of {side}",
+            f"the ids do not match the rows of {side}",
             f"{len(names)} ids for {count} rows",
-            "pass one id per row; the ids of video as video_ids where text has other rows",
+            "pass one id per row; if text and video have different rows, pass video_ids too",
         )
     return [str(name) for name in names]
 
 
 def _fresh(known: dict[Key, Row], rows: Iterable[tuple[Key, Row]], side: str) -> dict[Key, Row]:
-    """What rows add to those that are known; checked against them."""
+    """Return the rows that are not known yet, checked against those that are."""
     fresh: dict[Key, Row] = {}
     first = next(iter(known.items()), None)
     for key, row in rows:
@@ -222,14 +217,14 @@ def _check_alike(first: tuple[Key, Row], other: tuple[Key, Row], side: str) -> N
         )
     if type(key) is not type(key0) or (of is None) != (of0 is None):
         raise InputValueError(
-            f"some batches of {side} have ids and others lack them",
+            f"some batches of {side} have ids and others do not",
             f"{key0!r} of video {of0!r} at first, then {key!r} of {of!r}",
             "pass the same kinds of ids with every batch",
         )
 
 
 def _one_of(before: Row, row: Row, what: str) -> Row:
-    """Two rows of one id as one: whichever came first, the same."""
+    """Merge two rows of one id, independently of their order."""
     (a, of_a), (b, of_b) = before, row
     if of_a != of_b:
         raise InputValueError(
@@ -239,33 +234,30 @@ def _one_of(before: Row, row: Row, what: str) -> Row:
     if distance > ROUNDING * length:
         raise InputValueError(
             "an id has two different vectors",
-            f"{what}: they are {distance:.3g} apart",
-            "give every item an own id; switch dropout and random frames off",
+            f"{what}: distance {distance:.3g}",
+            "give every item its own id; turn off dropout and random frames",
         )
     return min(before, row, key=lambda kept: kept[0].tobytes())
 
 
-# --- what goes out ------------------------------------------------------------------------------
-
-
 def _joined(parts: list[dict[str, dict[Key, Row]]]) -> dict[str, dict[Key, Row]]:
-    """The rows of all processes."""
+    """Merge the rows of all processes."""
     found: dict[str, dict[Key, Row]] = {side: {} for side in SIDES}
     for part in parts:
         for side, rows in part.items():
             if any(isinstance(key, int) for key in rows):
                 raise InputValueError(
-                    f"under several processes every {side} needs an id",
+                    f"with several processes, every {side} needs an id",
                     f"{len(parts)} processes, {side}s without ids",
-                    "pass text_ids (of one caption per video, the video's id) and ids: samplers "
-                    "repeat samples, which cannot be told from others without them",
+                    "pass text_ids (with one caption per video, the video ids) and ids, because "
+                    "samplers repeat samples",
                 )
             found[side].update(_fresh(found[side], rows.items(), side))
     return found
 
 
 def _in_order(rows: dict[Key, Row]) -> dict[Key, Row]:
-    """By id, texts without one by their video's, and all others as they came."""
+    """Sort by id, texts without an id by that of their video; otherwise keep the order."""
 
     def place(item: tuple[Key, Row]) -> Any:
         key, (_, of) = item
@@ -281,13 +273,13 @@ def _ids(rows: dict[Key, Row]) -> tuple[str, ...] | None:
 
 
 def _truth(right: list[str], videos: dict[Key, Row]) -> GroundTruth:
-    """Every text's video by its id."""
+    """Return the ground truth from the video ids of the texts."""
     places = {key: place for place, key in enumerate(videos)}
     missing = [of for of in right if of not in places]
     if missing:
         raise InputValueError(
-            "the video of some texts never came",
+            "the video of some texts was not added",
             f"{missing[0]!r}; {len(missing)} of {len(right)} texts",
-            "add every video with the id that its texts name",
+            "add every video with the id that its texts refer to",
         )
     return GroundTruth.from_index([places[of] for of in right], len(videos))

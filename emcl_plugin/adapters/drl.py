@@ -1,6 +1,6 @@
-"""DRL (DCR): words and frames with masks, matched token by token.
+"""DRL (DCR): words and frames with masks, compared token by token.
 
-Facts from the public code of foolwood/DRL (`tvr/models/modeling.py`): at evaluation there is no
+According to the public code of foolwood/DRL (`tvr/models/modeling.py`): at evaluation there is no
 logit scale; the interaction is "wti" (:mod:`emcl_plugin.scores.tokens`), "ti" (the same with equal
 weights), "dp" (the word at the end of the text with the mean of the frames) or "xti" (a cross
 transformer: the matrix only).
@@ -23,7 +23,7 @@ INTERACTIONS = ("wti", "ti", "dp", "xti")
 
 
 class DRL(Adapter):
-    """DRL's token features, its matrix, or both.
+    """Output of DRL: token features, a matrix, or both.
 
     Parameters
     ----------
@@ -34,15 +34,15 @@ class DRL(Adapter):
     text_mask, video_mask : (n_text, words) and (n_video, frames) array, optional
         ``batch_mask_t`` and ``batch_mask_v``. Default: all ones.
     text_weights, video_weights : arrays like the masks, optional
-        ``model.text_weight_fc(text).squeeze(2)`` and ``model.video_weight_fc(video)``'s: before
-        the softmax. Needed for "wti".
+        ``model.text_weight_fc(text).squeeze(2)`` and the same of ``video_weight_fc``, before the
+        softmax. Required for "wti".
     sim : (n_text, n_video), (n_video, most captions, n_video) array or list of row blocks, optional
-        The model's own matrix; it is used as it is, and the tokens then serve EMCL only. Needed
+        The model's own matrix, used unchanged; the tokens are then used by EMCL only. Required
         for "xti".
     interaction : {"wti", "ti", "dp", "xti"}, optional
-        Default: "wti" where weights are given, else "ti".
+        Default: "wti" with weights, else "ti".
     cut_off_points : sequence of int, optional
-        Ends of the videos' captions. Default: one text per video.
+        Cumulative numbers of captions per video. Default: one text per video.
     orientation : {"auto", "text-video", "video-text"}, default "auto"
         Of ``sim``.
 
@@ -51,7 +51,7 @@ class DRL(Adapter):
     >>> rng = np.random.default_rng(0)
     >>> run = DRL(text=rng.normal(size=(3, 5, 8)), video=rng.normal(size=(3, 4, 8)))
     >>> run.similarity.shape, run.features[0].shape, run.notes
-    ((3, 3), (3, 8), ['the interaction is taken as "ti": no token weights were given'])
+    ((3, 3), (3, 8), ['the interaction "ti" is assumed: no token weights were given'])
     """
 
     NAME = "drl"
@@ -85,18 +85,16 @@ class DRL(Adapter):
         self.notes = []
         if (text_weights is None) != (video_weights is None):
             raise InputValueError(
-                "token weights are of one side only",
+                "token weights are given for one side only",
                 "text_weights" if video_weights is None else "video_weights",
-                "pass both, or none for equal weights",
+                "pass both, or neither for equal weights",
             )
         if interaction is None:
             interaction = "ti" if text_weights is None else "wti"
             if text_weights is None and sim is None:
-                self.notes.append('the interaction is taken as "ti": no token weights were given')
+                self.notes.append('the interaction "ti" is assumed: no token weights were given')
         if interaction not in INTERACTIONS:
-            raise InputValueError(
-                "the interaction is not known", repr(interaction), ", ".join(INTERACTIONS)
-            )
+            raise InputValueError("unknown interaction", repr(interaction), ", ".join(INTERACTIONS))
         if text is not None and video is not None:
             words, frames = stacked(text, "text"), stacked(video, "video")
             masks = mask_of(text_mask, words, "text"), mask_of(video_mask, frames, "video")
@@ -115,22 +113,22 @@ class DRL(Adapter):
 
 
 def mask_of(mask: Any, tokens: Array, side: str) -> Array:
-    """A mask like the tokens, (n, tokens); all ones where there is none."""
+    """Return the mask, (n, tokens); all ones by default."""
     if mask is None:
         shape = tuple(tokens.shape[:2])
         whole = np.ones(shape, np.int64)
         return torch.from_numpy(whole).to(tokens.device) if is_tensor(tokens) else whole
     given = stacked(mask, f"{side}_mask")
-    return given.reshape(len(given), -1)  # the data loader's are (n, 1, tokens)
+    return given.reshape(len(given), -1)  # the data loader yields (n, 1, tokens)
 
 
 def is_tensor(x: Array) -> TypeGuard[torch.Tensor]:
-    """Whether an array is torch's."""
+    """Return whether an array is a tensor."""
     return isinstance(x, torch.Tensor)
 
 
 def last_word(text: Array, mask: Array) -> Array:
-    """The last token that is there, (n, D): CLIP's vector of a text.
+    """Return the last unmasked token, (n, D): CLIP's text vector.
 
     >>> last_word(np.arange(6.0).reshape(1, 3, 2), np.array([[1, 1, 0]])).tolist()
     [[2.0, 3.0]]

@@ -1,4 +1,4 @@
-"""Models whose score is the cosine of two vectors: open_clip, Hugging Face and others."""
+"""Models that score by the cosine of two vectors: open_clip, Hugging Face and others."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from emcl_plugin.ground_truth import GroundTruth
 
 
 class OpenCLIP(Adapter):
-    """open_clip and CLIP_benchmark's zero-shot retrieval: embeddings, and every text's image.
+    """Output of open_clip and CLIP_benchmark: embeddings, and the image of every text.
 
     Parameters
     ----------
     texts_emb : (n_text, D) array or list of batches
     images_emb : (n_image, D) array or list of batches
     texts_image_index : (n_text,) sequence of int, optional
-        The image that each text describes. Default: text i describes image i, if they are as many.
+        The image of each text. Default: text i describes image i, if their numbers are equal.
 
     Examples
     --------
@@ -45,17 +45,17 @@ class OpenCLIP(Adapter):
 
 
 class HuggingFace(Adapter):
-    """What CLIP, CLAP, SigLIP, X-CLIP and their kin of Hugging Face's transformers return.
+    """Output of CLIP, CLAP, SigLIP, X-CLIP and similar models of Hugging Face's transformers.
 
     Parameters
     ----------
     outputs : ModelOutput or mapping, optional
         With ``text_embeds`` and ``image_embeds``, ``video_embeds`` or ``audio_embeds``, and
-        perhaps ``logits_per_text``.
+        optionally ``logits_per_text``.
     text_embeds, image_embeds, logits_per_text : arrays, optional
-        In its place. Logits are cosines times exp(logit_scale): the factor is found and noted.
+        The same as separate arrays. The logit scale is detected and noted.
     text_to_item : (n_text,) sequence of int, optional
-        The item that each text describes. Default: text i describes item i, if they are as many.
+        The item of each text. Default: text i describes item i, if their numbers are equal.
 
     Examples
     --------
@@ -63,7 +63,7 @@ class HuggingFace(Adapter):
     >>> x = np.eye(3, dtype=np.float32)
     >>> run = HuggingFace({"text_embeds": x, "image_embeds": x, "logits_per_text": 100 * x})
     >>> run.notes[-1]
-    "sim is the features' cosine times 100: the cosine is used"
+    'sim is the cosine of the features times 100: the features are used'
     """
 
     NAME = "huggingface"
@@ -97,7 +97,7 @@ class HuggingFace(Adapter):
                         given[name] = found
         text, item = given["text_embeds"], given["image_embeds"]
         if getattr(text, "ndim", 2) == 3:
-            self.notes.append("the texts are conditioned on the videos (X-CLIP): logits only")
+            self.notes.append("the text vectors depend on the videos (X-CLIP): logits only")
             text = None
         if text is not None and item is not None:
             self.features = stacked(text, "text_embeds"), stacked(item, "image_embeds")
@@ -112,15 +112,15 @@ def _entry(outputs: Any, name: str) -> Any:
 
 
 class SentenceTransformers(Adapter):
-    """sentence-transformers: encoded queries and corpus, and what its evaluators call relevant.
+    """Output of sentence-transformers: encoded queries and corpus, and the relevant documents.
 
     Parameters
     ----------
     queries : (n_query, D) array or list of vectors
     corpus : (n_item, D) array or list of vectors
     relevant_docs : mapping of str to collection of str, optional
-        The corpus ids that are right for a query id, as InformationRetrievalEvaluator takes it;
-        needs both ids. Default: query i belongs to item i, if they are as many.
+        Relevant corpus ids by query id, as in InformationRetrievalEvaluator; requires both ids.
+        Default: query i belongs to item i, if their numbers are equal.
     query_ids, corpus_ids : sequence of str, optional
 
     Examples
@@ -158,7 +158,7 @@ class SentenceTransformers(Adapter):
             return
         if self.text_ids is None or self.video_ids is None:
             raise InputValueError(
-                "relevant documents are named by ids that are not given",
+                "relevant_docs needs query_ids and corpus_ids",
                 f"query_ids {query_ids is not None}, corpus_ids {corpus_ids is not None}",
                 "pass query_ids and corpus_ids in the order of the rows",
             )
@@ -175,7 +175,7 @@ class SentenceTransformers(Adapter):
 
 
 def _vectors(given: Any, name: str) -> Any:
-    """encode() gives an array, a tensor, or a list of vectors."""
+    """Return the output of encode(), which may be a list of vectors, as one array."""
     if isinstance(given, list | tuple) and given and getattr(given[0], "ndim", 0) == 1:
         given = [vector[None] for vector in given]
     return stacked(given, name)
@@ -186,23 +186,23 @@ def _ids(given: Sequence[str] | None, count: int, name: str) -> tuple[str, ...] 
         return None
     if len(given) != count or len(set(given)) != count:
         raise InputValueError(
-            f"{name} must be one different id per row",
-            f"{len(given)} ids, {len(set(given))} of them different, for {count} rows",
+            f"{name} must have one unique id per row",
+            f"{len(given)} ids, {len(set(given))} of them unique, for {count} rows",
             "pass them in the order of the rows",
         )
     return tuple(map(str, given))
 
 
 class ClipRetrieval(Adapter):
-    """A folder of clip-retrieval: ``img_emb``, ``text_emb`` and ``metadata``.
+    """Output folder of clip-retrieval: ``img_emb``, ``text_emb`` and ``metadata``.
 
-    Row i of the texts belongs to row i of the images, as clip-retrieval writes them.
+    Row i of the texts belongs to row i of the images.
 
     Parameters
     ----------
     text_emb, img_emb : (n, D) arrays
     ids : sequence of str, optional
-        Of both, from the metadata.
+        Ids of both sides, from the metadata.
     """
 
     NAME = "clip-retrieval"
@@ -217,16 +217,16 @@ class ClipRetrieval(Adapter):
 
     @classmethod
     def read(cls, path: str | Path, *, trust_pickle: bool = False, **settings: Any) -> Adapter:
-        """From the folder that ``clip-retrieval inference`` wrote."""
+        """Read the folder that ``clip-retrieval inference`` wrote."""
         from emcl_plugin.io.formats import read_vectors
 
         folder = Path(path)
         missing = [name for name in ("text_emb", "img_emb") if not (folder / name).is_dir()]
         if missing:
             raise InputTypeError(
-                "this is no folder of clip-retrieval",
+                "not a folder of clip-retrieval",
                 f"{path}, without {' and '.join(missing)}",
-                "name the --output_folder of clip-retrieval inference, made with texts and images",
+                "pass the --output_folder of clip-retrieval inference, made with texts and images",
             )
         text = read_vectors(folder / "text_emb", trust_pickle=trust_pickle)
         image = read_vectors(folder / "img_emb", trust_pickle=trust_pickle)

@@ -1,7 +1,7 @@
-"""Re-score at the end of every validation and test epoch of PyTorch Lightning.
+"""Callback for PyTorch Lightning that re-scores every validation and test epoch.
 
-Lightning is not needed to import this module: ``RerankCallback`` is made when it is asked for, of
-``lightning`` or ``pytorch_lightning``, whichever is loaded or, else, installed.
+``RerankCallback`` is created on first access, so that this module can be imported without
+Lightning. It derives from ``lightning`` or ``pytorch_lightning``, whichever is loaded or installed.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from emcl_plugin.evaluation.metrics import evaluate
 from emcl_plugin.scores import Dense
 
 KEYS = ("text", "video", "ids", "text_ids", "video_ids")
-"""What a step's mapping may hold for :meth:`Collector.add`."""
+"""Keys of a step's mapping that are passed to :meth:`Collector.add`."""
 HOMES = ("lightning.pytorch", "pytorch_lightning")
 
 
 class RerankHooks:
-    """What ``RerankCallback`` does; Lightning's own Callback is mixed in when it is made.
+    """The hooks of ``RerankCallback``, which adds Lightning's Callback as a base class.
 
     ``validation_step`` and ``test_step`` return a mapping with any of ``text``, ``video``,
     ``ids``, ``text_ids`` and ``video_ids``, as :meth:`Collector.add` takes them.
@@ -34,15 +34,15 @@ class RerankHooks:
     collector : Collector, optional
         Default: a new one.
     prefix : str, default "emcl"
-        Of what is logged, where the ids tell which video is right: "emcl/R@1 text -> video" and
-        "emcl/R@1 video -> text", and both with " before" for the retriever's own scores.
+        Prefix of the logged metrics: "emcl/R@1 text -> video" and "emcl/R@1 video -> text", and
+        both with " before" for the retriever's own scores. Logged if the ground truth is known.
     **settings
         For :func:`emcl_plugin.rescore`.
 
     Attributes
     ----------
     adapter : Collected or None
-        Of the last epoch, from all processes.
+        The last epoch, from all processes.
     result : RerankResult or None
         Its re-scored matrix.
 
@@ -67,14 +67,14 @@ class RerankHooks:
         self.result: RerankResult[Any] | None = None
 
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Forget the epoch before."""
+        """Reset the collector."""
         del trainer, pl_module
         self.collector.reset()
 
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, *batch: Any
     ) -> None:
-        """Keep what the step returned."""
+        """Collect the outputs of a step."""
         del pl_module, batch
         if trainer.sanity_checking or not isinstance(outputs, Mapping):
             return
@@ -83,7 +83,7 @@ class RerankHooks:
             self.collector.add(**given)
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Gather, re-score and log; every process has the same numbers, so none are reduced."""
+        """Gather, re-score and log; all processes have the same values, so none are reduced."""
         if trainer.sanity_checking:
             return
         self.adapter = self.collector.finish()
@@ -120,7 +120,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _callback() -> type:
-    """Lightning's Callback, of the package that the program has loaded if it has."""
+    """Return Lightning's Callback, preferably of the package that is loaded."""
     for home in sorted(HOMES, key=lambda home: home not in sys.modules):
         try:
             kind: type = importlib.import_module(home).Callback

@@ -1,4 +1,4 @@
-"""Retrievers of which only the matrix counts: EMCL-Net, and dumps of DBSN."""
+"""Retrievers with a matrix only: EMCL-Net and dumps of DBSN."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from emcl_plugin.errors import InputValueError
 
 
 class EMCLNet(Adapter):
-    """EMCL-Net: its videos are made anew for every text, so there is no vector of a video.
+    """Output of EMCL-Net, whose video vectors depend on the text, so only the matrix is used.
 
     Parameters
     ----------
     sim : (n_text, n_video), (n_video, most captions, n_video) array or list of row blocks
-        As ``_run_on_single_gpu`` of its ``main_retrieval.py`` gives it.
+        Returned by ``_run_on_single_gpu`` in ``main_retrieval.py``.
     cut_off_points : sequence of int, optional
-        Ends of the videos' captions. Default: one text per video.
+        Cumulative numbers of captions per video. Default: one text per video.
     logit_scale : float, optional
-        What the scores were multiplied by, to be divided out.
+        Factor to divide the scores by.
     orientation : {"auto", "text-video", "video-text"}, default "auto"
     """
 
@@ -49,14 +49,14 @@ class EMCLNet(Adapter):
 
 
 class DBSN(MMT):
-    """A dump of DBSN's: a matrix, or a dictionary with ``sims``; some are video x text.
+    """Dump of DBSN: a matrix, or a dictionary with ``sims``; some are video x text.
 
     Parameters
     ----------
     sims : (n_text, n_video) or (n_video, n_text) array
     query_masks : (n_video, captions) array, optional
     orientation : {"text-video", "video-text"}
-        Needed where the matrix is square, because both kinds are about.
+        Required for square matrices, because dumps exist in both orientations.
     """
 
     NAME = "dbsn"
@@ -70,12 +70,14 @@ class DBSN(MMT):
         matrix, turned = stacked(sims, "sims"), False
         if orientation == "auto" and matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1]:
             raise InputValueError(
-                "whether the matrix is text x video cannot be told",
-                f"a square matrix of {len(matrix)}, and DBSN's dumps are of both kinds",
+                "cannot determine whether the matrix is text x video",
+                f"a square matrix of size {len(matrix)}; dumps of DBSN exist in both orientations",
                 "pass the orientation: text-video or video-text",
             )
         if orientation == "auto" and query_masks is None and matrix.shape[0] < matrix.shape[1]:
-            orientation, turned = "video-text", True  # no retriever has fewer captions than videos
+            orientation, turned = "video-text", True  # videos have captions
         super().__init__(sims=matrix, query_masks=query_masks, orientation=orientation)
         if turned:
-            self.notes.append("sim has fewer rows than columns: it is video x text, and was turned")
+            self.notes.append(
+                "sim has fewer rows than columns: it is video x text and was transposed"
+            )

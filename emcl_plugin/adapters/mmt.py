@@ -1,10 +1,9 @@
-"""MMT, collaborative-experts and QB-Norm: experts with weights, or the saved matrix and its mask.
+"""MMT, collaborative-experts and QB-Norm: experts with weights, or a matrix with its caption mask.
 
-Facts from the public code of gabeur/mmt (`model/model.py`, `trainer/trainer.py`): texts come
-grouped by video, as many captions for each; captions that do not exist are masked (two videos of
-MSR-VTT have 19 of 20) and must be dropped. Scores are a mixture of experts
-(:mod:`emcl_plugin.emcl.experts`); ``*-sims.npy`` is a pickled dictionary of the matrix and
-the mask.
+According to the public code of gabeur/mmt (`model/model.py`, `trainer/trainer.py`), texts are
+grouped by video, with the same number of captions for each. Captions that do not exist are masked
+(two videos of MSR-VTT have 19 of 20) and must be dropped. Scores are a mixture of experts
+(:mod:`emcl_plugin.emcl.experts`); ``*-sims.npy`` is a pickled dictionary of matrix and mask.
 """
 
 from __future__ import annotations
@@ -27,24 +26,24 @@ from emcl_plugin.io.bundle import ORDERED
 
 
 class MMT(Adapter):
-    """MMT's embeddings and weights, or its matrix.
+    """Output of MMT: embeddings and weights, or a matrix.
 
     Parameters
     ----------
     text_embds : mapping of str to (n_video, captions, D) or (n_video * captions, D) array, optional
-        By expert, in the order of the weights' columns.
+        Embeddings by expert, in the order of the weights' columns.
     vid_embds : mapping of str to (n_video, D) array, optional
     text_weights : (n_video, captions, E) or (n_video * captions, E) array, optional
     vid_weights : (n_video, E) array, optional
-        0 for experts that a video lacks.
+        0 for missing experts of a video.
     query_masks : (n_video, captions) array, optional
-        0 for captions that do not exist; they are dropped. Default: none is missing, and there
-        are as many captions as texts divided by videos.
+        0 for missing captions, which are dropped. Default: none is missing, and every video has
+        the same number of captions.
     sims : (n_video * captions, n_video) array, optional
-        The model's matrix. With embeddings the mixture is computed from them, and EMCL finds a map
-        per expert; the matrix is then not needed.
+        The model's matrix. Ignored with embeddings: the mixture is then computed from them, with
+        one EMCL map per expert.
     experts : sequence of str, optional
-        The experts in the order of the weights' columns. Default: that of ``text_embds``.
+        Experts in the order of the weights' columns. Default: the order of ``text_embds``.
     orientation : {"auto", "text-video", "video-text"}, default "auto"
         Of ``sims``.
 
@@ -81,77 +80,66 @@ class MMT(Adapter):
         orientation: str = "auto",
     ) -> None:
         self.notes = []
-        parts = (text_embds, vid_embds, text_weights, vid_weights)
-        given = [part is not None for part in parts]
-        if any(given) and not all(given):
+        parts = dict(zip(_PARTS, (text_embds, vid_embds, text_weights, vid_weights), strict=True))
+        missing = [name for name, part in parts.items() if part is None]
+        if missing and len(missing) < len(parts):
             raise InputValueError(
-                "a part of the experts is missing",
-                ", ".join(n for n, there in zip(_PARTS, given, strict=True) if not there),
+                "some arrays of the experts are missing",
+                ", ".join(missing),
                 f"pass {', '.join(_PARTS)}, or sims alone",
             )
         mask = None if query_masks is None else np.asarray(_numpy(query_masks))
-        matrix: Any = None
-        if all(given):
-            assert text_embds is not None
-            assert vid_embds is not None
-            names = list(text_embds) if experts is None else [str(name) for name in experts]
-            if set(names) != set(text_embds) or len(names) != len(text_embds):
-                raise InputValueError(
-                    "experts does not name the experts",
-                    f"{', '.join(names)}; text_embds has {', '.join(text_embds)}",
-                    "pass each name once, in the order of the weights' columns",
-                )
-            text = {name: _flat(text_embds[name], name) for name in names}
-            video = {name: stacked(vid_embds[name], name) for name in text if name in vid_embds}
-            weights = _flat(text_weights, "text_weights"), stacked(vid_weights, "vid_weights")
-            matrix = Experts(text, video, *weights)
+        matrix: Any
+        if not missing:
+            matrix = _mixture(**parts, experts=experts)
         elif sims is not None:
-            count = None if mask is None else (mask.size, len(mask))
-            texts, videos = count or (None, None)
+            texts, videos = (None, None) if mask is None else (mask.size, len(mask))
             whole = stacked(sims, "sims")
             matrix = oriented(whole, orientation, self.notes, texts=texts, videos=videos)
         else:
             raise InputValueError(
-                "there are neither scores nor experts", "nothing", "pass sims, or the embeddings"
+                "neither scores nor experts given", "nothing", "pass sims, or the embeddings"
             )
         n_text, n_video = matrix.shape
-        if mask is None:
-            if n_text % n_video:
-                raise InputValueError(
-                    "the captions are not as many for every video",
-                    f"{n_text} texts, {n_video} videos",
-                    "pass query_masks, (videos, captions)",
-                )
-            mask = np.ones((n_video, n_text // n_video))
-            if n_text > n_video:
-                self.notes.append(
-                    f"{n_text // n_video} captions per video are assumed, one after another"
-                )
-        elif mask.shape[0] != n_video or mask.size != n_text:
-            raise InputValueError(
-                "query_masks does not fit the scores",
-                f"{mask.shape} for {n_text} texts and {n_video} videos",
-                "pass (videos, captions), with a 0 for every caption that does not exist",
-            )
-        rows, index = unmasked(mask)
+        rows, index = unmasked(self._caption_mask(mask, n_text, n_video))
         if len(rows) < n_text:
-            self.notes.append(f"{n_text - len(rows)} captions that do not exist were dropped")
+            self.notes.append(f"{n_text - len(rows)} missing captions were dropped")
             matrix = _rows(matrix, rows)
         self.similarity = matrix
         self.ground_truth = GroundTruth.from_index(index, n_video)
 
+    def _caption_mask(self, mask: Any, n_text: int, n_video: int) -> Any:
+        """Check the mask; without one, assume equally many captions per video."""
+        if mask is None:
+            if n_text % n_video:
+                raise InputValueError(
+                    "the texts are not a multiple of the videos",
+                    f"{n_text} texts, {n_video} videos",
+                    "pass query_masks, (videos, captions)",
+                )
+            captions = n_text // n_video
+            if captions > 1:
+                self.notes.append(f"{captions} consecutive captions per video are assumed")
+            return np.ones((n_video, captions))
+        if mask.shape[0] != n_video or mask.size != n_text:
+            raise InputValueError(
+                "query_masks does not match the scores",
+                f"{mask.shape} for {n_text} texts and {n_video} videos",
+                "pass (videos, captions), with 0 for every missing caption",
+            )
+        return mask
+
     @classmethod
     def read(cls, path: str | Path, *, trust_pickle: bool = False, **settings: Any) -> Adapter:
-        """From ``*-sims.npy``, or a file or folder that holds the constructor's arrays by name.
+        """Read ``*-sims.npy``, or a file or folder with the constructor's arrays by name.
 
-        Where a format does not keep the order of the experts, ``experts`` must be there, too.
+        If the format does not preserve the order of the experts, pass ``experts``.
         """
         found = super().read(path, trust_pickle=trust_pickle, **settings)
         ordered = Path(path).suffix.lower() in ORDERED and not Path(path).is_dir()
         if isinstance(found.similarity, Experts) and not (ordered or "experts" in settings):
             raise InputFileError(
-                "this format does not keep the order of the experts, so whose weights are whose "
-                "is not known",
+                "this format does not keep the order of the experts, which the weights need",
                 str(path),
                 "save them as .npz or .pt",
             )
@@ -159,7 +147,7 @@ class MMT(Adapter):
 
 
 class CollaborativeExperts(MMT):
-    """collaborative-experts and what QB-Norm keeps of it: a pickled matrix, and a pickled mask."""
+    """Output of collaborative-experts and QB-Norm: a pickled matrix and a pickled mask."""
 
     NAME = "collaborative-experts"
 
@@ -167,8 +155,26 @@ class CollaborativeExperts(MMT):
 _PARTS = ("text_embds", "vid_embds", "text_weights", "vid_weights")
 
 
+def _mixture(
+    text_embds: Any, vid_embds: Any, text_weights: Any, vid_weights: Any, experts: Any
+) -> Experts:
+    """Return the mixture, with the experts in the order of the weights' columns."""
+    names = list(text_embds) if experts is None else [str(name) for name in experts]
+    if set(names) != set(text_embds) or len(names) != len(text_embds):
+        raise InputValueError(
+            "experts does not match text_embds",
+            f"{', '.join(names)}; text_embds has {', '.join(text_embds)}",
+            "pass each name once, in the order of the weights' columns",
+        )
+    text = {name: _flat(text_embds[name], name) for name in names}
+    video = {name: stacked(vid_embds[name], name) for name in text if name in vid_embds}
+    return Experts(
+        text, video, _flat(text_weights, "text_weights"), stacked(vid_weights, "vid_weights")
+    )
+
+
 def _flat(given: Any, name: str) -> Array:
-    """Captions one below the other, (n_video * captions, ...)."""
+    """Return captions as rows, (n_video * captions, D)."""
     x = stacked(given, name)
     if x.ndim not in (2, 3):
         raise InputValueError(

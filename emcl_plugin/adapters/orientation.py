@@ -1,4 +1,4 @@
-"""Which side of a similarity matrix is text: decided by what is known, and said where it is not."""
+"""Orientation of a similarity matrix: detected from its shape, otherwise assumed and noted."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ def oriented(
     videos: int | None = None,
     by_ids: bool = False,
 ) -> Array:
-    """The matrix as texts x videos, by what is known of its sides; what is assumed is noted.
+    """Return the matrix as texts x videos; assumptions are added to ``notes``.
 
     Parameters
     ----------
     sim : (n_text, n_video) or (n_video, n_text) array
     orientation : {"auto", "text-video", "video-text"}
-        "auto" goes by the numbers of texts and videos and, where they do not tell, assumes
+        "auto" uses the numbers of texts and videos. If these do not decide, it assumes
         texts x videos.
     notes : list of str
-        Takes in what was assumed or done.
+        Receives what was assumed or done.
     texts, videos : int, optional
-        How many there are, as far as known.
+        Numbers of texts and videos, if known.
     by_ids : bool, default False
-        Whether ids of rows and columns have told already that it is texts x videos.
+        Ids have confirmed already that the matrix is texts x videos.
 
     Examples
     --------
@@ -41,7 +41,7 @@ def oriented(
     """
     if orientation not in ORIENTATIONS:
         raise InputValueError(
-            "the orientation is not known",
+            "unknown orientation",
             repr(orientation),
             f"use one of {', '.join(ORIENTATIONS)}",
         )
@@ -59,14 +59,17 @@ def oriented(
         matrix, shape = matrix.T, shape[::-1]
     if not fits(*shape):
         raise InputValueError(
-            "sim does not fit the texts and videos",
+            "sim does not match the texts and videos",
             f"{shape[0]} x {shape[1]}; {_many(texts)} texts, {_many(videos)} videos",
             "pass text x video, or the orientation",
         )
     unknown = texts is None and videos is None
     if orientation == "auto" and not by_ids and (shape[0] == shape[1] or unknown):
-        why = "it is square" if shape[0] == shape[1] else "nothing else tells"
-        notes.append(f"sim is taken as text x video ({why}); the orientation can be given")
+        why = "it is square" if shape[0] == shape[1] else "its shape does not tell"
+        notes.append(
+            f"sim is assumed to be text x video ({why}); set --orientation video-text if it is "
+            "video x text"
+        )
     return matrix
 
 

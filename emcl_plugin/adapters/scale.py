@@ -1,4 +1,4 @@
-"""The logit scale that is in a similarity, found by the features it was made of."""
+"""Detect and remove the logit scale of a similarity."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from emcl_plugin.pipeline.job import Job
 from emcl_plugin.scores.reductions import moments, slope
 
 SAME = 1e-3
-"""Largest difference of cosines that are called the same: float16's rounding, and a few sums."""
+"""Largest difference of equal cosines, given float16 rounding and summation."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What a similarity is of the features' cosine.
+    """Relation of a similarity to the cosine of the features.
 
     Attributes
     ----------
     factor : float
-        Least-squares slope of the similarity on the cosine: the logit scale, if it is one.
+        Least-squares slope of the similarity on the cosine: the logit scale, if ``exact``.
     difference : float
         Largest |similarity / factor - cosine|.
     """
@@ -36,7 +36,7 @@ class Scale:
 
     @property
     def exact(self) -> bool:
-        """Whether the similarity is the cosine but for a factor."""
+        """Whether the similarity is a multiple of the cosine."""
         return self.factor > 0 and self.difference <= SAME
 
 
@@ -64,7 +64,7 @@ def find_scale(sim: Array, feats: FeaturesPair) -> Scale:
 
 
 def check_scale(given: Any) -> float:
-    """A logit scale as a number: what cosines were multiplied by, 100 for most CLIPs."""
+    """Return the logit scale, the factor of the cosines, as a number; 100 for most CLIP models."""
     numbers = np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given)
     value = float(numbers.item()) if numbers.size == 1 else math.nan
     if not (math.isfinite(value) and value > 0):
@@ -79,16 +79,16 @@ def check_scale(given: Any) -> float:
 def unscaled(
     sim: Array, feats: FeaturesPair | None, logit_scale: Any, notes: list[str]
 ) -> Array | None:
-    """The similarity without its logit scale; None where it is nothing but the features' cosine.
+    """Return the similarity without its logit scale, or None if it is the cosine of the features.
 
     Parameters
     ----------
     sim : (n_text, n_video) array
     feats : (text, video) or None
     logit_scale : float or None
-        What the cosines were multiplied by, if known.
+        Factor of the cosines, if known.
     notes : list of str
-        Takes in what was found.
+        Receives what was found.
     """
     if logit_scale is not None:
         factor = check_scale(logit_scale)
@@ -98,13 +98,13 @@ def unscaled(
         found = find_scale(sim, feats)
         if found.exact:
             times = "" if abs(found.factor - 1) < SAME else f" times {found.factor:.4g}"
-            notes.append(f"sim is the features' cosine{times}: the cosine is used")
+            notes.append(f"sim is the cosine of the features{times}: the features are used")
             return None
     found_range = moments(Job(sim, None).source())
     largest = max(-found_range.low, found_range.high)
     if logit_scale is None and largest > 1 + SAME:
         notes.append(
-            f"scores reach {largest:.4g}, no cosine does: a logit scale may be in them; no default "
-            "depends on it"
+            f"scores reach {largest:.4g}, more than any cosine, and may include a logit scale; no "
+            "default depends on it"
         )
     return sim

@@ -212,7 +212,7 @@ def test_mmts_experts_without_a_trainer_who_has_the_mask(module):
     with capture("mmt", module=home) as run:
         home.sharded_cross_view_inner_product(**given)
     assert_allclose(run.adapter.scores(), sims, rtol=0, atol=1e-5)
-    assert "5 captions per video are assumed" in run.adapter.notes[0]
+    assert "5 consecutive captions per video are assumed" in run.adapter.notes[0]
 
 
 def test_everything_is_put_back_after_an_exception(module):
@@ -234,7 +234,7 @@ def test_settings_reach_rescore(module):
 
 
 def test_what_cannot_be_captured_is_said(module):
-    with pytest.raises(EmclError, match="not known"), capture("vhs"):
+    with pytest.raises(EmclError, match="cannot capture"), capture("vhs"):
         pass
     with pytest.raises(EmclError, match="import it first"), capture("mmt"):
         pass

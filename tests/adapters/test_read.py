@@ -90,7 +90,7 @@ def test_mmts_saved_dictionary_is_a_pickle_and_must_be_trusted(tmp_path):
         read("mmt", path)
     found = read("mmt", path, trust_pickle=True)
     assert_array_equal(found.scores(), sims[given["query_masks"].ravel() != 0])
-    assert "3 captions that do not exist were dropped" in found.notes
+    assert "3 missing captions were dropped" in found.notes
 
 
 @pytest.mark.parametrize("kind", [".pkl", ".npy"])
@@ -206,7 +206,7 @@ def test_what_was_captured_is_saved_and_read_again(tmp_path):
 @pytest.mark.parametrize(
     ("name", "arrays", "words"),
     [
-        ("clip4clip", {"x": np.ones(2)}, "nothing of clip4clip is in it"),
+        ("clip4clip", {"x": np.ones(2)}, "no arrays of clip4clip found"),
         ("drl", {"text.a": np.ones(2), "text": np.ones(2)}, "both an array and a group"),
         ("drl", {"text": np.ones(2), "text.a": np.ones(2)}, "both an array and a group"),
     ],

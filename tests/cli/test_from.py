@@ -39,8 +39,8 @@ def test_mmts_saved_matrix(invoke):
     np.save("MSRVTT-test-sims.npy", {"sims": sims, "query_masks": given["query_masks"]})
     found = invoke("--from", "mmt", "MSRVTT-test-sims.npy", "--trust-pickle", "--json")
     report = json.loads(found.stdout)
-    assert report["notes"] == ["3 captions that do not exist were dropped"]
-    assert "Note: 3 captions" in found.stderr
+    assert report["notes"] == ["3 missing captions were dropped"]
+    assert "Note: 3 missing captions" in found.stderr
     assert report["measured"]["ablation"][0]["metrics"]["text -> video"]["queries"] == 67
     kept = sims[given["query_masks"].ravel() != 0]
     assert_array_equal(np.load("reranked.npy"), rerank(np.ascontiguousarray(kept)))
@@ -105,7 +105,7 @@ def test_a_square_similarity_is_said_to_be_taken_as_text_by_video(invoke):
     sim = (data.text @ data.video.T)[: len(data.video)]
     np.save("s.npy", sim)
     found = invoke("--sim", "s.npy")
-    assert "Note: sim is taken as text x video (it is square)" in found.stderr
+    assert "Note: sim is assumed to be text x video (it is square)" in found.stderr
     upright = np.load("reranked.npy")
     found = invoke("--sim", "s.npy", "--orientation", "text-video", "--force")
     assert "Note" not in found.stderr
@@ -130,7 +130,7 @@ def test_ids_of_both_sides_leave_nothing_to_assume(invoke):
     sim = np.random.default_rng(0).random((6, 6))
     names = [f"v{i}" for i in range(6)]
     np.savez("s.npz", scores=sim, text_ids=names, video_ids=names)
-    assert "taken as" not in invoke("--sim", "s.npz:scores", "--gt", "ids").stderr
+    assert "assumed" not in invoke("--sim", "s.npz:scores", "--gt", "ids").stderr
 
 
 @pytest.mark.parametrize(
@@ -140,9 +140,9 @@ def test_ids_of_both_sides_leave_nothing_to_assume(invoke):
         (["--from", "vhs", "x.npz"], 2, "is not one of"),
         (["--from", "mmt", "x.npz", "--sim", "s.npy"], 2, "leave --text, --video and --sim out"),
         (["--from", "mmt", "none.npz"], 1, "does not exist"),
-        (["--from", "clip4clip", "other.npz"], 1, "nothing of clip4clip is in it"),
+        (["--from", "clip4clip", "other.npz"], 1, "no arrays of clip4clip found"),
         (["--from", "mmt", "dict.npy"], 1, "--trust-pickle"),
-        (["--from", "dbsn", "square.npy"], 1, "cannot be told"),
+        (["--from", "dbsn", "square.npy"], 1, "cannot determine"),
         (["--from", "emcl-net", "square.npy", "--subspaces", "4"], 2, "no embeddings"),
         (["--from", "open_clip", "other.npz", "--orientation", "video-text"], 1, "no such setting"),
         (["--from", "open_clip", "text.npz"], 1, "no images_emb"),

@@ -174,7 +174,7 @@ FILES = [
     Row("--sim flat.npy", 1, "two dimensions"),
     Row("--text flat.npy --video v.npy", 1, "text"),
     Row("--text narrow.npy --video v.npy", 1, "dimension"),
-    Row("--text t.npy --video v.npy --sim wide.npy", 1, "does not fit the texts and videos"),
+    Row("--text t.npy --video v.npy --sim wide.npy", 1, "does not match the texts and videos"),
     # several files
     Row("--sim mixture", 1, "the files of the folder are not numbered parts of one"),
     Row("--sim kinds", 1, "the files are of several kinds"),
