@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import warnings
 
 # --- text on one line: here because every message uses it, and errors import nothing else ---
 
@@ -157,9 +158,17 @@ class RepeatedItemsWarning(EmclWarning):
     """Some texts or videos are exact duplicates of others."""
 
 
-class LeakWarning(EmclWarning):
+class OverlapWarning(EmclWarning):
     """Some of the scored queries are in the bank that the correction was fitted on."""
 
 
 class DriftWarning(EmclWarning):
     """The biases of an extended corrector differ from those of a new fit."""
+
+
+def __getattr__(name: str) -> object:
+    if name != "LeakWarning":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    message = f"{__name__}.LeakWarning is now OverlapWarning; the old name goes in 0.2"
+    warnings.warn(message, DeprecationWarning, stacklevel=2)
+    return OverlapWarning

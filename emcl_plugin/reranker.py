@@ -19,7 +19,7 @@ from emcl_plugin.api import rescore
 from emcl_plugin.bank import BankReport, fit_corrector, overlap_message
 from emcl_plugin.bank.corrector import DRIFT
 from emcl_plugin.emcl import EMCL
-from emcl_plugin.errors import DriftWarning, InputValueError, LeakWarning, NotFittedError
+from emcl_plugin.errors import DriftWarning, InputValueError, NotFittedError, OverlapWarning
 from emcl_plugin.ncl import NCL
 from emcl_plugin.pipeline.report import Report
 
@@ -131,12 +131,12 @@ class Reranker:
 
         Warns
         -----
-        LeakWarning
+        OverlapWarning
             Some of the queries are in the bank.
         """
         seen = self.corrector_.seen(queries)
         if seen:
-            warn(overlap_message(seen, len(queries), "queries"), LeakWarning)
+            warn(overlap_message(seen, len(queries), "queries"), OverlapWarning)
         return self._out(queries, list(self.corrector_.scores(queries)))
 
     def search(self, queries: Arr, k: int = 10, *, index: Any = None) -> tuple[Arr, Arr]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from emcl_plugin import Reranker, rerank
 from emcl_plugin.data.demo import load_demo
-from emcl_plugin.errors import LeakWarning, RepeatedItemsWarning
+from emcl_plugin.errors import OverlapWarning, RepeatedItemsWarning
 from emcl_plugin.report.plots import PALETTE
 
 demo = load_demo()
@@ -63,7 +63,7 @@ for scene, asked in scenes.items():
 for name, queries in (("other queries", bank), ("the test queries", text)):
     fitted = Reranker().fit(queries, video)
     with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always", LeakWarning)
+        warnings.simplefilter("always", OverlapWarning)
         print(f"bank of {name}: R@1 {recall(fitted.transform(text), np.arange(count)):.1f}")
     for warning in said:
         print(fill(f"warning: {warning.message}", 76))

@@ -20,8 +20,8 @@ from emcl_plugin.bank import fit_corrector
 from emcl_plugin.errors import (
     DriftWarning,
     InputValueError,
-    LeakWarning,
     NotFittedError,
+    OverlapWarning,
 )
 
 NAMES = tuple(f"video {i}" for i in range(80))
@@ -203,7 +203,7 @@ def test_bfloat16_and_gradients_are_accepted():
 
 @given(seeds, st.integers(1, 80), st.sampled_from(["f4", "f8"]))
 def test_transform_and_search_of_some_queries_are_those_of_all(seed, n, dtype):
-    """Bit for bit; the LeakWarning needs no others either."""
+    """Bit for bit; the OverlapWarning needs no others either."""
     reranker = shared(dtype)
     rows = np.random.default_rng(seed).permutation(80)[:n]
     queries = data(dtype).queries
@@ -255,10 +255,10 @@ def test_scores_too_large_for_the_queries_dtype_are_refused():
 def test_queries_of_the_bank_are_told():
     """How many; a search says nothing, and queries of their own neither."""
     reranker, x = shared("f8"), data()
-    with pytest.warns(LeakWarning, match="3 of the 10 queries are in the bank") as told:
+    with pytest.warns(OverlapWarning, match="3 of the 10 queries are in the bank") as told:
         reranker.transform(np.concatenate([x.bank[:3], x.queries[:7]]))
     assert told[0].filename == __file__
-    with pytest.warns(LeakWarning, match="1 of the 1 queries is in the bank"):
+    with pytest.warns(OverlapWarning, match="1 of the 1 queries is in the bank"):
         reranker.transform(4 * x.bank[5:6])
     reranker.transform(x.queries)
     reranker.search(x.bank)

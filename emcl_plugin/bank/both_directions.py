@@ -25,7 +25,7 @@ from emcl_plugin._internal.warn import warn
 from emcl_plugin.bank import BankReport, fit_corrector, overlap_message
 from emcl_plugin.bank.corrector import Corrector
 from emcl_plugin.emcl import EMCL
-from emcl_plugin.errors import InputValueError, LeakWarning
+from emcl_plugin.errors import InputValueError, OverlapWarning
 from emcl_plugin.evidence.mutual_neighbours import nearest
 from emcl_plugin.ncl import NCL
 from emcl_plugin.pipeline.job import Job
@@ -83,7 +83,7 @@ def correct_by_banks(
 
     Warns
     -----
-    LeakWarning
+    OverlapWarning
         If texts are in the text bank, or videos in the video bank.
     """
     if job.features is None or job.sim is not None:
@@ -144,7 +144,7 @@ def correct_by_banks(
     for direction, count in seen.items():
         if count:
             total = len(text if direction == forward else video)
-            warn(overlap_message(count, total, whats[direction]), LeakWarning)
+            warn(overlap_message(count, total, whats[direction]), OverlapWarning)
     base = job.source()
     report = _report(job, base, source, {way: facts for way, (_, facts) in found.items()})
     correctors = {way: corrector for way, (corrector, _) in found.items()}

@@ -5,9 +5,9 @@ import warnings
 import numpy as np
 import pytest
 
-import emcl_plugin.evaluation.ablation as module
-from emcl_plugin import EMCL, NCL, Reranker, rerank, rescore
-from emcl_plugin.errors import ConvergenceWarning, EmclWarning, LeakWarning, RepeatedItemsWarning
+from emcl_plugin import EMCL, NCL, Reranker, errors, rerank, rescore
+from emcl_plugin.errors import ConvergenceWarning, EmclWarning, OverlapWarning, RepeatedItemsWarning
+from emcl_plugin.evaluation import ablation
 from emcl_plugin.pipeline.job import Job
 from emcl_plugin.pipeline.settings import Settings
 
@@ -34,16 +34,25 @@ def test_a_warning_points_to_the_callers_line(door):
         warnings.simplefilter("always")
         DOORS[door]()
     own = [w for w in caught if issubclass(w.category, EmclWarning)]
-    assert {type(w.message) for w in own} & {ConvergenceWarning, LeakWarning, RepeatedItemsWarning}
+    assert {type(w.message) for w in own} & {
+        ConvergenceWarning,
+        OverlapWarning,
+        RepeatedItemsWarning,
+    }
     line = DOORS[door].__code__.co_firstlineno
     assert {(w.filename, w.lineno) for w in own} == {(__file__, line)}
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
-    [("Study", "Ablation"), ("study", "ablation"), ("order_leaks", "permutation_check")],
+    ("module", "old", "new"),
+    [
+        (ablation, "Study", "Ablation"),
+        (ablation, "study", "ablation"),
+        (ablation, "order_leaks", "permutation_check"),
+        (errors, "LeakWarning", "OverlapWarning"),
+    ],
 )
-def test_old_names_warn_and_work(old, new):
+def test_old_names_warn_and_work(module, old, new):
     with pytest.warns(DeprecationWarning, match=rf"{old} is now {new}.*0\.2") as caught:
         assert getattr(module, old) is getattr(module, new)
     assert caught[0].filename == __file__

@@ -18,7 +18,7 @@ from emcl_plugin._internal.directions import DIRECTIONS
 from emcl_plugin.bank import BANK, GENTLE, BankReport, fit_corrector
 from emcl_plugin.bank.both_directions import correct_by_banks
 from emcl_plugin.data.demo import load_demo
-from emcl_plugin.errors import InputTypeError, InputValueError, LeakWarning
+from emcl_plugin.errors import InputTypeError, InputValueError, OverlapWarning
 from emcl_plugin.evaluation.metrics import evaluate
 from emcl_plugin.pipeline.job import Job
 from emcl_plugin.pipeline.settings import Resources, Settings
@@ -426,7 +426,7 @@ def test_texts_of_the_bank_are_counted_and_said():
     for count, words in ((1, "1 of the 120 texts is in the bank"), (7, "7 of the 120 texts are")):
         leaking = x._replace(text=np.concatenate([x.text_bank[:count], x.text[count:]]))
         for banks in ("text", "text video"):
-            with pytest.warns(LeakWarning, match=words):
+            with pytest.warns(OverlapWarning, match=words):
                 found = run(leaking, banks)
             assert found.seen[FORWARD] == count
             assert found.seen.get(BACKWARD, 0) == 0
@@ -442,9 +442,9 @@ def test_videos_of_the_bank_are_counted_and_said_in_both_directions():
         video=np.concatenate([3 * x.video_bank[:5], x.video[5:]]),
         text=np.concatenate([x.text_bank[:2], x.text[2:]]),
     )
-    with pytest.warns(LeakWarning) as caught:
+    with pytest.warns(OverlapWarning) as caught:
         found = run(leaking)
-    leaks = [str(w.message).partition(":")[0] for w in caught if w.category is LeakWarning]
+    leaks = [str(w.message).partition(":")[0] for w in caught if w.category is OverlapWarning]
     assert leaks == ["2 of the 120 texts are in the bank", "5 of the 110 videos are in the bank"]
     assert found.seen == {FORWARD: 2, BACKWARD: 5}
 
