@@ -1,8 +1,9 @@
-"""NCL's biases of a similarity source: what is to be solved, how, and what comes of it."""
+"""NCL's biases of a similarity source: the problem, its solution and the result."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -14,7 +15,7 @@ from emcl_plugin.ncl.kernels import kernel_for
 from emcl_plugin.ncl.marginals import log_marginals
 from emcl_plugin.ncl.pot import solve_with_pot
 from emcl_plugin.ncl.settings import NCL
-from emcl_plugin.ncl.sinkhorn import Journal, Without, sinkhorn
+from emcl_plugin.ncl.sinkhorn import Journal, Reached, Without, sinkhorn
 from emcl_plugin.scores import Similarity
 from emcl_plugin.scores.reductions import moments
 
@@ -22,21 +23,21 @@ from emcl_plugin.scores.reductions import moments
 @renamed.field("rounds", "iterations")
 @dataclass(frozen=True)
 class Biases:
-    """What Sinkhorn-Knopp found, in the units of the scores.
+    """Biases found by Sinkhorn-Knopp, in the units of the scores.
 
     Attributes
     ----------
     text : (n_text,)
-        tau f: added to a text's row.
+        tau f, added to the rows.
     video : (n_video,)
-        tau g: added to a video's column; its mean is 0, hubs have the lowest.
+        tau g, added to the columns. Mean 0; hubs have the lowest.
     temperature : float
         tau.
     iterations : int
         Iterations run.
     error : float
-        Largest relative error of a column sum (with rho < 1: the largest relative change that
-        one more iteration would make).
+        Largest relative error of a column sum; with rho < 1 the largest relative change that
+        one more iteration would make.
     converged : bool
         Whether ``error`` is within the tolerance.
     solver : str
@@ -52,11 +53,11 @@ class Biases:
     solver: str
 
     def apply(self, source: Similarity) -> Similarity:
-        """The re-scored source, S + tau (f_i + g_j)."""
+        """Return the re-scored source, S + tau (f_i + g_j)."""
         return source.biased(self.text, self.video)
 
     def scaled(self, strength: float) -> Biases:
-        """These biases times ``strength``."""
+        """Return these biases times ``strength``."""
         return replace(self, text=strength * self.text, video=strength * self.video)
 
 
@@ -69,7 +70,7 @@ def fit_biases(
     memory: int | None = None,
     progress: Progress | None = None,
 ) -> Biases:
-    """Sinkhorn-Knopp biases of a similarity source.
+    """Return the Sinkhorn-Knopp biases of a similarity source.
 
     Parameters
     ----------
@@ -77,12 +78,12 @@ def fit_biases(
         At least two texts and two videos, not all scores equal.
     config : NCL, optional
     std : float, optional
-        Standard deviation of the scores where it is already known.
+        Standard deviation of the scores, if already known.
     weights : (n_text,), optional
-        As how many texts each text counts in the columns' sums; default 1. A text that is there
-        k times with weight 1 / k gets and gives what it would alone.
+        How many texts each text counts as in the column sums; default 1. k copies of a text
+        with weight 1 / k give the same biases as one.
     memory : int, optional
-        Bytes that a stored kernel may take; beyond it scores are recomputed. Default 4 GiB.
+        Memory budget in bytes; larger kernels are recomputed. Default 4 GiB.
     progress : callable, optional
         Called with ("sinkhorn", iteration, iterations).
 
@@ -96,7 +97,7 @@ def fit_biases(
     Examples
     --------
     >>> from emcl_plugin.scores import Dense
-    >>> scores = torch.tensor([[0.9, 0.5], [0.8, 0.7]])  # video 0 is everybody's best
+    >>> scores = torch.tensor([[0.9, 0.5], [0.8, 0.7]])  # video 0 is a hub
     >>> rescored = fit_biases(Dense(scores)).apply(Dense(scores)).dense()
     >>> rescored.argmax(1).tolist()
     [0, 1]
@@ -105,7 +106,7 @@ def fit_biases(
 
 
 class Problem:
-    """Scores, temperature and marginals: what is to be solved, and its kernel.
+    """Sinkhorn problem: scores, temperature, marginals, and the kernel that solves it.
 
     Parameters are those of :func:`fit_biases`.
 
@@ -164,9 +165,9 @@ class Problem:
         )
 
     def log_masses(self, video_bias: torch.Tensor) -> torch.Tensor:
-        """log sum_i P_ij of every video, (n_video,), where its biases are given.
+        """Return log sum_i P_ij, (n_video,), for these video biases.
 
-        The text biases are then those that give every text its marginal.
+        The text biases are those that give every text its marginal.
         """
         g = video_bias / self.tau
         masses = g + self.kernel.sweep(g, 1.0)[1]
@@ -183,19 +184,19 @@ class Problem:
         progress: Progress | None = None,
         journal: Journal | None = None,
     ) -> Biases:
-        """The biases.
+        """Return the biases.
 
         Parameters
         ----------
         log_b : (n_video,), optional
-            In place of the marginal.
+            Replaces the marginal.
         start : (n_video,), optional
             First video biases.
         own : (best video, its score) of every text, both (n_text,), optional
-            Leave these pairs out of the columns' sums.
+            Pairs to leave out of the column sums.
         progress : callable, optional
         journal : Journal, optional
-            Where to go on from, and where every iteration is kept. POT keeps none.
+            Checkpoint to resume from and to write every iteration to; unused by POT.
         """
         log_b = self.log_b if log_b is None else log_b
         tau, config = self.tau, self.config
@@ -203,14 +204,16 @@ class Problem:
             found = solve_with_pot(self.source, tau, self.log_a + self.log_w, log_b, config)
             found = replace(found, f=found.f - self.log_w)
         else:
-            g = torch.zeros_like(log_b) if start is None else start / tau
-            without = None
-            if own is not None:
-                without = Without(own[0], own[1] / tau + self.log_w)
-            group = self.source.group
-            reached = None if journal is None else journal.begin(tau, config.rho)
-            keep = None if journal is None else journal.keep
-            found = sinkhorn(self.kernel, log_b, config, progress, g, without, reached, keep, group)
+            found = sinkhorn(
+                self.kernel,
+                log_b,
+                config,
+                torch.zeros_like(log_b) if start is None else start / tau,
+                without=None if own is None else Without(own[0], own[1] / tau + self.log_w),
+                reached=None if journal is None else journal.begin(tau, config.rho),
+                after=partial(_after, journal, progress, config.iterations),
+                group=self.source.group,
+            )
         shift = found.g.mean()
         text, video = tau * (found.f + shift), tau * (found.g - shift)
         if not bool(torch.isfinite(text).all() & torch.isfinite(video).all()):
@@ -241,3 +244,11 @@ class Problem:
             "leave the temperature out, or pass scores of an ordinary size"
             + (', or leave solver="pot" out' if solver == "pot" else ""),
         )
+
+
+def _after(journal: Journal | None, progress: Progress | None, most: int, reached: Reached) -> None:
+    """Store and report the state after an iteration."""
+    if journal is not None:
+        journal.keep(reached)
+    if progress is not None:
+        progress("sinkhorn", reached.iterations, most)

@@ -1,4 +1,4 @@
-"""Settings of NCL: the temperature, when to stop, the marginals and how the sums are made."""
+"""Settings of NCL: temperature, stopping rule, marginals and solver."""
 
 from __future__ import annotations
 
@@ -11,50 +11,49 @@ import numpy as np
 import torch
 
 from emcl_plugin._internal import renamed
-from emcl_plugin.errors import InputValueError
+from emcl_plugin._internal.constraints import require
+
+SOLVERS = ("auto", "stored", "blocks", "fused", "pot")
 
 
 @renamed.field("rounds", "iterations")
 @dataclass(frozen=True)
 class NCL:
-    """Settings of NCL. The defaults are free of scale: they fit any encoder's scores.
+    """Settings of NCL. The defaults are free of scale and fit the scores of any encoder.
 
     Parameters
     ----------
     temperature : float, optional
         tau, in the units of the scores. Default: ``temperature_std`` times the standard
-        deviation of all scores. A fixed tau does not carry over from one encoder to another.
+        deviation of all scores. A fixed tau does not carry over to another encoder.
     logit_scale : float, optional
-        The same as ``temperature = 1 / logit_scale`` (CLIP models speak of the logit scale).
+        Another way to give ``temperature = 1 / logit_scale``, as CLIP models do.
     temperature_std : float, default 0.15
-        Within a point of the best temperature on each of 34 real sets.
+        Within a point of R@1 of the best temperature on each of 34 real sets.
     iterations : int, default 200
-        At most this many; most sets need 15 to 80.
+        Maximum number; stops early on convergence. Most sets need 15 to 80.
     tolerance : float, default 0.1
-        Stop when no column sum is further than this, relatively, from its marginal. A tenth
-        moves a score by 0.1 tau = 0.015 standard deviations at most, too little to matter.
+        Stop when the relative error of every column sum is below this. An error of a tenth
+        moves a score by at most 0.1 tau = 0.015 standard deviations, too little to matter.
     rho : float, default 1
         Relaxation of both updates; smaller is gentler.
     text_marginal, video_marginal : array of positive numbers, optional
-        Mass that each text and each video should get. Default: uniform, 1 per text and
-        n_text / n_video per video; the video marginal is rescaled to the texts' total.
-    solver : {"auto", "stored", "blocks", "fused", "pot"}
-        "stored" exponentiates once and iterates matrix-vector products, "blocks" recomputes
-        the scores block by block in the log domain, "pot" calls POT's ``sinkhorn_log``.
-        "auto" stores where the kernel fits into the memory budget. Where a GPU's memory does not
-        hold the kernel after all, it is "blocks". "fused" is one Triton kernel for CUDA that
-        recomputes the scores without ever writing them; it needs features in float32 that fit
-        into a quarter of the budget, and is "blocks" for everything else.
-    storage : {"scores", "bfloat16"}
-        Numbers of a stored kernel: those of the scores, float32 mostly, or bfloat16, which takes
-        half of that memory, so that scores need not be recomputed until there are twice as many.
-        It is for memory: an iteration takes about as long. Every entry is then off by at most
-        2^-8 of itself. Sums are made in the dtype of the scores, so that the result is exactly
-        that of scores which differ from the given ones by at most 0.004 tau (0.0006 standard
-        deviations by default): of its row and column sums each is off by at most 0.4 %, where
-        ``tolerance`` allows 10, and one update changes a bias by 0.004 tau at most. Most of it
-        averages out, as an entry is as likely rounded up as down.
-    products : {"scores", "bfloat16"}
+        Mass of each text and of each video. Default: 1 per text and n_text / n_video per
+        video. The video marginal is rescaled to the texts' total.
+    solver : {"auto", "stored", "blocks", "fused", "pot"}, default "auto"
+        "stored" exponentiates once and iterates matrix-vector products. "blocks" recomputes
+        the scores block by block in the log domain. "pot" calls POT's ``sinkhorn_log``.
+        "auto" is "stored" where the kernel fits into the memory budget, and "blocks" otherwise
+        or if a GPU runs out of memory. "fused" is a Triton kernel for CUDA that recomputes the
+        scores without writing them. It needs float32 features that fit into a quarter of the
+        budget, and is "blocks" otherwise.
+    storage : {"scores", "bfloat16"}, default "scores"
+        Precision of the stored kernel: the dtype of the scores, or bfloat16, which halves its
+        memory. An iteration takes about as long. Each entry is then off by at most 2^-8 of
+        itself; sums keep the dtype of the scores. Row and column sums are off by at most 0.4 %,
+        where ``tolerance`` allows 10 %, and an iteration changes a bias by at most 0.004 tau
+        more. Most of it averages out.
+    products : {"scores", "bfloat16"}, default "scores"
         Precision for recomputing scores: the vectors' own, or bfloat16 where the device is faster
         with it. A score of unit vectors is then off by at most 0.006 (3 roundings of 2^-9; ten
         times less is usual), at random, in Sinkhorn's sums only: the returned scores are exact
@@ -79,71 +78,50 @@ class NCL:
     products: str = "scores"
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "logit_scale", "temperature_std"):
-            value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise InputValueError(
-                    f"the {name.replace('_', ' ')} must be a positive number",
-                    f"{name}={value}",
-                    "leave it out for 0.15 standard deviations of the scores",
-                )
-        if self.temperature is not None and self.logit_scale is not None:
-            raise InputValueError(
-                "NCL takes a temperature or a logit scale, not both",
-                f"temperature={self.temperature}, logit_scale={self.logit_scale}",
-                "keep one (temperature = 1 / logit_scale)",
-            )
-        if not isinstance(self.iterations, int) or self.iterations < 1:
-            raise InputValueError(
-                "NCL needs at least one iteration, as a whole number",
-                f"iterations={self.iterations}",
-                "leave it out for 200",
-            )
-        if not 0 <= self.tolerance < math.inf:
-            raise InputValueError(
-                "the tolerance must be finite and not negative",
-                f"tolerance={self.tolerance}",
-                "0.1 is usual",
-            )
-        if not 0 < self.rho <= 1:
-            raise InputValueError(
-                "rho must be above 0 and at most 1", f"rho={self.rho}", "1 is NCL, 0.8 is gentle"
-            )
-        if self.solver not in ("auto", "stored", "blocks", "fused", "pot"):
-            raise InputValueError(
-                "this solver is not known",
-                f"solver={self.solver!r}",
-                "auto, stored, blocks, fused, pot",
-            )
-        if self.storage not in ("scores", "bfloat16"):
-            raise InputValueError(
-                "a kernel cannot be stored like this",
-                f"storage={self.storage!r}",
-                "scores (in their own dtype) or bfloat16",
-            )
-        if self.products not in ("scores", "bfloat16"):
-            raise InputValueError(
-                "vectors cannot be multiplied like this",
-                f"products={self.products!r}",
-                "scores (in their own dtype) or bfloat16",
-            )
-        if self.storage != "scores" and self.solver not in ("auto", "stored"):
-            raise InputValueError(
-                f'solver="{self.solver}" stores no kernel',
-                f"storage={self.storage!r}",
-                "use another solver, or leave storage out",
-            )
-        if self.solver == "pot" and self.rho != 1:
-            raise InputValueError(
-                'solver="pot" has no relaxation', f"rho={self.rho}", "use another solver or rho=1"
-            )
+        tau, scale, solver = self.temperature, self.logit_scale, self.solver
+        positive = {
+            "temperature": tau,
+            "logit_scale": scale,
+            "temperature_std": self.temperature_std,
+        }
+        require(
+            *(
+                (value is None or 0 < value < math.inf,
+                 f"the {name.replace('_', ' ')} must be a positive number", f"{name}={value}",
+                 "leave it out for 0.15 standard deviations of the scores")
+                for name, value in positive.items()
+            ),
+            (tau is None or scale is None, "NCL takes a temperature or a logit scale, not both",
+             f"temperature={tau}, logit_scale={scale}",
+             "keep one (temperature = 1 / logit_scale)"),
+            (isinstance(self.iterations, int) and self.iterations >= 1,
+             "NCL needs at least one iteration, as a whole number", f"iterations={self.iterations}",
+             "leave it out for 200"),
+            (0 <= self.tolerance < math.inf, "the tolerance must be finite and not negative",
+             f"tolerance={self.tolerance}", "0.1 is usual"),
+            (0 < self.rho <= 1, "rho must be above 0 and at most 1", f"rho={self.rho}",
+             "1 is NCL, 0.8 is gentle"),
+            (solver in SOLVERS, "this solver is not known", f"solver={solver!r}",
+             ", ".join(SOLVERS)),
+            *(
+                (getattr(self, name) in ("scores", "bfloat16"), f"{what} is not known",
+                 f"{name}={getattr(self, name)!r}", "scores (in their own dtype) or bfloat16")
+                for name, what in (("storage", "this precision of the kernel"),
+                                   ("products", "this precision of the products"))
+            ),
+            (self.storage == "scores" or solver in ("auto", "stored"),
+             f'solver="{solver}" stores no kernel', f"storage={self.storage!r}",
+             "use another solver, or leave storage out"),
+            (solver != "pot" or self.rho == 1, 'solver="pot" has no relaxation', f"rho={self.rho}",
+             "use another solver or rho=1"),
+        )  # fmt: skip
 
     def kernel_dtype(self, scores: torch.dtype) -> torch.dtype:
-        """In what a kernel of scores of this dtype is stored."""
+        """Return the dtype of a stored kernel of scores of this dtype."""
         return torch.bfloat16 if self.storage == "bfloat16" else scores
 
     def resolve_temperature(self, std: float) -> float:
-        """tau for scores of this standard deviation, in their units."""
+        """Return tau in the units of the scores, which have this standard deviation."""
         if self.logit_scale is not None:
             return 1.0 / self.logit_scale
         if self.temperature is not None:

@@ -1,4 +1,4 @@
-"""Sinkhorn-Knopp: NCL's equations, and the iterations that solve them.
+"""Sinkhorn-Knopp: NCL's equations and their iterations.
 
 Source: Park et al., "Normalized Contrastive Learning for Text-Video Retrieval", EMNLP 2022,
 arXiv 2212.11790. For scores S (n_t x n_v) and temperature tau find f, g such that
@@ -11,9 +11,9 @@ as in semi-unbalanced transport):
     g_j = rho (log b_j - LSE_i(S_ij / tau + f_i))                                      (g)
     f_i = rho (log a_i - LSE_j(S_ij / tau + g_j))                                      (f)
 
-The start is g = 0 and a first f, so f is always updated last: with rho = 1 every row sums to
-a_i exactly and the error that is left is in the columns. (Updating g last would leave it in
-the rows; at convergence the two are the same.) The re-scored matrix is S + tau (f_i + g_j) =
+The start is g = 0 and a first f, so f is always updated last. With rho = 1 every row then sums
+to a_i exactly, and the remaining error is in the columns. (Updating g last would leave it in the
+rows; at convergence both are the same.) The re-scored matrix is S + tau (f_i + g_j) =
 tau log P_ij, in the units of S. Ranking videos for a text uses g alone, ranking texts for a
 video uses f alone: one matrix serves both directions.
 """
@@ -27,14 +27,13 @@ from typing import Protocol
 
 import torch
 
-from emcl_plugin._internal.progress import Progress
 from emcl_plugin.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from emcl_plugin.ncl.settings import NCL
 
 
 @dataclass(frozen=True)
 class Potentials:
-    """f (n_text,), g (n_video,), without unit, and how they were reached."""
+    """Dimensionless f (n_text,) and g (n_video,), and how they were reached."""
 
     f: torch.Tensor
     g: torch.Tensor
@@ -45,15 +44,15 @@ class Potentials:
 
 @dataclass(frozen=True)
 class Reached:
-    """All that the iterations to come depend on.
+    """State of a solve: all that further iterations depend on.
 
     Attributes
     ----------
     f : (n_text,)
     g, next_g : (n_video,)
-        The potentials of the last iteration, and g of the next one.
+        Potentials of the last iteration, and g of the next one.
     centre : (n_video,)
-        The potentials that the kernel was made around.
+        Potentials around which the kernel was made.
     iterations : int
     error : float
     """
@@ -66,33 +65,33 @@ class Reached:
     error: float
 
     def to(self, device: torch.device) -> Reached:
-        """The same on this device."""
+        """Return the same state on this device."""
         names = ("f", "g", "next_g", "centre")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 class Journal(Protocol):
-    """Keeps what a run's solves have reached (:mod:`emcl_plugin.pipeline.checkpoint`)."""
+    """Stores the state of a run's solves (:mod:`emcl_plugin.pipeline.checkpoint`)."""
 
     def begin(self, temperature: float, rho: float) -> Reached | None:
-        """What an earlier run reached in the solve that begins now."""
+        """Return what an earlier run reached in the solve that begins now."""
 
     def keep(self, reached: Reached) -> None:
-        """What this solve has reached, after every iteration."""
+        """Store the state of this solve; called after every iteration."""
 
 
 class Kernel(Protocol):
-    """What reads the scores for the iterations; each way of doing so is a file of this room."""
+    """Reads the scores for the iterations; this folder has one file per implementation."""
 
     centre: torch.Tensor
 
     def absorb(self, g: torch.Tensor) -> None:
-        """Be made around these video potentials."""
+        """Rebuild the kernel around these video potentials."""
 
     def sweep(self, g: torch.Tensor, rho: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """f from g by (f), and LSE_i(S_ij / tau + f_i) with that f, reading the scores once.
+        """Return f by (f), and LSE_i(S_ij / tau + f_i) with that f, reading the scores once.
 
-        A text of weight w_i counts as w_i texts: it adds log w_i to its terms of the latter.
+        A text of weight w_i counts as w_i texts: log w_i is added to its terms of the latter.
         """
 
 
@@ -100,28 +99,29 @@ def sinkhorn(
     kernel: Kernel,
     log_b: torch.Tensor,
     config: NCL,
-    progress: Progress | None = None,
-    start: torch.Tensor | None = None,
+    start: torch.Tensor,
+    *,
     without: Without | None = None,
     reached: Reached | None = None,
-    keep: Callable[[Reached], None] | None = None,
+    after: Callable[[Reached], None] | None = None,
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> Potentials:
-    """Alternate (g) and (f) until the column sums are right, from the start or what is reached."""
+    """Alternate (g) and (f), from ``start`` or what is ``reached``, until column sums are right.
+
+    ``after`` is called with the state after every iteration.
+    """
 
     def sweep(g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        f, column_lse = kernel.sweep(g)
+        f, column_lse = kernel.sweep(g)  # (f)
         return f, column_lse if without is None else without(f, column_lse)
 
     if reached is None:
-        g = torch.zeros_like(log_b) if start is None else start
+        g, done, error = start, 0, math.inf
         f, column_lse = sweep(g)
         next_g = config.rho * (log_b - column_lse)  # (g)
-        done, error = 0, math.inf
     else:
-        f, g, next_g, done, error = (
-            reached.f, reached.g, reached.next_g, reached.iterations, reached.error
-        )  # fmt: skip
+        f, g, next_g = reached.f, reached.g, reached.next_g
+        done, error = reached.iterations, reached.error
         kernel.absorb(reached.centre)
     while done < config.iterations and not error <= config.tolerance:
         g, done = next_g, done + 1
@@ -130,16 +130,14 @@ def sinkhorn(
         # with rho = 1 this is max_j |sum_i P_ij / b_j - 1|
         worst = group.max(torch.expm1(g - next_g).abs().max())  # one decision for all processes
         error = float(worst.clamp(max=torch.finfo(worst.dtype).max))
-        if keep is not None:
-            keep(Reached(f, g, next_g, kernel.centre, done, error))
-        if progress is not None:
-            progress("sinkhorn", done, config.iterations)
+        if after is not None:
+            after(Reached(f, g, next_g, kernel.centre, done, error))
     return Potentials(f, g, done, error, error <= config.tolerance)
 
 
 @dataclass(frozen=True)
 class Without:
-    """Takes one pair per text out of the columns' sums.
+    """Leaves one pair per text out of the column sums (leave-best-out run).
 
     Attributes
     ----------
@@ -154,4 +152,4 @@ class Without:
     def __call__(self, f: torch.Tensor, column_lse: torch.Tensor) -> torch.Tensor:
         shares = (self.exponent + f - column_lse[self.video]).exp()
         taken = torch.zeros_like(column_lse).index_add_(0, self.video, shares)
-        return column_lse + (1 - taken).clamp(min=1e-5).log()  # less is lost in rounding
+        return column_lse + (1 - taken).clamp(min=1e-5).log()  # below is rounding

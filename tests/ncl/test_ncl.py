@@ -218,8 +218,8 @@ WRONG_SETTINGS = [
         "solver='fast'",
         "auto, stored, blocks, fused, pot",
     ),
-    ({"products": "float8"}, "cannot be multiplied like this", "products='float8'", "or bfloat16"),
-    ({"storage": "float8"}, "cannot be stored like this", "storage='float8'", "or bfloat16"),
+    ({"products": "float8"}, "precision of the products", "products='float8'", "or bfloat16"),
+    ({"storage": "float8"}, "precision of the kernel", "storage='float8'", "or bfloat16"),
     (
         {"storage": "bfloat16", "solver": "blocks"},
         'solver="blocks" stores no kernel',
