@@ -7,7 +7,7 @@ from oracles import queries
 
 from emcl_plugin import NCL, rescore
 from emcl_plugin.evidence.mutual_neighbours import nearest
-from emcl_plugin.evidence.prior import probe
+from emcl_plugin.evidence.prior import Solving, probe
 from emcl_plugin.scores import Dense
 
 F64 = torch.float64
@@ -27,8 +27,8 @@ def context(scores, w=None, config=EXACT):
     """The two runs, and what is asked of `earned_biases`: source, settings, rest."""
     source = Dense(scores, dtype=F64)
     weights = None if w is None else torch.tensor(w)
-    rest = {"std": float(scores.std()), "weights": weights, "memory": LARGE}
-    probes = probe(source, config, nearest(source), **rest)
+    rest = float(scores.std()), Solving(weights, LARGE)
+    probes = probe(source, config, nearest(source), *rest)
     return probes, source, rest
 
 

@@ -209,7 +209,3 @@ def _look(
                 changed = candidate.change(block[first - start : last - start], first, last)
                 accumulators[strength].add(first, last, changed)
     return spread.result(), {s: found.result() for s, found in accumulators.items()}
-
-
-Proposal, Tried = StrengthCandidates, StrengthSearch
-propose, try_strengths = strength_candidates, search_strengths

@@ -233,6 +233,3 @@ def decide(
     return GuardDecision(
         enabled, strength, evidence.gained, evidence.lost, evidence.z, before, after, reason
     )
-
-
-Parts, deal = Folds, stratified_folds

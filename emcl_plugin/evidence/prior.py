@@ -119,17 +119,33 @@ class Prior:
         return {**vars(self), "even": self.even, "reason": self.reason}
 
 
-def probe(
-    source: Similarity,
-    ncl: NCL,
-    best: Nearest,
-    *,
-    std: float,
-    weights: torch.Tensor | None,
-    memory: int,
-    progress: Progress | None = None,
-    journal: Journal | None = None,
-) -> Probes:
+@dataclass(frozen=True)
+class Solving:
+    """What all solves of a run share.
+
+    Attributes
+    ----------
+    weights, memory, progress
+        As in :func:`emcl_plugin.ncl.fit_biases`.
+    journal : Journal, optional
+        Checkpoint to resume from and to write every iteration to.
+    """
+
+    weights: torch.Tensor | None
+    memory: int
+    progress: Progress | None = None
+    journal: Journal | None = None
+
+    def problem(self, source: Similarity, ncl: NCL, std: float) -> Problem:
+        """Return NCL's problem for these scores."""
+        return Problem(source, ncl, std=std, weights=self.weights, memory=self.memory)
+
+    def solve(self, problem: Problem, **settings: Any) -> Biases:
+        """Solve it, with progress and checkpoint."""
+        return problem.solve(progress=self.progress, journal=self.journal, **settings)
+
+
+def probe(source: Similarity, ncl: NCL, best: Nearest, std: float, solving: Solving) -> Probes:
     """Return the biases of the gentle and of the leave-best-out run.
 
     Parameters
@@ -139,10 +155,9 @@ def probe(
         Its marginals are used; temperature, relaxation and iterations are replaced.
     best : Nearest
         The best matches of this source.
-    std, weights, memory, progress
-        As in :func:`emcl_plugin.ncl.fit_biases`.
-    journal : Journal, optional
-        Checkpoint to resume from and to write every iteration to.
+    std : float
+        Standard deviation of the scores.
+    solving : Solving
     """
     config = replace(
         ncl,
@@ -154,10 +169,10 @@ def probe(
         tolerance=NCL.tolerance,
         solver="auto" if ncl.solver == "pot" else ncl.solver,
     )
-    problem = Problem(source, config, std=std, weights=weights, memory=memory)
-    gentle = problem.solve(progress=progress, journal=journal)
+    problem = solving.problem(source, config, std)
+    gentle = solving.solve(problem)
     own = best.video_of_text, best.text_score
-    without = problem.solve(start=gentle.video, own=own, progress=progress, journal=journal)
+    without = solving.solve(problem, start=gentle.video, own=own)
     return Probes(gentle, without)
 
 
@@ -167,12 +182,8 @@ def earned_biases(
     probes: Probes,
     gains: tuple[Evidence, Evidence],
     mode: str,
-    *,
     std: float,
-    weights: torch.Tensor | None,
-    memory: int,
-    progress: Progress | None = None,
-    journal: Journal | None = None,
+    solving: Solving,
 ) -> tuple[Biases, Prior]:
     """Return the biases for this mode of the prior, and what was found about the queries.
 
@@ -185,10 +196,10 @@ def earned_biases(
     gains : (Evidence, Evidence)
         Of the gentle and of the leave-best-out run.
     mode : {"auto", "even", "gentle"}
-    std, weights, memory, progress, journal
+    std, solving
         As in :func:`probe`.
     """
-    problem = Problem(source, ncl, std=std, weights=weights, memory=memory)
+    problem = solving.problem(source, ncl, std)
     log_b = problem.log_b
     log_m = problem.log_masses(probes.gentle.video)
     evenness = float(torch.minimum(log_m, log_b).exp().sum() / log_b.exp().sum())  # (e)
@@ -199,14 +210,15 @@ def earned_biases(
     hubs, uniform = ramp(found, HUBS), ramp(evenness, EVENNESS)  # (h), (u)
     if mode != "auto":
         hubs, uniform = 1.0, float(mode != "gentle")
+    weights = solving.weights
     queries = float(source.shape[0] if weights is None else weights.sum())
     prior = Prior(mode, queries, found, hubs, evenness, uniform)
     if mode == "gentle":
         return probes.gentle, prior
     if mode != "auto":
-        return problem.solve(progress=progress, journal=journal), prior
+        return solving.solve(problem), prior
     log_c = problem.log_masses(probes.leave_best_out.video) if hubs < 1 else log_m
     shares = log_b.new_tensor([hubs * uniform, hubs * (1 - uniform), 1 - hubs]).log()
     log_b = torch.logsumexp(torch.stack([log_b, log_m, log_c]) + shares[:, None], 0)  # (b)
     start = hubs * probes.gentle.video + (1 - hubs) * probes.leave_best_out.video
-    return problem.solve(log_b=log_b, start=start, progress=progress, journal=journal), prior
+    return solving.solve(problem, log_b=log_b, start=start), prior

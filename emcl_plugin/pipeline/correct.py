@@ -8,18 +8,29 @@ Nothing here knows of files, NumPy or the command line.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
 from emcl_plugin._internal.arrays import check_finite
 from emcl_plugin._internal.progress import Progress
 from emcl_plugin.emcl import EMCLReport, Subspaces
-from emcl_plugin.emcl.strength_search import Proposal, Tried, propose, try_strengths
-from emcl_plugin.evidence.guard import EVIDENCE, Evidence, GuardDecision, Parts, deal, decide
+from emcl_plugin.emcl.strength_search import (
+    StrengthCandidates,
+    StrengthSearch,
+    search_strengths,
+    strength_candidates,
+)
+from emcl_plugin.evidence.guard import (
+    EVIDENCE,
+    Evidence,
+    Folds,
+    GuardDecision,
+    decide,
+    stratified_folds,
+)
 from emcl_plugin.evidence.mutual_neighbours import Nearest, NearestAccumulator, finish, nearest
-from emcl_plugin.evidence.near_duplicates import weights as repeat_weights
-from emcl_plugin.evidence.prior import Prior, Probes, earned_biases, probe
+from emcl_plugin.evidence.near_duplicates import weights as duplicate_weights
+from emcl_plugin.evidence.prior import Prior, Probes, Solving, earned_biases, probe
 from emcl_plugin.ncl import NCL, Biases, Journal
 from emcl_plugin.pipeline.memory_plan import Estimate
 from emcl_plugin.pipeline.settings import Settings
@@ -93,33 +104,33 @@ def correct(
     before = _best_matches(base, progress)
     weights = _query_weights(base if features is None else features[0], before, settings, memory)
 
-    proposal = None
+    choices = None
     if settings.emcl is not None:
-        proposal = propose(base, sim, pair, settings.emcl, weights)
-    tried = try_strengths(base, proposal, before, weights)
+        choices = strength_candidates(base, sim, pair, settings.emcl, weights)
+    search = search_strengths(base, choices, before, weights)
     run = _Run(
         base=base,
         before=before,
-        tried=tried,
-        parts=deal(before, weights),
+        search=search,
+        folds=stratified_folds(before, weights),
         settings=settings,
-        solving={"weights": weights, "memory": memory, "progress": progress, "journal": journal},
+        solving=Solving(weights, memory, progress, journal),
     )
-    trial = run.better([run.trial(strength) for strength in _strengths(proposal, tried)])
+    trial = run.better([run.trial(strength) for strength in _strengths(choices, search)])
     gains = run.gains(trial)
     amount = run.amount(trial, gains[1])
     applied = run.apply(trial, gains, amount)
     shares = before.mutual_share(), applied.matches.mutual_share()
     decision = decide(gains[1], amount, *shares, enabled=settings.guard)
     if trial.nothing:
-        decision = replace(decision, reason=_why_nothing(base, tried.spread))
+        decision = replace(decision, reason=_why_nothing(base, search.spread))
 
     return Correction(
         base=base,
         source=applied.source if decision.applied else base,
-        score_std=tried.spread.std,
-        emcl=None if proposal is None else proposal.report(tried, trial.strength),
-        subspaces=None if proposal is None else proposal.subspaces,
+        score_std=search.spread.std,
+        emcl=None if choices is None else choices.report(search, trial.strength),
+        subspaces=None if choices is None else choices.subspaces,
         probes=trial.probes,
         biases=applied.biases,
         prior=applied.prior,
@@ -132,7 +143,7 @@ def correct(
 
 
 @dataclass(frozen=True)
-class _Trial:
+class _StrengthRun:
     """Scores at one proposed strength of EMCL; with NCL also its gentle runs.
 
     ``partners`` marks the texts with a mutual partner within their part, (n_text,) bool.
@@ -167,10 +178,10 @@ class _Run:
 
     base: Similarity
     before: Nearest
-    tried: Tried
-    parts: Parts
+    search: StrengthSearch
+    folds: Folds
     settings: Settings
-    solving: dict[str, Any]
+    solving: Solving
 
     @property
     def ncl(self) -> NCL | None:
@@ -178,26 +189,26 @@ class _Run:
 
         Without the guard it runs on any scores, and raises where it cannot.
         """
-        possible = min(self.base.shape) >= 2 and self.tried.spread.std > 0
+        possible = min(self.base.shape) >= 2 and self.search.spread.std > 0
         runs = self.settings.normalises and (possible or not self.settings.guard)
         return self.settings.ncl if runs else None
 
-    def trial(self, strength: float) -> _Trial:
+    def trial(self, strength: float) -> _StrengthRun:
         """Run EMCL at this strength, then NCL's gentle and leave-best-out runs."""
-        tried = self.tried
-        source = corrected = tried.changed.get(strength, self.base)
-        std = tried.stds.get(strength)
+        search = self.search
+        source = corrected = search.changed.get(strength, self.base)
+        std = search.stds.get(strength)
         if std is None:
-            std = moments(source, self.solving["weights"]).std
-        matches, probes = tried.matches[strength], None
+            std = moments(source, self.solving.weights).std
+        matches, probes = search.matches[strength], None
         if self.ncl is not None:
-            probes = probe(source, self.ncl, matches, std=std, **self.solving)
+            probes = probe(source, self.ncl, matches, std, self.solving)
             corrected = probes.gentle.apply(source)
             matches = nearest(corrected)
-        partners = self.parts.partners(corrected, matches)
-        return _Trial(strength, source, std, probes, matches, partners)
+        partners = self.folds.partners(corrected, matches)
+        return _StrengthRun(strength, source, std, probes, matches, partners)
 
-    def better(self, trials: list[_Trial]) -> _Trial:
+    def better(self, trials: list[_StrengthRun]) -> _StrengthRun:
         """Return the trial with EMCL if it finds mutual partners that its absence does not.
 
         Without NCL any rise counts. NCL has found most partners already, and the largest of many
@@ -207,20 +218,20 @@ class _Run:
         if last.probes is None:
             adds = last.matches.mutual_share() > first.matches.mutual_share()
         else:
-            adds = self.parts.weigh(first.partners, last.partners).z > EVIDENCE[1]
+            adds = self.folds.weigh(first.partners, last.partners).z > EVIDENCE[1]
         return last if adds else first
 
-    def gains(self, trial: _Trial) -> tuple[Evidence, Evidence]:
+    def gains(self, trial: _StrengthRun) -> tuple[Evidence, Evidence]:
         """Return the evidence of the gentle and of the leave-best-out run."""
-        partners = self.parts.partners(self.base, self.before)
-        gain = self.parts.weigh(partners, trial.partners)
+        partners = self.folds.partners(self.base, self.before)
+        gain = self.folds.weigh(partners, trial.partners)
         if trial.probes is None:
             return gain, gain
         left_out = trial.probes.leave_best_out.apply(trial.source)
-        found = self.parts.partners(left_out, nearest(left_out))
-        return gain, self.parts.weigh(partners, found)
+        found = self.folds.partners(left_out, nearest(left_out))
+        return gain, self.folds.weigh(partners, found)
 
-    def amount(self, trial: _Trial, evidence: Evidence) -> float:
+    def amount(self, trial: _StrengthRun, evidence: Evidence) -> float:
         """Return how much of the correction to apply, in [0, 1]."""
         if trial.nothing:
             return 0.0
@@ -231,14 +242,16 @@ class _Run:
         # EMCL alone changes few matches, and every better one is welcome
         return float(trial.matches.mutual_share() > self.before.mutual_share())
 
-    def apply(self, trial: _Trial, gains: tuple[Evidence, Evidence], amount: float) -> _Applied:
+    def apply(
+        self, trial: _StrengthRun, gains: tuple[Evidence, Evidence], amount: float
+    ) -> _Applied:
         """Run NCL with the prior that the queries bear out, and scale its biases."""
         ncl, probes = self.ncl, trial.probes
         if ncl is None or probes is None or amount == 0:
             biases = None if probes is None else probes.gentle
             return _Applied(trial.source, trial.matches, biases, None)
         biases, prior = earned_biases(
-            trial.source, ncl, probes, gains, self.settings.prior, std=trial.std, **self.solving
+            trial.source, ncl, probes, gains, self.settings.prior, trial.std, self.solving
         )
         biases = biases.scaled(amount)
         source = biases.apply(trial.source)
@@ -252,14 +265,14 @@ def _query_weights(
     ncl = settings.ncl
     if ncl is None or ncl.text_marginal is not None or settings.prior not in ("auto", "gentle"):
         return None
-    return repeat_weights(vectors, before.video_of_text, memory=memory)
+    return duplicate_weights(vectors, before.video_of_text, memory=memory)
 
 
-def _strengths(proposal: Proposal | None, tried: Tried) -> list[float]:
+def _strengths(choices: StrengthCandidates | None, search: StrengthSearch) -> list[float]:
     """Return the strengths to try with NCL: the fixed one, or none and the best alone."""
-    if proposal is not None and proposal.changed and proposal.fixed is not None:
-        return [proposal.fixed]
-    return [0.0] if tried.best == 0 else [0.0, tried.best]
+    if choices is not None and choices.changed and choices.fixed is not None:
+        return [choices.fixed]
+    return [0.0] if search.best == 0 else [0.0, search.best]
 
 
 def _stored(base: Similarity, memory: int) -> Similarity:

@@ -25,7 +25,7 @@ def test_h_rises_from_0_at_a_q_of_0_30_to_1_at_0_45(q, h):
     scores = small(0).scores
     probes, source, rest = context(scores, config=NCL())
     gains = Evidence(1000.0, 0.0), Evidence(1000 * q, 0.0)
-    prior = earned_biases(source, NCL(), probes, gains, "auto", **rest)[1]
+    prior = earned_biases(source, NCL(), probes, gains, "auto", *rest)[1]
     assert_allclose(prior.hubs, h, atol=1e-9)
     assert_allclose(prior.uniform, plain_ramp(prior.evenness, 0.5, 0.85), rtol=1e-12)
     assert 0 < prior.uniform < 1

@@ -63,7 +63,7 @@ def test_a_ramp_is_flat_then_straight_then_flat(ends):
 def earned(scores, gains, mode="auto", w=None, config=EXACT):
     probes, source, rest = context(scores, w, config)
     gains = tuple(Evidence(gain, 0.0) for gain in gains)
-    return (*earned_biases(source, config, probes, gains, mode, **rest), probes)
+    return (*earned_biases(source, config, probes, gains, mode, *rest), probes)
 
 
 def test_the_two_runs_are_those_of_the_plain_loop():
