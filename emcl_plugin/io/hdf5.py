@@ -89,5 +89,3 @@ def _check_inside(data: Any, path: Path) -> None:
     if data.external is not None or data.is_virtual:
         problem, remedy = "the data set lies in another file", "copy it into one file: h5repack"
         raise InputFileError(problem, f"{path}: {data.name}", remedy)
-    if data.chunks is not None and len(data.chunks) != data.ndim:  # h5py would ask for gigabytes
-        raise ValueError(f"{data.name} of shape {data.shape} has chunks of {data.chunks}")

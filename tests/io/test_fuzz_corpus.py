@@ -1,7 +1,6 @@
-"""What was a loss once stays none: inputs that fuzzing found, and such as nobody finds by chance.
+"""Hostile inputs that fuzzing found, and others that chance does not find, stay refused.
 
-`tests/repository/campaigns/fuzz.py` finds more. A file in tests/data/fuzz/TARGET is
-an input of that target.
+A file in tests/data/fuzz/TARGET is an input of that target of tests/repository/campaigns/fuzz.py.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def quick_and_small():
 
 @pytest.fixture(scope="module", autouse=True)
 def _imported(tmp_path_factory):
-    """Libraries take time and memory of their own."""
+    """Import libraries, whose own time and memory do not count."""
     for target in TARGETS.values():
         for seed in target.seeds(tmp_path_factory.getbasetemp()):
             target.accepts(seed, tmp_path_factory.getbasetemp())
@@ -62,14 +61,14 @@ def test_the_corpus_is_small():
 
 
 def npy(shape, dtype="<f4", version=1):
-    """The head of an array."""
+    """Return the header of an array."""
     head = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode()
     size = struct.pack("<H" if version == 1 else "<I", len(head))
     return b"\x93NUMPY" + bytes([version, 0]) + size + head
 
 
 def packed(name, start, zeros, *, copies=1, **claims):
-    """An archive of one member, zeros behind ``start``; ``claims`` are what its directory says."""
+    """Return an archive of one member: ``start``, then zeros; ``claims`` change its directory."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_BZIP2) as archive:
         with archive.open(name, "w") as member:
@@ -80,6 +79,17 @@ def packed(name, start, zeros, *, copies=1, **claims):
         for claim, value in claims.items():
             setattr(info, claim, value)
         archive.filelist[1:] = [info] * (copies - 1)
+    return file.getvalue()
+
+
+def marked_as_folder():
+    """Return a .pt archive for whose numbers PyTorch would return uninitialised memory."""
+    made, file = io.BytesIO(), io.BytesIO()
+    torch.save({"x": torch.ones(2, 2)}, made)
+    with zipfile.ZipFile(made) as old, zipfile.ZipFile(file, "w") as new:
+        for info in old.infolist():
+            info.external_attr |= 0x10 * info.filename.endswith("data/0")
+            new.writestr(info, old.read(info))
     return file.getvalue()
 
 
@@ -103,6 +113,7 @@ LIES = {
     "one row 200000 times.pkl": lambda: AGAIN,
     "a name of 10000 digits.pkl": lambda: pickle.dumps({10**9999: np.ones((2, 2))}),
     "one number as a trillion.pt": expanded,
+    "numbers in a folder.pt": marked_as_folder,
     "one member many times.pt": lambda: packed("a/data.pkl", b"", 1_000_000, copies=5000),
     "a text of 4 GB.pt": lambda: b"X\xff\xff\xff\xff" + bytes(100),
 }

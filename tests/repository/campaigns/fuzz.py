@@ -1,13 +1,12 @@
-"""Hostile input, found by coverage: every reader, parser and loader is fuzzed, each by itself.
+"""Coverage-guided fuzzing of every parser and loader of this project.
 
     python tests/repository/campaigns/fuzz.py --seconds 600 [--only npy,npz]
 
-needs `pip install -e ".[test-all,fuzz]"` (atheris). Each target runs in a process of its own, so
-that a library in C that brings its process down is seen as that: it is started again with what it
-has learnt. A loss is any exception that is not this project's, a wrong number, a message without
-end, more than 5 s of CPU time, more than 1 GB of memory, a process that ends by a signal or hangs
-for 30 s. Losses of one kind, raised at one place, count once; their inputs are kept in --work.
-The figures go to results/fuzz.json, a row per target; rows of other targets stay.
+needs `pip install -e ".[test-all,fuzz]"` (atheris). Each target runs in its own process, which is
+restarted with its corpus if it dies. A loss is an exception that is not this project's, a wrong
+number, an overlong message, more than 5 s of CPU time, more than 1 GB of memory, or a process that
+dies or hangs for 30 s. Losses of one kind at one place count once; --work keeps their inputs. The
+counts go to results/fuzz.json, one row per target; rows of other targets stay.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ from targets import KEPT, TARGETS, Target  # noqa: E402
 
 RESULTS = HERE / "results" / "fuzz.json"
 PACKAGES = (
-    "atheris", "fastapi", "h5py", "numpy", "pyarrow", "pydantic", "safetensors", "scipy", "torch",
+    "atheris", "fastapi", "msgspec", "numpy", "pyarrow", "pydantic", "safetensors", "torch",
 )  # fmt: skip
 COUNTS = ("tried", "accepted", "refused")
 MOST_ENDS = 50
-"""Times that a target's process is started again."""
+"""Maximum number of times that a target's process is restarted."""
 
 
 @click.command()
@@ -46,7 +45,7 @@ MOST_ENDS = 50
 @click.option("--work", type=click.Path(path_type=Path), help="Keep inputs there.")
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=False)
 def main(seconds: float, only: str, work: Path | None, results: Path) -> None:
-    """Fuzz the targets, one after another."""
+    """Fuzz the targets in turn."""
     names = [name.strip() for name in only.split(",")]
     if unknown := set(names) - set(TARGETS):
         raise click.UsageError(f"{', '.join(sorted(unknown))}; there are {', '.join(TARGETS)}")
@@ -61,7 +60,7 @@ def main(seconds: float, only: str, work: Path | None, results: Path) -> None:
 
 
 def fuzz(target: Target, seconds: float, work: Path) -> dict[str, Any]:
-    """A target's row of the results."""
+    """Fuzz one target and return its row of the results."""
     places = {part: work / part for part in ("corpus", "losses", "ends", "scratch")}
     for place in places.values():
         place.mkdir(parents=True, exist_ok=True)
@@ -103,7 +102,7 @@ def fuzz(target: Target, seconds: float, work: Path) -> dict[str, Any]:
 
 
 def record(row: dict[str, Any], seconds: float, results: Path) -> None:
-    """Put a row in the place of the same target's."""
+    """Replace the row of the same target."""
     old = json.loads(results.read_text())["rows"] if results.exists() else []
     rows = {found["what"]: found for found in [*old, row]}
     content = {

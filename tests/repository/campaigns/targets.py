@@ -1,7 +1,8 @@
-"""What hostile input is tried on: one function per kind of input, with and without a fuzzer.
+"""Targets of fuzzing: one function per kind of input, with and without a fuzzer.
 
-A target takes bytes. It ends well where they are accepted, and raises one of this project's
-errors where they are refused; whatever else comes is a loss, a wrong number included.
+A target accepts its bytes or raises one of this project's errors. Anything else is a loss, wrong
+numbers included. Formats whose files a library parses alone (pickles, `.pt`, Arrow, HDF5, MATLAB)
+are not fuzzed here.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import pickle
 import struct
 import sys
 import warnings
@@ -34,9 +34,9 @@ from emcl_plugin.io.formats import read_vectors  # noqa: E402
 from emcl_plugin.io.members import MOST_PACKED  # noqa: E402
 
 KEPT = TESTS / "data" / "fuzz"
-"""Inputs that were losses once, in a folder per target."""
+"""Inputs that once were losses, in a folder per target."""
 LONGEST = 2000
-"""Characters of an error's message."""
+"""Maximum length of an error message."""
 _SMALL = 100_000  # numbers that are compared one by one
 
 
@@ -49,9 +49,9 @@ class Target:
     check : callable
         Takes the bytes and an empty folder.
     seeds : callable
-        Good inputs to begin with.
+        Yields valid inputs.
     change : callable or None
-        How to change an input so that it gets through the format's own checks.
+        Mutates an input so that it passes the format's own checks.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Target:
     change: Change | None = None
 
     def accepts(self, data: bytes, folder: Path) -> bool:
-        """Whether an input is accepted; raises where it is a loss."""
+        """Return whether an input is accepted; raise if it is a loss."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -154,33 +154,6 @@ def _plain_jsonl(path: Path) -> Iterator[Any]:
     yield np.array([list(map(float, row)) for row in entries], np.float32)
 
 
-def _plain_torch(path: Path) -> Iterator[Any]:
-    import torch
-
-    from emcl_plugin.io.vectors import leaves
-
-    for x in leaves(torch.load(path, weights_only=True)).values():
-        if isinstance(x, torch.Tensor):
-            yield (x.float() if x.dtype == torch.bfloat16 else x).detach().numpy()
-
-
-def _plain_mat(path: Path) -> Iterator[Any]:
-    from scipy.io import loadmat
-
-    yield from loadmat(path).values()
-
-
-def _plain_hdf5(path: Path) -> Iterator[Any]:
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        sets: list[Any] = []
-        file.visititems(lambda _, x: sets.append(x) if isinstance(x, h5py.Dataset) else None)
-        for found in sets:
-            if found.nbytes < 8 * _SMALL and found.dtype.kind == "f":
-                yield found[()]
-
-
 def _plain_parquet(path: Path) -> Iterator[Any]:
     from pyarrow import parquet, types
 
@@ -192,10 +165,7 @@ def _plain_parquet(path: Path) -> Iterator[Any]:
 
 
 def _written(*names: str) -> Callable[[Path], Iterator[bytes]]:
-    """Files as the writers of the tests make them, by the names there; ``:ids`` for those with ids.
-
-    Numbers are few, so that files are small.
-    """
+    """Return small seeds from the tests' writers, by name there; ``:ids`` adds ids."""
 
     def seeds(folder: Path) -> Iterator[bytes]:
         for name in names:
@@ -222,14 +192,6 @@ def _npz_seeds(folder: Path) -> Iterator[bytes]:
     yield from _several(folder)
 
 
-def _pickle_seeds(folder: Path) -> Iterator[bytes]:
-    yield from _written("a.pkl:ids", "old.pickle:ids")(folder)
-    rows: list[Any] = [[1.0, 2.0], [3.0, 4.0]]
-    for content in (X[:2], rows, {"x": tuple(rows), b"ids": ["a", "b"], 3: {None: {1, "a"}}}):
-        for protocol in (0, 2, 5):
-            yield pickle.dumps(content, protocol)
-
-
 # --- ground truth, ids and masks ------------------------------------------------------------------
 
 _TRUTHS = (".csv", ".tsv", ".jsonl", ".qrels", ".npy", ".parquet")
@@ -237,7 +199,7 @@ _TEXTS, _VIDEOS = ("a", "b c", "7"), ("x", "7", "ü")
 
 
 def _check_truth(data: bytes, folder: Path) -> None:
-    """The first byte chooses the format, and whether there are ids."""
+    """Check with the format, and ids or none, that the first byte chooses."""
     from emcl_plugin.io.truth import read_lines, read_mask, read_truth
 
     which, data = data[0] if data else 0, data[1:]
@@ -254,7 +216,7 @@ def _check_truth(data: bytes, folder: Path) -> None:
     for places in (truth.query, truth.item):
         assert ((places >= 0) & (places < 3)).all()
     assert len(truth.query) == len(truth.item) == len(truth.grade)
-    assert (np.isfinite(truth.grade) & (truth.grade > 0)).all(), "grades that are none"
+    assert (np.isfinite(truth.grade) & (truth.grade > 0)).all(), "grades are not positive"
 
 
 def _truth_seeds(folder: Path) -> Iterator[bytes]:
@@ -295,11 +257,11 @@ def _truth_change(start: bytes) -> Change:
 
 # --- retrievers' files ----------------------------------------------------------------------------
 
-_HOLDERS = (".npz", ".pkl", ".pt", ".safetensors", ".npy", ".h5")
+_HOLDERS = (".npz", ".safetensors", ".npy")
 
 
 def _check_adapter(data: bytes, folder: Path) -> None:
-    """The first byte chooses the retriever, the second the format."""
+    """Check with the retriever of the first byte and the format of the second."""
     from emcl_plugin.adapters import ADAPTERS, read
 
     if len(data) < 2:
@@ -323,11 +285,11 @@ def _check_adapter(data: bytes, folder: Path) -> None:
     if shape[0] * shape[1] < _SMALL:
         scores = found.scores()
         assert tuple(scores.shape) == shape
-        assert bool(np.isfinite(np.asarray(scores)).all()), "scores that are no numbers"
+        assert bool(np.isfinite(np.asarray(scores)).all()), "scores are not finite"
 
 
 def _unpacked(data: bytes, folder: Path) -> Path:
-    """A folder of an archive's members, by the last two parts of their names."""
+    """Unpack an archive into a folder, by the last two parts of the members' names."""
     import shutil
 
     home = folder / "run"
@@ -347,7 +309,7 @@ def _unpacked(data: bytes, folder: Path) -> Path:
 
 
 def _adapter_arrays() -> dict[str, dict[str, Any]]:
-    """What each of them leaves, small."""
+    """Return small files of each retriever."""
     import torch
     from producers import Items, clip4clip, mmt
 
@@ -413,7 +375,6 @@ def _flat(arrays: dict[str, Any]) -> dict[str, Any]:
 
 
 def _adapter_seeds(folder: Path) -> Iterator[bytes]:
-    import torch
     from safetensors.numpy import save
 
     from emcl_plugin.adapters import ADAPTERS
@@ -423,12 +384,8 @@ def _adapter_seeds(folder: Path) -> Iterator[bytes]:
         out = io.BytesIO()
         np.savez(out, **_flat(arrays))
         yield bytes([which, 0]) + out.getvalue()
-        yield bytes([which, 1]) + pickle.dumps(arrays)
         if name in ("clip4clip", "open_clip", "drl"):
-            out = io.BytesIO()
-            torch.save({k: torch.tensor(x) for k, x in arrays.items()}, out)
-            yield bytes([which, 2]) + out.getvalue()
-            yield bytes([which, 3]) + save({k: np.atleast_1d(x) for k, x in arrays.items()})
+            yield bytes([which, 1]) + save({k: np.atleast_1d(x) for k, x in arrays.items()})
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for part in ("text_emb", "img_emb"):
@@ -446,12 +403,7 @@ def _adapter_change(start: bytes) -> Change:
 
     if list(ADAPTERS)[start[0] % len(ADAPTERS)] == "clip-retrieval":
         return CHANGES[".npz"]
-    return CHANGES.get(_HOLDERS[start[1] % len(_HOLDERS)], _blind)
-
-
-def _blind(data: bytes, random: Any, inner: Any) -> bytes:
-    del random
-    return inner(data)  # type: ignore[no-any-return]
+    return CHANGES[_HOLDERS[start[1] % len(_HOLDERS)]]
 
 
 # --- saved correctors and checkpoints -------------------------------------------------------------
@@ -460,7 +412,7 @@ SAVED = TESTS / "data" / "state_v1"
 
 
 def _check_state(data: bytes, folder: Path) -> None:
-    """The first byte chooses the file, and whether the sums are made right again."""
+    """Check with the file that the first byte chooses, checksums corrected or not."""
     import shutil
 
     import torch
@@ -480,11 +432,11 @@ def _check_state(data: bytes, folder: Path) -> None:
     queries = torch.ones(2, found.corrector_.dimension, dtype=torch.float64)
     scores = found.transform(queries)
     assert scores.shape == (2, len(found.corrector_))
-    assert bool(torch.isfinite(scores).all()), "scores that are no numbers"
+    assert bool(torch.isfinite(scores).all()), "scores are not finite"
 
 
 def _seal_again(home: Path) -> None:
-    """Sums as a forger would write them."""
+    """Correct the checksums as a forger would."""
     from safetensors.torch import load_file
 
     from emcl_plugin.bank import persistence
@@ -517,7 +469,7 @@ def _state_change(start: bytes) -> Change:
 
 @cache
 def _job() -> tuple[Any, str, bytes]:
-    """Scores, what their job is called in a checkpoint, and a checkpoint of theirs."""
+    """Return scores, the fingerprint of their job, and one of its checkpoints."""
     import tempfile
 
     from emcl_plugin import rerank
@@ -544,7 +496,7 @@ def _job() -> tuple[Any, str, bytes]:
 
 
 def _check_checkpoint(data: bytes, folder: Path) -> None:
-    """The first byte says whether the sum is made right again."""
+    """Check with the checksum corrected if the first byte is odd."""
     from emcl_plugin import rerank
 
     scores, job, _ = _job()
@@ -555,7 +507,7 @@ def _check_checkpoint(data: bytes, folder: Path) -> None:
             _seal_checkpoint(path, job)
     found = rerank(scores, resume=path)
     assert found.shape == scores.shape
-    assert np.isfinite(found).all(), "scores that are no numbers"
+    assert np.isfinite(found).all(), "scores are not finite"
 
 
 def _seal_checkpoint(path: Path, job: str) -> None:
@@ -594,7 +546,7 @@ def _app() -> tuple[Any, Any]:
 
 
 def _check_service(data: bytes, folder: Path) -> None:
-    """Head, blank line, body: method, path and headers, a line each."""
+    """Check a request: method, path and headers, a line each, then a blank line and the body."""
     del folder
     import asyncio
 
@@ -682,7 +634,7 @@ def _change_service(data: bytes, random: Any, inner: Any) -> bytes:
 
 
 def _check_option(data: bytes, folder: Path) -> None:
-    """The first byte chooses which."""
+    """Check the parser that the first byte chooses."""
     import click
 
     from emcl_plugin._internal.sizes import format_size, parse_size
@@ -733,12 +685,7 @@ def _option_seeds(folder: Path) -> Iterator[bytes]:
 TARGETS = {
     target.name: target
     for target in (
-        Target(
-            "npy",
-            _reader(".npy", _plain_npy),
-            _written("a.npy", "objects.npy:ids"),
-            CHANGES[".npy"],
-        ),
+        Target("npy", _reader(".npy", _plain_npy), _written("a.npy"), CHANGES[".npy"]),
         Target("npz", _reader(".npz", _plain_npz), _npz_seeds, CHANGES[".npz"]),
         Target(
             "safetensors",
@@ -747,27 +694,11 @@ TARGETS = {
             change_safetensors,
         ),
         Target(
-            "pt",
-            _reader(".pt", _plain_torch),
-            _written("a.pt", "a.pth", "a.pt:ids"),
-            CHANGES[".pt"],
-        ),
-        Target("pt-legacy", _reader(".pt", _plain_torch), _written("old.pt")),
-        Target("pickle", _reader(".pkl"), _pickle_seeds, CHANGES[".pkl"]),
-        Target(
             "parquet",
             _reader(".parquet", _plain_parquet),
             _written("a.parquet", "lists.parquet", "a.parquet:ids"),
             CHANGES[".parquet"],
         ),
-        Target(
-            "arrow",
-            _reader(".arrow"),
-            _written("a.arrow", "a.feather", "a.feather:ids", "dictionary.arrow:ids"),
-            CHANGES[".arrow"],
-        ),
-        Target("hdf5", _reader(".h5", _plain_hdf5), _written("a.h5", "chunks.hdf5", "a.h5:ids")),
-        Target("mat", _reader(".mat", _plain_mat), _written("a.mat", "new.mat"), CHANGES[".mat"]),
         Target("fvecs", _reader(".fvecs", _plain_fvecs), _written("a.fvecs")),
         Target("csv", _reader(".csv", _plain_csv), _written("a.csv", "a.csv:ids"), CHANGES[".csv"]),
         Target("tsv", _reader(".tsv", _plain_csv), _written("a.tsv"), CHANGES[".tsv"]),
