@@ -19,7 +19,7 @@ from emcl_plugin.bank import BankReport
 from emcl_plugin.bank.corrector import Corrector
 from emcl_plugin.emcl import EMCL, PRESETS
 from emcl_plugin.evidence.prior import MODES
-from emcl_plugin.io.strict_json import bad, read_as, same_keys, saved_fields
+from emcl_plugin.io.strict_json import bad, parse_json, read_as, same_keys, saved_fields
 from emcl_plugin.ncl import NCL
 from emcl_plugin.version import __version__
 
@@ -174,7 +174,7 @@ def content_of(reranker: Fitted) -> dict[str, Any]:
         "report": corrector.facts or None,
         "named": bool(corrector.names),
     }
-    plain: dict[str, Any] = json.loads(json.dumps(content, default=_plain))
+    plain: dict[str, Any] = parse_json(json.dumps(content, default=_plain).encode(), "the fit")
     return plain
 
 

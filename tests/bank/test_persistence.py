@@ -190,7 +190,7 @@ def test_older_formats_are_brought_up_step_by_step(folder, monkeypatch):
     content = json.loads((folder / MANIFEST).read_text())
     content["relaxation"] = content.pop("rho")
     write(folder, content)
-    refused(folder, "something is missing\n.*rho")
+    refused(folder, "a value is missing.*\n.*rho")
     monkeypatch.setattr(manifest, "FORMAT", 2)
     refused(folder, "there never was such a format")
     monkeypatch.setitem(manifest._UPGRADES, 1, renamed)

@@ -225,9 +225,9 @@ def disk(home):
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ([*SIDES, "-o", "disk/out.npy"], "are needed"),
+        ([*SIDES, "-o", "disk/out.npy"], " needed"),
         ([*SIDES, "--run", "disk/out.csv"], "disk/out.csv: No space left on device"),
-        ([*FIT, "--save", "disk/out"], "are needed"),
+        ([*FIT, "--save", "disk/out"], " needed"),
     ],
 )
 def test_a_disk_that_is_really_full(forks, home, disk, command, words):
@@ -287,7 +287,7 @@ def first(make):
 def test_the_folder_vanishes(forks, home, command, when):
     (home / "sub").mkdir()
     run = forks.run(*command, cwd=home, before=VANISHES.format(when))
-    told(run, "writing failed; nothing was written", "see that its folder is still there")
+    told(run, "writing failed; nothing was written", "check that the folder still exists")
     assert new(home) == []
 
 
