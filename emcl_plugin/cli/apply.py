@@ -84,7 +84,7 @@ def apply_command(
     batch.
     """
     if (text is None) == (video is None):
-        raise wrong_usage("give the queries: --text or --video, one of the two")
+        raise wrong_usage("give the queries with either --text or --video")
     output = _named(output, top)
     started = time.perf_counter()
 
@@ -124,8 +124,8 @@ def _named(output: Path | None, top: int | None) -> Path:
     """Return the output; a suffix that does not fit is wrong usage."""
     output = output or Path("scores.npy" if top is None else "top.csv")
     if output.suffix != (".npy" if top is None else ".csv"):
-        what = "scores are written as .npy" if top is None else "--top writes a table, .csv"
-        raise wrong_usage(f"{what}: name the output so, not {escaped(output.name)}")
+        what = "scores need an .npy" if top is None else "--top needs a .csv"
+        raise wrong_usage(f"{what} output, not {escaped(output.name)}")
     return output
 
 
@@ -198,16 +198,17 @@ def _write_top(
 
 
 def _summarise(facts: dict[str, Any], bank: int, rows: Rows) -> None:
-    from emcl_plugin.cli.show import aligned
+    from emcl_plugin.cli.show import aligned, gate_words
     from emcl_plugin.report.tables import metrics_table
 
-    seen, gate = facts["seen_in_bank"], 100 * facts["likeness"]
+    seen, gate = facts["seen_in_bank"], facts["likeness"]
+    overlap = f"{seen or 'no'} {'query is' if seen < 2 else 'queries are'} in the bank"
     lines = [
         ("", f"{facts['queries']} queries x {facts['gallery']} gallery items"),
-        ("protocol", f"bank ({bank} bank queries made the correction)"),
+        ("protocol", f"bank (correction learned from {bank} bank queries)"),
         ("applied", f"{100 * facts['strength']:.0f} % of the biases"),
-        ("gate", f"{gate:.0f} % of the queries are like the bank's, others left alone"),
-        ("leak", f"{seen or 'none'} of the queries {'is' if seen == 1 else 'are'} in the bank"),
+        ("gate", gate_words(gate)),
+        ("overlap", overlap),
         ("written", f"{escaped(facts['output'])}, {facts['seconds']:.1f} s in all"),
     ]
     click.echo(aligned(lines), err=True)

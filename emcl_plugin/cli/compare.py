@@ -55,16 +55,16 @@ def compare_command(
 ) -> None:
     """Compare this package, its parts and the other training-free methods on the same data.
 
-    A star marks the best of a column. "beats" lists the letters of the methods that one beats
-    significantly in R@1 (paired randomisation test, p < 0.05). "skew" is the 10-occurrence
-    skewness of the videos, "seconds" is correction and evaluation of both directions. A method
-    that needs a bank or embeddings that are not given is named and left out.
+    A star marks the best value of a column. "beats" lists the letters of the methods that a method
+    beats significantly in R@1 (paired randomisation test, p < 0.05). "skew" is the 10-occurrence
+    skewness of the videos, "seconds" the time of correction and evaluation in both directions.
+    Methods without the bank or embeddings that they need are skipped with a note.
     """
     sources = Sources.of(options)
     if not demo:
         sources.check()
     elif sources.named:
-        raise wrong_usage("--demo brings its own data: leave the files out")
+        raise wrong_usage("--demo has its own data: omit the files")
     names = read_measures(measures)
     if sort != "none":
         read_measures(sort, "--sort")
@@ -105,9 +105,7 @@ def _chosen(methods: str | None) -> list[str] | None:
     chosen = [name.strip() for name in methods.split(",")]
     wrong = [name for name in chosen if name not in KNOWN]
     if wrong:
-        raise wrong_usage(
-            f"--methods: {', '.join(wrong) or 'nothing'} is not known; use {', '.join(KNOWN)}"
-        )
+        raise wrong_usage(f"--methods: unknown method {', '.join(wrong)}; use {', '.join(KNOWN)}")
     return chosen
 
 

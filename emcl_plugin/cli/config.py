@@ -91,17 +91,17 @@ class RunConfig:
             _check_banks(sources, scope, evaluation)
         if evaluation.truth.gt is None and sources.source is None and outputs.explained:
             raise wrong_usage(
-                "--report and --plots need the ground truth: --gt FILE, or --gt diagonal where row "
-                "i belongs to row i"
+                "--report and --plots need ground truth: --gt FILE, or --gt diagonal if row i "
+                "matches row i"
             )
         if scope.candidates is None and scope.index is not None:
-            raise wrong_usage("--index is for --candidates: give both")
+            raise wrong_usage("--index needs --candidates")
         if scope.candidates is not None:
             _check_candidates(sources, banks, outputs, evaluation, scope.candidates, options["top"])
         alone = ("candidates", "text_bank", "video_bank", "report", "plots", "check_leak")
         processes.check_alone({name: options[name] for name in alone}, sources.named)
         if scope.resume is not None and not method.normalises:
-            raise wrong_usage("--resume keeps NCL's iterations, and NCL is off")
+            raise wrong_usage("--resume stores NCL's iterations, and NCL is off")
         features = sources.text is not None or sources.source is not None
         return cls(
             sources=sources,
@@ -121,15 +121,12 @@ def _check_banks(sources: Sources, scope: Scope, evaluation: Evaluation) -> None
     """Banks hold embeddings and are compared with embeddings."""
     if sources.text is None or sources.sim is not None:
         raise wrong_usage(
-            "--text-bank and --video-bank hold embeddings: give --text and --video, without --sim"
+            "--text-bank and --video-bank need embeddings: give --text and --video, without --sim"
         )
     if evaluation.check_order:
-        raise wrong_usage(
-            "--check-leak asks whether the order of the texts leaks into the result; with a bank "
-            "no text depends on another"
-        )
+        raise wrong_usage("--check-leak is not needed with a bank: no text depends on another")
     if scope.resume is not None:
-        raise wrong_usage("--resume keeps the iterations of a run without banks: leave it out")
+        raise wrong_usage("--resume does not go with banks")
 
 
 def _check_candidates(
@@ -143,19 +140,16 @@ def _check_candidates(
     """Candidates are of embeddings, and give runs."""
     if sources.text is None or sources.sim is not None or banks:
         raise wrong_usage(
-            "--candidates are searched among embeddings: give --text and --video, without --sim "
-            "and without banks"
+            "--candidates needs embeddings: give --text and --video, without --sim and banks"
         )
     if outputs.matrix is not None or not outputs.runs:
         raise wrong_usage(
-            "--candidates gives no matrix: name a run, e.g. --run best.csv, and no --output"
+            "--candidates writes no matrix: give --run, e.g. --run best.csv, and no --output"
         )
     if top is not None and top > candidates:
-        raise wrong_usage(f"--top {top} is more than --candidates {candidates}")
+        raise wrong_usage(f"--top {top} exceeds --candidates {candidates}")
     if outputs.explained or evaluation.check_order:
-        raise wrong_usage(
-            "--report, --plots and --check-leak need all scores: leave --candidates out"
-        )
+        raise wrong_usage("--report, --plots and --check-leak do not go with --candidates")
 
 
 def _shown(context: click.Context) -> dict[str, object]:

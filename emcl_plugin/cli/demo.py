@@ -1,4 +1,4 @@
-"""`emcl-rerank demo`: the main job on real embeddings that ship with the package."""
+"""`emcl-rerank demo`: the main command on real embeddings that ship with the package."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from emcl_plugin.cli.options import json_option
 from emcl_plugin.errors import escaped
 
 
@@ -16,18 +17,18 @@ from emcl_plugin.errors import escaped
     epilog="\b\nExamples:\n  emcl-rerank demo\n  emcl-rerank demo --json\n  "
     "emcl-rerank demo --save demo",
 )
-@click.option("--json", "as_json", is_flag=True, help="Metrics and report as JSON.")
+@json_option
 @click.option(
     "--save",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Also write text.npy, video.npy and their banks there, to try the commands on files.",
+    help="Also save text.npy, video.npy and their banks here, to try the commands on files.",
 )
 def demo(as_json: bool, save: Path | None) -> None:
-    """Re-score real embeddings that ship with the package and show what it gains.
+    """Re-score real embeddings that ship with the package and show the gain.
 
-    The two sides are the English and the Spanish names of the same emoji: the simplest two
-    modalities with a known right answer. Row i of one belongs to row i of the other.
+    The two sides are the English and the Spanish names of the same emoji, the simplest two
+    modalities with a known answer. Row i of one side matches row i of the other.
     """
     from emcl_plugin.cli.show import summary
     from emcl_plugin.data.demo import load_demo, run_demo, save_demo

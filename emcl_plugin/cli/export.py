@@ -63,9 +63,9 @@ _RANKED_BY = {"ip": "inner product", "cosine": "cosine", "l2": "Euclidean distan
 def export_command(folder: Path, force: bool, quiet: bool, **options: Any) -> None:
     """Write the corrected gallery of the corrector in DIR for a vector store.
 
-    Each item has one vector of one dimension more, [M v, tau g], and each query one, [M q, s],
-    whose inner product is the corrected score: a store that ranks by it ranks as the corrector
-    does. For stores that know only cosine or Euclidean distance give --space.
+    Items get one extra dimension, [M v, tau g], and so do queries, [M q, s]. Their inner product is
+    the corrected score, so a store that ranks by it ranks as the corrector does. For stores that
+    rank by cosine or Euclidean distance only, give --space.
     """
     wanted = _Wanted.of(options)
     wanted.check()
@@ -115,15 +115,15 @@ class _Wanted(Group):
     def check(self) -> None:
         """Refuse contradictions."""
         if (self.to is None) != (self.output is None):
-            raise wrong_usage("--to and --output go together: what to write, and where")
+            raise wrong_usage("--to and --output need each other")
         if (self.queries is None) != (self.queries_output is None):
-            raise wrong_usage("--queries and --queries-output go together")
+            raise wrong_usage("--queries and --queries-output need each other")
         if self.to is None and self.queries is None:
-            raise wrong_usage("there is nothing to write: give --to and --output, or --queries")
+            raise wrong_usage("nothing to write: give --to and --output, or --queries")
         if self.factory is not None and self.to != "faiss":
-            raise wrong_usage("--factory is an index of --to faiss")
+            raise wrong_usage("--factory needs --to faiss")
         if self.phi is not None and self.space == "ip":
-            raise wrong_usage("--phi is for --space cosine and --space l2")
+            raise wrong_usage("--phi needs --space cosine or l2")
 
 
 def _export(corrector: Corrector, wanted: _Wanted, *, force: bool) -> list[str]:
@@ -154,11 +154,11 @@ def _export(corrector: Corrector, wanted: _Wanted, *, force: bool) -> list[str]:
 def _space(done: Exported) -> str:
     if done.phi is None:
         return _RANKED_BY[done.space]
-    return f"{_RANKED_BY[done.space]}, phi {done.phi:.8g} (keep it: items to come need the same)"
+    return f"{_RANKED_BY[done.space]}, phi {done.phi:.8g} (later items need the same phi)"
 
 
 def _search(done: Exported) -> str:
-    """One line of Python that asks the store, with converted queries Q (one query, q)."""
+    """Return a line of Python that searches the store with converted queries Q (one: q)."""
     metric = "dot" if done.space == "ip" else done.space
     path, file = (
         escaped(json.dumps(str(name), ensure_ascii=False))  # a text of Python's, too

@@ -87,16 +87,15 @@ class Sources(Group):
         """Refuse too little and too much."""
         if self.source is not None and len(self.named) > 1:
             raise wrong_usage(
-                "--from brings scores and embeddings: leave --text, --video and --sim out"
+                "--from provides scores and embeddings: omit --text, --video and --sim"
             )
         if not self.named:
             raise wrong_usage(
-                "there is nothing to work on: give --text and --video, --sim, or --from; or try "
-                "'emcl-rerank demo'"
+                "no input: give --text and --video, --sim, or --from; or try 'emcl-rerank demo'"
             )
         if (self.text is None) != (self.video is None):
-            lone = "--text" if self.video is None else "--video"
-            raise wrong_usage(f"{lone} alone is one side only: give both, or --sim")
+            lone, other = ("--text", "--video")[:: 1 if self.video is None else -1]
+            raise wrong_usage(f"{lone} needs {other}: give both, or --sim")
 
     def read(self) -> Inputs:
         """Open the files, memory-mapped where possible."""
@@ -107,9 +106,7 @@ class Sources(Group):
         notes: list[str] = []
         if self.text is not None and self.text == self.video:
             name = escaped(self.text)
-            notes.append(
-                f"--text and --video are the same, {name}: each item is its own best match"
-            )
+            notes.append(f"--text and --video are the same file, {name}: each item matches itself")
         matrix, ids, column_ids = None, None, None
         if self.sim is not None:
             scores = read_source(self.sim)
@@ -158,8 +155,8 @@ class Sides:
         """Take the side that is given as the gallery; its bank is of the other side."""
         if (text is None) == (video is None):
             raise wrong_usage(
-                "give the gallery that will be searched: --video where texts will ask, --text "
-                "where videos will; " + ("not both" if text is not None else "neither is there")
+                "give the gallery to search: --video for text queries, --text for video queries; "
+                + ("not both" if text is not None else "neither is given")
             )
         forward = video is not None
         gallery = video if video is not None else text
@@ -168,7 +165,7 @@ class Sides:
         if bank is None:
             missing, given = ("--text-bank", "--video") if forward else ("--video-bank", "--text")
             raise wrong_usage(
-                f"{given} is searched by the other side, whose bank is missing: give {missing}"
+                f"a bank of queries for the gallery {given} is missing: give {missing}"
             )
         assert gallery is not None
         return cls(gallery, bank, other, "--text" if forward else "--video")
@@ -212,9 +209,9 @@ class TruthFiles(Group):
         if not len(truth.query):
             named = [str(path) for path in (self.gt, self.query_mask) if path is not None]
             raise InputValueError(
-                "no text has a right video, so that there is nothing to measure",
+                "no text has a relevant video: there is nothing to measure",
                 " and ".join(named),
-                "give a grade above 0 to what is right, and a mask that keeps some texts",
+                "give relevant pairs a grade above 0, and a mask that keeps some texts",
             )
         return truth
 
@@ -248,7 +245,7 @@ def _read_array(source: str | None) -> Matrix | None:
 
 
 def read_source(source: str) -> Vectors:
-    """One file of vectors; pickles only with --trust-pickle."""
+    """Read one file of vectors; pickles only with --trust-pickle."""
     from emcl_plugin.io.formats import read_vectors
 
     return read_vectors(source, trust_pickle=trusted())
@@ -264,7 +261,7 @@ def names_of(gallery: Vectors, path: Path | None) -> list[str]:
 
 
 def trusted() -> bool:
-    """Whether --trust-pickle is given."""
+    """Return whether --trust-pickle is given."""
     context = click.get_current_context(silent=True)
     return context is not None and bool(context.meta.get(TRUST))
 
@@ -290,7 +287,7 @@ def _oriented(
 
 
 def _from_retriever(name: str, path: str, orientation: str) -> Inputs:
-    """What a retriever wrote."""
+    """Read the output of a retriever."""
     from emcl_plugin import adapters
     from emcl_plugin.emcl.experts import Experts
 
@@ -308,43 +305,43 @@ def _from_retriever(name: str, path: str, orientation: str) -> Inputs:
 
 
 def _agreed(side: str, embeddings: Vectors | None, scores: Ids | None) -> Ids | None:
-    """The ids of a side; refuse files that list other items, or the same in another order."""
+    """Return the ids of a side; refuse files that disagree on them."""
     ids = None if embeddings is None else embeddings.ids
     if ids is None or scores is None or ids == scores:
         return scores if ids is None else ids
     places = enumerate(zip(ids, scores, strict=False))
-    where = next((f"{i}: {a!r} and {b!r}" for i, (a, b) in places if a != b), "of another number")
+    where = next((f"{i}: {a!r} and {b!r}" for i, (a, b) in places if a != b), "not as many")
     raise InputValueError(
-        f"--{side} and --sim are not of the same {side}s, by their ids",
+        f"--{side} and --sim have different {side} ids",
         f"{side} {where}",
-        "save both in one order",
+        "save both in the same order",
     )
 
 
 def check_gallery(gallery: Matrix, bank: Matrix, metric: str) -> None:
-    """Look at every vector of the gallery, before hours of work on the bank."""
+    """Check every vector of the gallery, before hours of work on the bank."""
     from emcl_plugin._internal.arrays import check_matrix
     from emcl_plugin.scores import Features
 
     vectors = check_matrix(gallery, "gallery")
     if vectors.shape[1:] != bank.shape[1:]:
         raise InputValueError(
-            "the gallery has another dimension than the bank",
+            "the gallery and the bank have different dimensions",
             f"{tuple(vectors.shape)} against {tuple(bank.shape)}",
-            "embed it with the same model",
+            "embed both with the same model",
         )
     Features(vectors, name="gallery", metric=metric)
 
 
 def read_measures(text: str, option: str = "--measures") -> list[str]:
-    """The names in a comma-separated list."""
+    """Return the names in a comma-separated list."""
     from emcl_plugin.evaluation.metrics import is_measure
 
     names = [name.strip() for name in text.split(",") if name.strip()]
     wrong = [name for name in names if not is_measure(name)]
     if wrong or not names:
         raise wrong_usage(
-            f"{option}: {', '.join(wrong) or 'nothing'} is not known; "
-            "R@K, MdR, MnR, MRR, mAP, mAP@K, nDCG, nDCG@K or GM, with a comma between"
+            f"{option}: unknown measure {', '.join(wrong) or 'none'}; use "
+            "R@K, MdR, MnR, MRR, mAP, mAP@K, nDCG, nDCG@K or GM, separated by commas"
         )
     return names

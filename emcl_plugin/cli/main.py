@@ -56,7 +56,7 @@ Examples:
   emcl-rerank --text t.npy --video v.npy --sim sims.npy --memory 2G
 
 Every option can also be set by an environment variable: EMCL_RERANK_TEXT for --text and so on.
-Exit status: 0 done, 1 failed, 2 wrong usage.
+Exit status: 0 success, 1 failure, 2 wrong usage.
 """
 
 
@@ -72,7 +72,7 @@ class _Commands(Sections, click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.commands and Path(args[0]).suffix:
             raise wrong_usage(
-                f"{args[0]} stands alone: name files by options, as in --text t.npy --video v.npy"
+                f"unexpected argument {args[0]}: pass files with options, as in --text t.npy"
             )
         return super().resolve_command(ctx, args)
 
@@ -103,9 +103,10 @@ def command(context: click.Context, /, **options: Any) -> None:
 
     Give embeddings (--text, --video), a similarity matrix (--sim, texts x videos), or both: .npy,
     .npz, .safetensors, .pt, .parquet, .h5, .mat, .fvecs, .csv or .jsonl, 'file:name' for one array
-    of several, a folder of parts, an address, or - for standard input; or what a retriever wrote
-    (--from). The re-scored matrix goes to --output, the best of every query to --run, a summary to
-    standard error. No training, no labels; without evidence of hubs nothing is applied.
+    of several, a folder of parts, a URL, or - for standard input; or the output of a retriever
+    (--from). The re-scored matrix goes to --output, the best results of each query to --run, a
+    summary to standard error. No training, no labels; without evidence of hubs the scores stay as
+    they are.
     """
     processes.check_environment()
     if context.invoked_subcommand is not None and processes.count() > 1:
@@ -123,7 +124,7 @@ def command(context: click.Context, /, **options: Any) -> None:
     ]
     if given:
         raise wrong_usage(
-            f"{', '.join(given)} cannot go with the sub-command {context.invoked_subcommand}"
+            f"{', '.join(given)} does not go with the sub-command {context.invoked_subcommand}"
         )
 
 
@@ -170,16 +171,16 @@ def main() -> NoReturn:
         if ran_out_of_memory(error):
             advice = "give --memory, for example 1G, or --device cpu"
             received = words.partition("\n")[0] or "this input"
-            _fail(_THREE.format("the memory ran out", received, advice), files)
+            _fail(_THREE.format("out of memory", received, advice), files)
         if isinstance(error, OSError):
             if error.filename is None:  # standard output, as where its disk is full
                 streams.drop_output()
-            _fail(_THREE.format("the system refused to read or write", words, _REFUSED), files)
+            _fail(_THREE.format("reading or writing failed", words, _REFUSED), files)
         _fail(
             _THREE.format(
-                "an error of this program, not of yours",
+                "internal error",
                 escaped(f"{type(error).__name__}: {words}"),
-                "please report it; EMCL_RERANK_DEBUG=1 shows where it comes from",
+                "please report it; EMCL_RERANK_DEBUG=1 shows the traceback",
             ),
             files,
         )
@@ -187,7 +188,7 @@ def main() -> NoReturn:
 
 _ENDING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 _THREE = "{}\n  received: {}\n  to do:    {}"
-_REFUSED = "see to that file and its disk, or to where the output of this program goes"
+_REFUSED = "check that file and its disk, or where standard output goes"
 
 
 def _fail(message: str, files: Files | None = None, *, told: bool = False) -> NoReturn:
@@ -200,7 +201,7 @@ def _fail(message: str, files: Files | None = None, *, told: bool = False) -> No
 
 
 def _listen() -> None:
-    """Take signals as Ctrl-C, but those that somebody wants ignored, as nohup does."""
+    """Treat signals as Ctrl-C, except ignored ones (nohup)."""
     for number in _ENDING:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _interrupt)
@@ -214,20 +215,20 @@ def _end(status: int) -> NoReturn:
 
 
 def _no_longer() -> None:
-    """All is said and done: what interrupts from now on would only make noise."""
+    """Ignore signals from now on: the run is over."""
     for number in _ENDING:
         signal.signal(number, signal.SIG_IGN)
 
 
 class _Interrupted(KeyboardInterrupt):
-    """Where a bare one has passed an ``exec``, Python ends by SIGINT, whatever its status."""
+    """Own class: a bare KeyboardInterrupt after an ``exec`` overrides the exit status."""
 
 
 _heard = -math.inf
 
 
 def _interrupt(number: int, _: object) -> None:
-    """Stop the work; signals that follow at once are the same wish, and spare the cleaning up."""
+    """Stop the work; further signals within a second do not disturb the clean-up."""
     global _heard
     now = time.monotonic()
     if now - _heard > 1:
@@ -236,7 +237,7 @@ def _interrupt(number: int, _: object) -> None:
 
 
 def _again(lost: sys.UnraisableHookArgs) -> None:
-    """A signal that came where nothing can be raised, as in a destructor, comes again."""
+    """Raise again a signal that arrived where nothing can be raised, as in a destructor."""
     global _heard
     if isinstance(lost.exc_value, _Interrupted):
         _heard = -math.inf

@@ -117,13 +117,15 @@ class Method(Group):
         }
         names = [name for name, value in given.items() if value is not None]
         if names and (self.emcl == "off" or not features):
-            why = "--emcl off" if self.emcl == "off" else "no embeddings (--text, --video)"
-            raise wrong_usage(f"{', '.join(names)} cannot work with {why}")
+            why = "does not go with --emcl off"
+            if self.emcl != "off":
+                why = "needs embeddings: give --text and --video"
+            raise wrong_usage(f"{', '.join(names)} {why}")
         if self.temperature is not None and not self.normalises:
             off = "--ncl off" if self.ncl == "off" else "--prior off"
-            raise wrong_usage(f"--temperature cannot work with {off}")
+            raise wrong_usage(f"--temperature does not go with {off}")
         if self.ncl == "off" and self.prior in ("even", "gentle"):
-            raise wrong_usage(f"--prior {self.prior} cannot work with --ncl off")
+            raise wrong_usage(f"--prior {self.prior} does not go with --ncl off")
 
     def settings(self, *, features: bool, metric: str) -> Settings:
         """Return the settings that the options stand for."""

@@ -57,11 +57,11 @@ class _Source(click.types.StringParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(super().convert(value, param, ctx))
         if not text:
-            self.fail("the name of the file is empty", param, ctx)
+            self.fail("the file name is empty", param, ctx)
         if ctx is not None and (text == "-" or text.startswith("-:")):
             first = ctx.meta.setdefault("emcl_plugin.stdin", param)
             if first is not param:
-                self.fail("standard input can be one of the options only", param, ctx)
+                self.fail("only one option can read standard input", param, ctx)
         return text
 
 

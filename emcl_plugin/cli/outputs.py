@@ -59,7 +59,7 @@ class Outputs:
         output, run, run_v2t, top = (options[k] for k in ("output", "run", "run_v2t", "top"))
         report, plots, resume = (options[name] for name in ("report", "plots", "resume"))
         if top is not None and run is None and run_v2t is None:
-            raise wrong_usage("--top is for --run and --run-v2t: name one of them")
+            raise wrong_usage("--top needs --run or --run-v2t")
         if output is None and run is None and run_v2t is None:
             output = Path("reranked.npy")
         _check_suffix("--output", output, SCORES)
@@ -98,7 +98,7 @@ class Outputs:
         for direction, path in self.runs.items():
             query, item = SIDES[direction]
             lines.append(
-                f"{escaped(path)} (the {min(self.top, counts[item])} best {item}s of every {query})"
+                f"{escaped(path)} (the {min(self.top, counts[item])} best {item}s of each {query})"
             )
         return lines
 
@@ -112,9 +112,7 @@ class Outputs:
 def _check_suffix(option: str, path: Path | None, known: Collection[str]) -> None:
     if path is None or path.suffix.lower() in known or os.path.isdir(path):  # refused later
         return
-    raise wrong_usage(
-        f"{option} {escaped(path)}: files of this kind cannot be written, only {', '.join(known)}"
-    )
+    raise wrong_usage(f"{option} {escaped(path)}: unsupported file type; use {', '.join(known)}")
 
 
 def _check_distinct(paths: Sequence[Path | None]) -> None:

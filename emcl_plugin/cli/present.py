@@ -41,8 +41,11 @@ def present_plan(job: Job, config: RunConfig) -> None:
     each = f", in each of {job.group.size} processes" if job.group.size > 1 else ""
     lines = [
         ("plan", f"{plan.shape[0]} texts x {plan.shape[1]} videos{each}: {plan.way}"),
-        ("time", f"about {seconds:.1f} s on {job.device}, without measuring"),
-        ("memory", f"{format_size(plan.held)} beside the embeddings, of {format_size(job.memory)}"),
+        ("time", f"about {seconds:.1f} s on {_device(job)} (evaluation not included)"),
+        (
+            "memory",
+            f"{format_size(plan.held)} plus the embeddings, of {format_size(job.memory)}",
+        ),
         *(("would write", line) for line in config.outputs.shown(job)),
     ]
     click.echo(aligned(lines))
@@ -63,7 +66,7 @@ def _summarise(result: Result, config: RunConfig, seconds: float) -> None:
     banked = result.found if isinstance(result.found, Banked) else None
     lines = [summary(result.report, banked, verbose=config.display.verbose)]
     if result.moved is not None:
-        lines.append(f"  order        {_permutation(result.moved)}")
+        lines.append(f"  permutation  {_permutation(result.moved)}")
     first, *more = outputs.shown(job)
     lines.append(f"  written      {first}, {seconds:.1f} s in all")
     more += [escaped(path) for path in (outputs.report, outputs.plots) if path is not None]
@@ -95,7 +98,7 @@ def _measures(result: Result, config: RunConfig) -> str:
 
 
 def _before_and_after(result: Result, truth: GroundTruth, several: str) -> Rows:
-    """Return the rows of candidates; right items that are no candidates rank last."""
+    """Return the rows of candidates; relevant items that are no candidates rank last."""
     from emcl_plugin.evaluation.compare import INPUT, OURS
     from emcl_plugin.evaluation.metrics import evaluate
 
@@ -108,7 +111,7 @@ def _before_and_after(result: Result, truth: GroundTruth, several: str) -> Rows:
 
 
 def _missed(result: Result, truth: GroundTruth) -> str:
-    """Return how many right pairs are no candidates, in words."""
+    """Return how many relevant pairs are not candidates, in words."""
     from emcl_plugin.scores.candidates import Candidates
 
     source = result.found.base
@@ -118,7 +121,7 @@ def _missed(result: Result, truth: GroundTruth) -> str:
         return ""
     share = 100 * count / len(truth.query)
     return (
-        f"\n\n  {share:.2g} % of the right pairs are no candidates and count as last: R@K and MdR "
+        f"\n\n  {share:.2g} % of the relevant pairs are not candidates and rank last: R@K and MdR "
         "are exact,\n  MnR, MRR and mAP are not"
     )
 
@@ -128,13 +131,17 @@ def _unmeasured(truth: GroundTruth, name: str) -> str:
     count, texts = truth.shape[0] - len(set(truth.query.tolist())), truth.shape[0]
     if not count:
         return ""
-    return f"\n\n  not measured: {count:,} of the {texts:,} texts, which have no video in {name}"
+    return f"\n\n  not evaluated: {count:,} of {texts:,} texts, which have no video in {name}"
 
 
 def _permutation(moved: float) -> str:
     if moved == 0:
-        return "shuffling all items changes no rank"
-    return f"shuffling all items changes the rank of {100 * moved:.2f} % of the queries (ties?)"
+        return "no rank changes when all items are shuffled"
+    return f"{100 * moved:.2f} % of the ranks change when all items are shuffled (ties?)"
+
+
+def _device(job: Job) -> str:
+    return "CPU" if job.device.type == "cpu" else str(job.device)
 
 
 def _to_dict(result: Result, config: RunConfig, seconds: float) -> dict[str, object]:

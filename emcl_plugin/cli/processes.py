@@ -17,8 +17,8 @@ TIMEOUT = timedelta(hours=1)  # for a process that neither answers nor ends
 
 INTERRUPTED = {
     False: "interrupted; nothing was written",
-    True: "stopped, by hand or because another process of this job ended (torchrun says which); "
-    "nothing was written",
+    True: "stopped by a signal, or because another process of this job ended (see torchrun's "
+    "output); nothing was written",
 }
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -44,8 +44,8 @@ def check_environment() -> None:
     """Refuse variables that cannot be those of a job."""
     if _started() and _wrong():
         raise wrong_usage(
-            f"RANK={os.environ['RANK']} and WORLD_SIZE={os.environ['WORLD_SIZE']} are not those "
-            "of a job of several processes: unset them, or start emcl-rerank with torchrun"
+            f"RANK={os.environ['RANK']} and WORLD_SIZE={os.environ['WORLD_SIZE']} do not "
+            "describe a job: unset them, or start emcl-rerank with torchrun"
         )
 
 
@@ -61,10 +61,10 @@ def check_alone(options: Mapping[str, object], files: Sequence[str]) -> None:
     named = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
     if named:
         raise wrong_usage(
-            f"{', '.join(named)}: one process alone can do that; start emcl-rerank without torchrun"
+            f"{', '.join(named)} needs a single process: start emcl-rerank without torchrun"
         )
     if "-" in files:
-        raise wrong_usage("one process alone can read standard input: name files")
+        raise wrong_usage("several processes cannot read standard input: name files")
 
 
 @contextmanager

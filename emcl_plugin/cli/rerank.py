@@ -221,14 +221,13 @@ def _checkpoint(
     try:
         with journal(job, resume) as kept:
             if kept is not None and kept.resumed and not quiet:
-                resumed = f"{kept.resumed} iterations are done, the run goes on"
-                tell([f"{resumed} from {escaped(resume)}"])
+                tell([f"resuming from {escaped(resume)} after {kept.resumed} iterations"])
             yield kept
     except KeyboardInterrupt:
         if resume is None or not resume.exists() or set(outputs.paths) & set(written()):
             raise
         raise click.ClickException(
-            f"interrupted; no result was written, the same command goes on from {escaped(resume)}"
+            f"interrupted; no result was written; the same command resumes from {escaped(resume)}"
         ) from None
 
 

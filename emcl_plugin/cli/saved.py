@@ -1,4 +1,4 @@
-"""`emcl-rerank show`: what is in a saved corrector."""
+"""`emcl-rerank show`: the contents of a saved corrector."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from pathlib import Path
 
 import click
 
+from emcl_plugin.cli.options import PATH, json_option
 from emcl_plugin.errors import escaped
 
 
 @click.command(
     "show", epilog="\b\nExamples:\n  emcl-rerank show fitted\n  emcl-rerank show fitted --json"
 )
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.argument("folder", metavar="DIR", type=PATH)
+@json_option
 def show_command(folder: Path, as_json: bool) -> None:
-    """Tell what is in the corrector that was saved in DIR: the bank, the gallery, the settings.
+    """Show the contents of the corrector saved in DIR: bank, gallery, settings.
 
-    The folder is checked as it would be for use; nothing in it is executed.
+    The folder is checked as for use; nothing in it is executed.
     """
     from emcl_plugin.cli.show import aligned, bank_summary
     from emcl_plugin.reranker import Reranker
@@ -52,7 +53,7 @@ def show_command(folder: Path, as_json: bool) -> None:
     if corrector.facts:
         click.echo(bank_summary(reranker.report_))  # type: ignore[arg-type]
     lowest, highest = (int(corrector.bias.argmin()), int(corrector.bias.argmax()))
-    gate = "every query is let through"
+    gate = "all queries are corrected"
     if facts["gate"] is not None:
         low, high = corrector.ood_gate.low, corrector.ood_gate.high
         plane = corrector.ood_gate.plane.shape[1]

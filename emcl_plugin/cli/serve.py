@@ -6,39 +6,42 @@ from pathlib import Path
 
 import click
 
+from emcl_plugin.cli.options import PATH, device_option
+
 
 @click.command(
     "serve",
     epilog="\b\nExamples:\n  emcl-rerank serve fitted\n  emcl-rerank serve fitted --port 0\n"
     "  emcl-rerank serve fitted --host 0.0.0.0 --max-k 100",
 )
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=PATH)
 @click.option(
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="Address to listen at. There is no authentication: by default only this machine gets in.",
+    help="Address to listen on. There is no authentication: by default only this machine can "
+    "connect.",
 )
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=8000,
     show_default=True,
-    help="Port to listen at; 0 takes a free one.",
+    help="Port to listen on; 0 picks a free one.",
 )
 @click.option(
     "--max-k",
     type=click.IntRange(min=1),
     default=1000,
     show_default=True,
-    help="Most results that a request may ask for.",
+    help="Maximum number of results per request.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
+@device_option
 def serve_command(folder: Path, host: str, port: int, max_k: int, device: str) -> None:
-    """Answer queries over HTTP with the corrector that was saved in DIR.
+    """Answer queries over HTTP with the corrector saved in DIR.
 
-    POST /search takes {"vector": [...], "k": 10} and gives the best items, GET /healthz tells
-    what is served, and GET / is a page to try it in a browser. Ctrl+C ends it.
+    POST /search takes {"vector": [...], "k": 10} and returns the best items, GET /healthz
+    describes what is served, and GET / is a page to try it in a browser. Ctrl+C stops it.
     """
     from emcl_plugin.errors import InputValueError
     from emcl_plugin.reranker import Reranker

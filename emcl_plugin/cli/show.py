@@ -1,4 +1,4 @@
-"""What a person sees: the summary, notes, tables and progress bars. All on standard error."""
+"""The summary, notes and progress display of the commands, all on standard error."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import click
 
 from emcl_plugin.errors import escaped
 
@@ -23,132 +20,145 @@ if TYPE_CHECKING:
     from emcl_plugin.evidence.mutual_neighbours import Hubs
     from emcl_plugin.pipeline.report import Report
 
+    Lines = list[tuple[str, str]]
+
 Block = TypeVar("Block", bound=Sized)
 
 
 def summary(report: Report, found: Banked | None = None, *, verbose: bool = False) -> str:
-    """The run in a few aligned lines; ``found`` where it was corrected by banks."""
+    """Return the run in a few aligned lines; ``found`` if banks corrected it."""
     n_text, n_video = report.shape
     lines = [("", f"{n_text} texts x {n_video} videos")]
+    hubs = _hubs(report.hubs_before, report.hubs_after, n_text)
     if report.banks:
-        gates = [] if found is None else _gates(found)
-        return aligned([*lines, *_banks(report, verbose), *gates])
-    lines.append(
-        ("protocol", f"{report.protocol} (the biases were computed from all the texts at once)")
-    )
-    biases = report.biases
-    if biases is None:
-        lines.append(("NCL", "off"))
-    else:
-        share = biases.temperature / report.score_std
-        lines.append(
-            (
-                "NCL",
-                f"temperature {biases.temperature:.4g} ({share:.3g} standard deviations of the "
-                f"scores), {biases.iterations} iteration{'s' if biases.iterations != 1 else ''}, "
-                + ("" if report.guard.applied else "tried, ")
-                + ("converged" if biases.converged else f"NOT converged ({biases.error:.2g})"),
-            )
-        )
-    prior = report.prior
-    if prior is not None:
-        words = {"auto": f"{100 * prior.even:.0f} % even"}.get(prior.mode, prior.mode)
-        lines.append(("prior", f"{words}: {prior.reason}"))
-        if prior.queries < n_text - 0.5:
-            lines.append(("", f"near-equal texts count once: {n_text} as {prior.queries:.0f}"))
-    if report.emcl is None:
-        lines.append(("EMCL", "off"))
-    else:
-        lines.append(("EMCL", f"strength {report.emcl.strength:g}: {report.emcl.reason}"))
-        if verbose:
-            lines.append(("", f"{report.emcl.effective_rank:.1f} distinct subspaces"))
-            for strength, agreement in report.emcl.tried:
-                lines.append(("", f"strength {strength:+.2f}: agreement {100 * agreement:.1f} %"))
+        lines.append(("protocol", "bank (correction learned from other items)"))
+        for way, bank in report.banks.items():
+            lines += [(way, ""), *((f"  {name}", text) for name, text in bank.facts(verbose))]
+        return aligned([*lines, ("hubs", hubs), *([] if found is None else _gate(found))])
+    lines += [
+        ("protocol", f"{report.protocol} (biases computed from all texts together)"),
+        ("NCL", _ncl(report)),
+        *_prior(report),
+        *_emcl(report, verbose),
+    ]
     seen = report.coverage
     if seen is not None:
         lines.append(
             (
                 "candidates",
-                f"{seen.pairs} pairs, {100 * seen.share:.3g} % of all; {seen.texts} texts scored "
-                f"in full have {100 * seen.recall:.1f} % of their ten best videos among them, "
-                f"and {100 * seen.left_out:.2g} % of their mass elsewhere",
+                f"{seen.pairs} pairs, {100 * seen.share:.3g} % of all; they contain "
+                f"{100 * seen.recall:.1f} % of the ten best videos of {seen.texts} sampled texts "
+                f"and leave out {100 * seen.left_out:.2g} % of the mass",
             )
         )
-    lines.append(("guard", report.guard.reason))
-    if report.guard.applied:
-        lines.append(("hubs", _change(report.hubs_before, report.hubs_after, n_text)))
-    else:
-        lines.append(("hubs", _hubs(report.hubs_before, n_text)))
-    return aligned(lines)
+    if not report.guard.applied:
+        hubs = _hubs(report.hubs_before, None, n_text)
+    return aligned([*lines, ("guard", report.guard.reason), ("hubs", hubs)])
 
 
-def aligned(lines: list[tuple[str, str]]) -> str:
-    """Names in one column, what they say in the next."""
+def _ncl(report: Report) -> str:
+    biases = report.biases
+    if biases is None:
+        return "off"
+    share = biases.temperature / report.score_std
+    state = "converged"
+    if not biases.converged:
+        state = f"NOT converged (error {biases.error:.2g}; raise --iterations)"
+    return (
+        f"temperature {biases.temperature:.4g} ({share:.3g} standard deviations of the scores), "
+        f"{biases.iterations} iteration{'s' if biases.iterations != 1 else ''}, {state}"
+        + ("" if report.guard.applied else ", not applied")
+    )
+
+
+def _prior(report: Report) -> Lines:
+    prior, n_text = report.prior, report.shape[0]
+    if prior is None:
+        return []
+    words = f"{prior.mode}, {prior.reason}"
+    if prior.mode == "auto":
+        words = f"{prior.reason}; equal-share assumption applied at {100 * prior.even:.0f} %"
+    lines = [("prior", words)]
+    if prior.queries < n_text - 0.5:
+        count = f"{n_text} texts count as {prior.queries:.0f}"
+        lines.append(("", f"near-duplicates merged: {count}"))
+    return lines
+
+
+def _emcl(report: Report, verbose: bool) -> Lines:
+    emcl = report.emcl
+    if emcl is None:
+        return [("EMCL", "off")]
+    words = emcl.reason
+    if not words.startswith("not applied"):
+        words = f"strength {emcl.strength:g}: {words}"
+    lines = [("EMCL", words)]
+    if verbose:
+        lines.append(("", f"{emcl.effective_rank:.1f} distinct subspaces"))
+        for strength, agreement in emcl.tried:
+            share = f"{100 * agreement:.1f} % mutual nearest neighbours"
+            lines.append(("", f"strength {strength:+.2f}: {share}"))
+    return lines
+
+
+def aligned(lines: Lines) -> str:
+    """Lay out names in one column and their texts in the next."""
     width = max(len(name) for name, _ in lines) + 4
     return "\n".join(f"  {name:{width}} {text}" for name, text in lines)
 
 
-def _banks(report: Report, verbose: bool) -> list[tuple[str, str]]:
-    """What each direction's bank taught."""
-    lines = [("protocol", "bank (the correction was learnt from other items, not from these)")]
-    for direction, bank in report.banks.items():
-        lines += [(direction, ""), *((f"  {name}", value) for name, value in bank.facts(verbose))]
-    n_text = report.shape[0]
-    lines.append(("hubs", _change(report.hubs_before, report.hubs_after, n_text)))
-    return lines
-
-
 def bank_summary(report: BankReport, saved: Path | None = None, *, verbose: bool = False) -> str:
-    """A fit on a bank in a few aligned lines, and where it was saved."""
+    """Return a fit on a bank in a few aligned lines, and where it was saved."""
+    hubs = _hubs(report.hubs_before, report.hubs_after, report.bank, "bank queries", "item")
     lines = [
         ("", f"{report.bank} bank queries x {report.gallery} gallery items"),
-        ("protocol", "bank (the correction was learnt from other items than will be scored)"),
+        ("protocol", "bank (correction learned from these queries, for others)"),
         *report.facts(verbose)[1:],
-        ("hubs", _change(report.hubs_before, report.hubs_after, report.bank, "bank queries")),
+        ("hubs", hubs),
     ]
     if saved is not None:
         lines.append(("written", escaped(saved)))
     return aligned(lines)
 
 
-def _gates(found: Banked) -> list[tuple[str, str]]:
-    """How like the bank's the queries are; with two banks it was not asked of each."""
+def _gate(found: Banked) -> Lines:
+    """Return how many queries the gate corrects; with two banks there is no gate."""
     if len(found.gates) > 1:
         return []
     ((direction, gate),) = found.gates.items()
-    what = direction.partition(" ")[0] + "s"
-    return [
-        ("gate", f"{100 * gate:.0f} % of the {what} are like the bank's; the others are left alone")
-    ]
+    side = direction.partition(" ")[0]
+    return [("gate", gate_words(gate, f"{side}s"))]
 
 
-def _change(before: Hubs, after: Hubs, n_text: int, who: str = "texts") -> str:
-    what = "videos" if who == "texts" else "gallery"
+def gate_words(gate: float, queries: str = "queries") -> str:
+    """Return the mean of the gate over the queries in words."""
+    return f"{100 * gate:.0f} % of the {queries} resemble the bank and are corrected"
+
+
+def _hubs(
+    before: Hubs, after: Hubs | None, count: int, queries: str = "texts", item: str = "video"
+) -> str:
+    largest, never = f"{before.largest}", f"{100 * before.never:.0f} %"
+    if after is not None:
+        largest += f" -> {after.largest}"
+        never += f" -> {100 * after.never:.0f} %"
     return (
-        f"the commonest top result serves {before.largest} -> {after.largest} of {n_text} {who}; "
-        f"never a top result: {100 * before.never:.0f} -> {100 * after.never:.0f} % of the {what}"
-    )
-
-
-def _hubs(hubs: Hubs, n_text: int) -> str:
-    return (
-        f"the commonest top result serves {hubs.largest} of {n_text} texts; "
-        f"never a top result: {100 * hubs.never:.0f} % of the videos"
+        f"most frequent top-1 {item}: {largest} of {count} {queries}; {item}s that are nobody's "
+        f"top-1: {never}"
     )
 
 
 def gains(ablation: Ablation) -> str:
-    """R@1 after against before, with interval and test, a line per direction."""
+    """Return the gain in R@1 with interval and test, one line per direction."""
     lines = []
     for direction, gain in ablation.gains().items():
-        words = "significant" if gain.significant else "could be chance"
+        words = "significant" if gain.significant else "not significant"
         if not gain.changed:
             lines.append(f"  {direction}  R@1 +0.0: no query changed")
             continue
         if gain.too_small:
             words = (
-                f"too few queries to tell: a gain of {gain.detectable:.1f} or more would show "
-                f"with {gain.queries}"
+                f"too few queries: {gain.queries} can show a gain of {gain.detectable:.1f} or more"
             )
         lines.append(
             f"  {direction}  R@1 {gain.gain:+.1f}, 95 % interval {gain.low:+.1f} to "
@@ -158,9 +168,9 @@ def gains(ablation: Ablation) -> str:
 
 
 def tell(notes: Sequence[str]) -> None:
-    """What was decided about the input and could be otherwise, a line each."""
+    """Print notes, such as assumptions about the input, one line each."""
     for note in notes:
-        click.echo(f"Note: {note}", err=True)
+        print(f"Note: {note}", file=sys.stderr)  # not click, which writes past a bar of rich
 
 
 @contextmanager
@@ -177,49 +187,40 @@ def warnings_as_notes(*, quiet: bool) -> Iterator[None]:
         def show(message: Warning | str, *_: Any, **__: Any) -> None:
             if not quiet and str(message) not in shown:
                 shown.add(str(message))
-                clear = "\r\033[K" if _draws() else ""  # a bar may be on the line
-                click.echo(f"{clear}Note: {message}", err=True)
+                tell([str(message)])
 
         warnings.showwarning = show
         yield
 
 
-def _draws() -> bool:
-    """Whether standard error is a terminal on which a line can be drawn anew."""
-    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-
-
 class Progress:
-    """A bar on standard error, once a run takes over a second and if someone is watching."""
+    """A bar on standard error, shown if the run takes over a second and a person is watching."""
 
     _PATIENCE = 1.0
-    _WIDTH = 30
 
     def __init__(self, *, enabled: bool) -> None:
-        self.enabled = enabled and _draws()
+        self.enabled = enabled and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._started = time.monotonic()
-        self._shown = False
+        self._bar: Any = None
 
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._clear()
 
     def update(self, stage: str, done: int, total: int) -> None:
         """Draw the state of one stage."""
         if not self.enabled or time.monotonic() - self._started < self._PATIENCE:
             return
-        filled = self._WIDTH * done // total
-        bar = "#" * filled + "-" * (self._WIDTH - filled)
+        if self._bar is None:
+            self._bar = _bar()
+            self._bar.start()
         count = f"iteration {done}" if stage == "sinkhorn" else f"{100 * done // total} %"
-        click.echo(f"\r\033[K  {stage:10} [{bar}] {count}", nl=False, err=True)
-        self._shown = True
+        (task,) = self._bar.task_ids or [self._bar.add_task("", count="")]
+        self._bar.update(
+            task, description=stage, completed=done, total=total, count=count, refresh=True
+        )
 
     def rows(self, stage: str, blocks: Iterator[Block], total: int) -> Iterator[Block]:
         """Pass blocks of rows on, counting them."""
@@ -231,6 +232,22 @@ class Progress:
         self._clear()
 
     def _clear(self) -> None:
-        if self._shown:
-            click.echo("\r\033[K", nl=False, err=True)
-            self._shown = False
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _bar() -> Any:
+    """Return a bar without colours, which disappears when it stops."""
+    from rich import progress
+    from rich.console import Console
+
+    return progress.Progress(
+        "  {task.description:10}",
+        progress.BarColumn(bar_width=30),
+        "{task.fields[count]}",
+        console=Console(stderr=True, color_system=None),
+        auto_refresh=False,
+        transient=True,
+        redirect_stdout=False,
+    )

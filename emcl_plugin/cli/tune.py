@@ -39,12 +39,12 @@ _SHOWN = 8
 
 
 def _seconds(context: click.Context, _: click.Parameter, given: str) -> float:
-    """A time such as 60s, 90, 1.5m or 2h."""
+    """Return the seconds of a time such as 60s, 90, 1.5m or 2h."""
     del context
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|m|h)?", given.strip().lower())
     seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2] or "s"] if found else 0.0
     if not found or seconds <= 0:
-        raise click.BadParameter(f"{given!r} is not a time; 60s, 5m and 1h are")
+        raise click.BadParameter(f"{given!r} is not a time; use e.g. 60s, 5m or 1h")
     return seconds
 
 
@@ -162,13 +162,12 @@ def tune_command(
 def _check_usage(text: str | None, video: str | None, banks: Banks, save: Path | None) -> None:
     if banks.text_bank is None or banks.video_bank is None:
         raise wrong_usage(
-            "tuning needs pairs: give --text-bank and --video-bank, whose row i belongs to row i "
-            "(or --bank-gt)"
+            "tuning needs pairs: give --text-bank and --video-bank with matching rows, or --bank-gt"
         )
     if text is not None or video is not None:
         Sides.of(text, video, banks)
     elif save is not None:
-        raise wrong_usage("--save needs the gallery that will be searched: --video, or --text")
+        raise wrong_usage("--save needs the gallery to search: --video or --text")
 
 
 def _gallery(
@@ -191,7 +190,7 @@ def _reranker(found: Tuning, settings: dict[str, Any]) -> Reranker:
 
 
 def _table(found: Tuning, most: int | None) -> str:
-    """What was tried, best first, and what came of it."""
+    """Return what was tried, best first, and the choice."""
     lines = []
     for title, part in zip(("NCL", "EMCL, with the NCL above"), found.parts, strict=False):
         nothing, stands, *_ = part
@@ -206,16 +205,16 @@ def _table(found: Tuning, most: int | None) -> str:
             lines.append(f"{mark} {trial.candidate.name:26}{trial.r1:8.1f}{trial.mrr:9.3f}{z}")
         left = len(part) - len(shown)
         lines.append(f"  ({left} more with --verbose)\n" if left else "")
-    lines.append("  * what stood before; z: standard errors of the paired difference to it in MRR,")
+    lines.append("  * reference; z: standard errors of the paired difference in MRR to it,")
     lines.append(
-        f"    3 needed; {found.cuts} cuts of the bank, seed {found.seed}, {found.seconds:.0f} s"
+        f"    3 needed; {found.cuts} splits of the bank, seed {found.seed}, {found.seconds:.0f} s"
     )
     lines.append(f"  chosen   {found.chosen.name}: {found.reason}")
     gain = found.against_nothing
     if gain is not None:
-        words = "significant" if gain.significant else "could be chance"
+        words = "significant" if gain.significant else "not significant"
         lines.append(
-            f"  gain     R@1 {gain.gain:+.1f} over nothing inside the bank, 95 % interval "
+            f"  gain     R@1 {gain.gain:+.1f} over no correction, inside the bank, 95 % interval "
             f"{gain.low:+.1f} to {gain.high:+.1f}, p = {gain.p_value:.2g}: {words}"
         )
     return "\n".join(lines)

@@ -111,10 +111,12 @@ def test_apply_tells_all_in_json(emcl):
 
 
 @pytest.mark.usefixtures("fitted")
-@pytest.mark.parametrize(("count", "words"), [(1, "1 of the queries is"), (5, "5 of the queries")])
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, "no query is"), (1, "1 query is"), (5, "5 queries are")]
+)
 def test_apply_says_how_many_queries_are_in_the_bank(emcl, count, words):
     np.save("q.npy", np.concatenate([data().text[:20], data().text_bank[:count]]))
-    assert f"leak        {words}" in emcl("apply", "fitted", "--text", "q.npy").words
+    assert f"overlap      {words} in the bank" in emcl("apply", "fitted", "--text", "q.npy").words
 
 
 @pytest.mark.parametrize("options", [[], ["--emcl-strength", "-0.75"]], ids=["", "EMCL"])

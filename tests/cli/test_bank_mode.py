@@ -62,11 +62,11 @@ def test_banks_correct_in_place_of_the_queries(folder, emcl, banks):
     assert_array_equal(scores, found.source.dense().numpy().astype("f2"))
     assert result.out == ""
     assert "transductive" not in result.words
-    assert re.search(r"protocol +bank \(the correction was learnt from other items", result.words)
+    assert re.search(r"protocol +bank \(correction learned from other items", result.words)
     for way in DIRECTIONS:
         assert (re.search(rf"^  {way} *$", result.words, re.M) is not None) == (way in ways(banks))
     assert ("items of the gallery's kind" in result.words) == (len(ways(banks)) == 2)
-    gate = re.search(r"gate +(\d+) % of the (\w+) are like the bank's", result.words)
+    gate = re.search(r"gate +(\d+) % of the (\w+) resemble the bank", result.words)
     if len(ways(banks)) == 2:
         assert gate is None  # not asked of each
     else:
@@ -208,22 +208,22 @@ BANK_V = "fit --text-bank tb.npy --video v.npy"
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("fit --text-bank tb.npy --save new", "the gallery that will be searched"),
-        ("fit --text-bank tb.npy --save new", "neither is there"),
+        ("fit --text-bank tb.npy --save new", "the gallery to search"),
+        ("fit --text-bank tb.npy --save new", "neither is given"),
         ("fit --text-bank tb.npy --text t.npy --video v.npy --save new", "not both"),
         ("fit --video v.npy --save new", "give --text-bank"),
         ("fit --video v.npy --video-bank vb.npy --save new", "give --text-bank"),
         ("fit --text t.npy --text-bank tb.npy --save new", "give --video-bank"),
         (BANK_V, "--save"),
-        (f"{BANK_V} --save new --ncl off --temperature 0.1", "cannot work with --ncl off"),
-        (f"{BANK_V} --save new --prior off --temperature 0.1", "cannot work with --prior off"),
-        (f"{BANK_V} --save new --ncl off --prior even", "cannot work with --ncl off"),
-        (f"{BANK_V} --save new --emcl off --seed 1", "cannot work with --emcl off"),
+        (f"{BANK_V} --save new --ncl off --temperature 0.1", "does not go with --ncl off"),
+        (f"{BANK_V} --save new --prior off --temperature 0.1", "does not go with --prior off"),
+        (f"{BANK_V} --save new --ncl off --prior even", "does not go with --ncl off"),
+        (f"{BANK_V} --save new --emcl off --seed 1", "does not go with --emcl off"),
         (f"{BANK_V} --save new --memory lots", "4G"),
         (f"{BANK_V} --save new --sim s.npy", "--sim"),
         ("apply", "DIR"),
         ("apply fitted", "--text or --video"),
-        ("apply fitted --text t.npy --video v.npy", "one of the two"),
+        ("apply fitted --text t.npy --video v.npy", "either --text or"),
         (f"{APPLY} t.npy --output o.csv", ".npy"),
         (f"{APPLY} t.npy --output o", ".npy"),
         (f"{APPLY} t.npy --top 3 --output o.npy", ".csv"),
@@ -236,20 +236,20 @@ BANK_V = "fit --text-bank tb.npy --video v.npy"
         ("tune --video v.npy --save new", "tuning needs pairs"),
         (f"{PAIRS} --save new", "--save needs the gallery"),
         (f"{PAIRS} --text t.npy --video v.npy --save new", "not both"),
-        (f"{PAIRS} --budget abc", "'abc' is not a time; 60s, 5m and 1h are"),
+        (f"{PAIRS} --budget abc", "'abc' is not a time; use e.g. 60s, 5m or 1h"),
         (f"{PAIRS} --budget 0s", "'0s' is not a time"),
         (f"{PAIRS} --budget -5", "'-5' is not a time"),
         (f"{PAIRS} --budget 1.5.2m", "is not a time"),
         (f"{PAIRS} --budget 5d", "is not a time"),
         (f"{PAIRS} --cuts 0", "--cuts"),
         (f"{PAIRS} --seed -1", "--seed"),
-        ("--text-bank tb.npy", "nothing to work on"),
-        ("--text t.npy --text-bank tb.npy", "--text alone"),
-        ("--sim t.npy --text-bank tb.npy", "hold embeddings"),
+        ("--text-bank tb.npy", "no input"),
+        ("--text t.npy --text-bank tb.npy", "--text needs --video"),
+        ("--sim t.npy --text-bank tb.npy", "need embeddings"),
         (f"{MAIN} --sim t.npy --video-bank vb.npy", "without --sim"),
         (f"{MAIN} --text-bank tb.npy --check-leak", "--check-leak"),
         (f"{MAIN} --text-bank tb.npy --report r.html", "--gt"),
-        (f"--text-bank tb.npy {BANK_V} --save new", "cannot go with the sub-command fit"),
+        (f"--text-bank tb.npy {BANK_V} --save new", "does not go with the sub-command fit"),
     ],
 )
 def test_wrong_use_is_told_and_writes_nothing(fitted, emcl, arguments, words):

@@ -80,12 +80,12 @@ def test_what_cannot_run_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["compare"], 2, "nothing to work on"),
+        (["compare"], 2, "no input"),
         (["compare", "--demo", "--sim", "x.npy"], 2, "its own data"),
         (["compare", "--demo", "--measures", "P@5"], 2, "P@5"),
         (["compare", "--demo", "--sort", "speed"], 2, "speed"),
         (["compare", "--demo", "--format", "word"], 2, "word"),
-        (["eval", "--text", "t.npy"], 2, "--text alone"),
+        (["eval", "--text", "t.npy"], 2, "--text needs --video"),
         (["eval", "--sim", "s.npy", "--memory", "x"], 2, "4G"),
     ],
 )

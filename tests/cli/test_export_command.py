@@ -152,8 +152,8 @@ def test_factory(run, tmp_path):
     ("arguments", "words"),
     [
         ([], "nothing to write"),
-        (["--to", "npy"], "--to and --output go together"),
-        (["--output", "x"], "--to and --output go together"),
+        (["--to", "npy"], "--to and --output need each other"),
+        (["--output", "x"], "--to and --output need each other"),
         (["--queries", "q.npy"], "--queries and --queries-output"),
         (["--to", "npy", "-o", "x", "--queries-output", "q.npy"], "--queries and --queries-output"),
         (["--to", "npy", "-o", "x", "--factory", "Flat"], "--factory"),

@@ -78,7 +78,7 @@ def told(run, *words, status=1):
     """One message in plain words, and this status."""
     assert run.status == status, run.err
     assert "Traceback" not in run.err
-    assert "an error of this program" not in run.err
+    assert "internal error" not in run.err
     assert run.err.count("Error: ") == (status != 0), run.err
     for word in words:
         assert word in run.err
@@ -365,7 +365,7 @@ def test_little_memory_is_told_with_advice(forks, home, command, room):
     np.save(home / "s.npy", scores)
     np.save(home / "tb.npy", np.resize(load_demo().text_bank.astype("float32"), (9000, 128)))
     run = forks.run(*command, cwd=home, before=LITTLE.format(room))
-    told(run, "the memory ran out", "give --memory")
+    told(run, "out of memory", "give --memory")
     assert new(home) == ["s.npy"]
 
 
@@ -451,7 +451,7 @@ def test_an_error_of_the_program_is_told_as_one(forks, home):
     """And where it comes from is shown only to those who ask."""
     run = forks.run(*SIDES, "-o", "out.npy", cwd=home, before=BROKEN)
     first, received, advice = run.err.splitlines()
-    assert (run.status, first) == (1, "Error: an error of this program, not of yours")
+    assert (run.status, first) == (1, "Error: internal error, not of yours")
     assert received == r"  received: ZeroDivisionError: \x1b[2Jby zero"
     assert "EMCL_RERANK_DEBUG=1" in advice
     asked = "import os; os.environ['EMCL_RERANK_DEBUG'] = '1'"
@@ -517,7 +517,7 @@ def test_the_interpreter_ends_in_silence_where_its_output_is_full(home):
             [sys.executable, "-m", "emcl_plugin", "show", "fitted"],
             cwd=home, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120,
         )  # fmt: skip
-    assert done.stderr.startswith("Error: the system refused to read or write")
+    assert done.stderr.startswith("Error: reading or writing failed")
     assert (done.stderr.count("\n"), done.returncode) == (3, 1)
 
 
@@ -536,13 +536,13 @@ def test_a_bar_is_drawn_after_a_second_and_wiped_off(monkeypatch, capsys):
         assert capsys.readouterr().err == ""
         monkeypatch.setattr("time.monotonic", lambda: float("inf"))
         bar.update("search text", 1, 3)
-        assert f"search text [{10 * '#'}{20 * '-'}] 33 %" in capsys.readouterr().err
+        assert re.search("search text .* 33 %", capsys.readouterr().err)
         bar.update("sinkhorn", 7, 100)
         assert "iteration 7" in capsys.readouterr().err
         assert list(bar.rows("write", iter(["ab", "c"]), 3)) == ["ab", "c"]
-        assert capsys.readouterr().err.endswith(f"[{30 * '#'}] 100 %\r\033[K")
+        assert re.search(r"write .* 100 %\n.*\x1b\[2K$", capsys.readouterr().err)
         bar.update("sinkhorn", 8, 100)
-    assert capsys.readouterr().err.endswith("\r\033[K")
+    assert re.search(r"iteration 8\n.*\x1b\[2K$", capsys.readouterr().err)
 
 
 def test_a_terminal_one_column_wide(forks, home):

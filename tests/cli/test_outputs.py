@@ -175,9 +175,9 @@ def test_a_matrix_that_is_read_again_brings_its_ids(name):
 @pytest.mark.parametrize(
     ("options", "status", "words"),
     [
-        (["-o", "o.txt"], 2, "--output o.txt: files of this kind cannot be written, only .npy"),
+        (["-o", "o.txt"], 2, "--output o.txt: unsupported file type; use .npy"),
         (["-o", "o"], 2, ".safetensors, .parquet"),
-        (["--run", "r.npy"], 2, "--run r.npy: files of this kind cannot be written, only .jsonl"),
+        (["--run", "r.npy"], 2, "--run r.npy: unsupported file type, only .jsonl"),
         (["--run-v2t", "r.txt"], 2, "--run-v2t r.txt"),
         (["--top", "3"], 2, "--top is for --run"),
         (["--run", "r.csv", "--top", "0"], 2, "--top"),

@@ -75,7 +75,7 @@ def test_main_job_with_no_option(folder):
     data = load_demo()
     assert_array_equal(np.load(folder / "reranked.npy"), rerank(None, (data.text, data.video)))
     assert result.stdout == ""
-    for words in ("transductive", "converged", "guard", "never a top result", "reranked.npy"):
+    for words in ("transductive", "converged", "guard", "nobody's top-1", "reranked.npy"):
         assert words in result.stderr
     assert files(folder) == ["reranked.npy", "t.npy", "v.npy"]
 
@@ -192,7 +192,8 @@ def test_the_prior_is_told_in_words_and_in_json(demo_run):
         (guard["gained"] - guard["lost"]) / (guard["gained"] + guard["lost"]) ** 0.5
     )
     (line,) = re.findall(r"^ +prior +(.*)$", words, re.MULTILINE)
-    assert line == f"{100 * prior['even']:.0f} % even: {prior['reason']}"
+    applied = f"equal-share assumption applied at {100 * prior['even']:.0f} %"
+    assert line == f"{prior['reason']}; {applied}"
     assert f"{100 * prior['evenness']:.0f} %" in line
 
 
@@ -216,9 +217,9 @@ def test_no_prior_is_no_ncl(demo_run):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--prior", "off", "--temperature", "1"], "--temperature cannot work with --prior off"),
-        (["--prior", "even", "--ncl", "off"], "--prior even cannot work with --ncl off"),
-        (["--prior", "gentle", "--ncl", "off"], "--prior gentle cannot work with --ncl off"),
+        (["--prior", "off", "--temperature", "1"], "--temperature does not go with --prior off"),
+        (["--prior", "even", "--ncl", "off"], "--prior even does not go with --ncl off"),
+        (["--prior", "gentle", "--ncl", "off"], "--prior gentle does not go with --ncl off"),
     ],
 )
 def test_a_prior_that_contradicts_other_options_is_wrong_use(folder, monkeypatch, options, words):
@@ -238,13 +239,13 @@ def test_texts_that_count_once_are_told(folder, demo_run):
     queries = facts["prior"]["queries"]
     assert facts["repeated"] == {"texts": 4, "videos": 0}
     assert queries == pytest.approx(alone, abs=0.1)
-    assert f"near-equal texts count once: 949 as {queries:.0f}" in words
+    assert f"near-duplicates merged: 949 texts count as {queries:.0f}" in words
     assert "Note" not in words
 
 
 def test_one_file_for_both_sides_is_noted(run_here):
     said = run_here("--text", "v.npy", "--video", "v.npy", "-o", "a.npy", check=0)
-    assert "Note: --text and --video are the same, v.npy" in said.err
+    assert "Note: --text and --video are the same file, v.npy" in said.err
 
 
 @pytest.mark.slow
@@ -263,7 +264,7 @@ def test_with_ground_truth_it_measures_and_explains(folder):
         "--text", "t.npy", "--video", "v.npy", "--gt", "diagonal", "--report", "page.html",
         "--plots", "figures", "--text-names", "names.txt", "--check-leak", cwd=folder, check=0,
     )  # fmt: skip
-    for words in ("+NCL", "R@10", "95 % interval", "significant", "changes no rank", "page.html"):
+    for words in ("+NCL", "R@10", "95 % interval", "significant", "no rank changes", "page.html"):
         assert words in result.stderr
     page = (folder / "page.html").read_text("utf-8")
     assert data.text_names[0] in page or any(name in page for name in data.text_names)
@@ -276,15 +277,15 @@ def test_texts_without_a_row_in_the_ground_truth_are_counted(folder):
     rows = [f"{row},{row}" for row in range(1, 945)]
     (folder / "gt.csv").write_text("\n".join(["text,video", *rows]), "utf-8")
     result = run("--text", "t.npy", "--video", "v.npy", "--gt", "gt.csv", cwd=folder, check=0)
-    assert "not measured: 1 of the 945 texts, which have no video in gt.csv" in result.stderr
+    assert "not evaluated: 1 of 945 texts, which have no video in gt.csv" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
         ([], 2, "emcl-rerank demo"),
-        (["--text", "t.npy"], 2, "--text alone"),
-        (["--video", "t.npy"], 2, "--video alone"),
+        (["--text", "t.npy"], 2, "--text needs --video"),
+        (["--video", "t.npy"], 2, "--video needs --text"),
         (["--tex", "t.npy"], 2, "--text"),
         (["demoo"], 2, "demo"),
         (["--sim", "t.npy", "--temperature", "0"], 2, "--temperature"),
@@ -292,7 +293,7 @@ def test_texts_without_a_row_in_the_ground_truth_are_counted(folder):
         (["--sim", "t.npy", "--temperature", "nan"], 2, "positive"),
         (["--sim", "t.npy", "--rounds", "0"], 2, "--rounds"),
         (["--sim", "t.npy", "--memory", "lots"], 2, "4G"),
-        (["--sim", "t.npy", "--seed", "1"], 2, "no embeddings"),
+        (["--sim", "t.npy", "--seed", "1"], 2, "needs embeddings"),
         (["--sim", "t.npy", "--ncl", "off", "--temperature", "1"], 2, "--ncl off"),
         (["--sim", "t.npy", "--prior", "uneven"], 2, "'auto', 'even', 'gentle', 'off'"),
         (["--text", "t.npy", "--video", "v.npy", "--emcl", "off", "--seed", "1"], 2, "--emcl off"),
@@ -302,7 +303,7 @@ def test_texts_without_a_row_in_the_ground_truth_are_counted(folder):
         (["--sim", "t.npy", "--gt", "diagonal"], 1, "which text belongs to which video"),
         (["--sim", "t.npy", "--gt", "gt.xml"], 1, "not known"),
         (["--text", "t.npy", "--video", "v.npy", "--video-names", "no.txt"], 1, "cannot be read"),
-        (["--sim", "t.npy", "demo"], 2, "cannot go with the sub-command demo"),
+        (["--sim", "t.npy", "demo"], 2, "does not go with the sub-command demo"),
         (["--sim", "no.npy"], 1, "does not exist"),
         (["--sim", "."], 1, "not numbered parts of one"),
         (["--sim", "t.npy", "--output", "v.npy"], 1, "--force"),

@@ -75,10 +75,10 @@ def test_the_same_command_goes_on(here, stop_after, options):
     (here / name).unlink()
     for iterations in (3, 20):
         said = stop_after(iterations, *options, *RESUME).stderr
-        assert "no result was written, the same command goes on from run.safetensors" in said
+        assert "no result was written; the same command resumes from run.safetensors" in said
         assert files(here) == ["run.safetensors"]
     found = invoke(*options, *RESUME, "--json")
-    assert "Note: 23 iterations are done, the run goes on from run.safetensors" in found.stderr
+    assert "Note: resuming from run.safetensors after 23 iterations" in found.stderr
     facts = json.loads(found.stdout)
     assert facts.pop("resumed_rounds") == 23
     assert {**facts, "seconds": 0} == {**wanted, "seconds": 0}

@@ -62,7 +62,7 @@ def test_show_in_json(emcl):
 def test_show_without_names_gate_and_biases(emcl):
     emcl(*FIT, "--no-guard", "--emcl-strength", "-0.5", "--ncl", "off", "-q")
     words = emcl("show", "new").out
-    for part in ("without names", "every query is let through", "+0.0000 (item 0", "drift"):
+    for part in ("without names", "all queries are corrected", "+0.0000 (item 0", "drift"):
         assert part in words
     facts = facts_of(emcl("show", "new", "--json"))
     assert (facts["names"], facts["gate"], facts["strength"], facts["drift"]) == (False, None, 0, 0)

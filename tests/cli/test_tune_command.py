@@ -42,8 +42,8 @@ def test_tune_shows_what_it_tried_and_what_it_chose(folder, emcl):
     assert len(re.findall(r"^  nothing +\d", result.words, re.M)) == 2
     assert "more with --verbose" in result.words
     assert f"chosen   {found.chosen.name}: {found.reason}" in result.words
-    assert "2 cuts of the bank, seed 0" in result.words
-    assert re.search(r"gain +R@1 [+-]\d+\.\d over nothing inside the bank", result.words)
+    assert "2 splits of the bank, seed 0" in result.words
+    assert re.search(r"gain +R@1 [+-]\d+\.\d over no correction, inside the bank", result.words)
     assert sorted(p.name for p in folder.iterdir()) == [
         "ids.txt", "t.npy", "tb.npy", "v.npy", "vb.npy",
     ]  # fmt: skip

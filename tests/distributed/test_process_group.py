@@ -304,7 +304,7 @@ def test_a_process_that_hangs_ends_the_job_after_a_while(folder):
         (["--report", "r.html", "--gt", "diagonal"], "--report: one process alone can do that"),
         (["--candidates", "5", "--run", "r.csv"], "--candidates: one process alone"),
         (["compare"], "compare runs in one process"),
-        (["--sim", "-"], "one process alone can read standard input"),
+        (["--sim", "-"], "several processes cannot read standard input"),
     ],
 )
 @pytest.mark.parametrize("rank", [0, 1])
