@@ -75,7 +75,7 @@ def _prior(report: Report) -> Lines:
     prior, n_text = report.prior, report.shape[0]
     if prior is None:
         return []
-    words = f"{prior.mode}, {prior.reason}"
+    words = f"{prior.mode}: {prior.reason}"
     if prior.mode == "auto":
         words = f"{prior.reason}; equal-share assumption applied at {100 * prior.even:.0f} %"
     lines = [("prior", words)]

@@ -37,9 +37,9 @@ def test_apply_scores_as_the_saved_reranker(fitted, emcl, dtype):
     strength = reranker().corrector_.strength
     for words in (
         "200 queries x 200 gallery items",
-        "bank (200 bank queries made the correction)",
+        "bank (correction learned from 200 bank queries)",
         f"{100 * strength:.0f} % of the biases",
-        "none of the queries are in the bank",
+        "no query is in the bank",
         "scores.npy",
     ):
         assert words in result.words

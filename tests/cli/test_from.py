@@ -79,7 +79,7 @@ def test_many_captions_are_measured_and_ranked(invoke, name):
     found = invoke("--from", name, "run.npz", "--run", "best.csv", "--top", "3", "--check-leak")
     assert len(Path("best.csv").read_text().splitlines()) == 3 * len(items.index) + 1
     assert "R@1" in found.stderr
-    assert "shuffling all items changes no rank" in found.stderr
+    assert "no rank changes when all items are shuffled" in found.stderr
     measured = json.loads(invoke("eval", "--from", name, "run.npz", "--json").stdout)
     assert measured["text -> video"]["queries"] == len(items.index)
     rows = json.loads(invoke("compare", "--from", name, "run.npz", "--format", "json").stdout)
@@ -147,7 +147,7 @@ def test_ids_of_both_sides_leave_nothing_to_assume(invoke):
         (["--from", "open_clip", "other.npz", "--orientation", "video-text"], 1, "no such setting"),
         (["--from", "open_clip", "text.npz"], 1, "no images_emb"),
         (["--sim", "square.npy", "--orientation", "up"], 2, "is not one of"),
-        (["compare", "--demo", "--from", "mmt", "x"], 2, "brings its own data"),
+        (["compare", "--demo", "--from", "mmt", "x"], 2, "has its own data"),
     ],
 )
 def test_wrong_use_is_told_in_words_and_writes_nothing(invoke, options, status, words):

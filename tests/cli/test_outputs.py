@@ -111,8 +111,8 @@ def test_with_a_run_and_no_output_there_is_no_matrix(folder):
     Draft202012Validator({**SCHEMA, "anyOf": [{"$ref": "#/$defs/rerank"}]}).validate(facts)
     assert facts["output"] is None
     assert facts["runs"] == {"text -> video": "r.jsonl", "video -> text": "v.parquet"}
-    assert "r.jsonl (the 100 best videos of every text)" in told.stderr
-    assert "v.parquet (the 100 best texts of every video)" in told.stderr
+    assert "r.jsonl (the 100 best videos of each text)" in told.stderr
+    assert "v.parquet (the 100 best texts of each video)" in told.stderr
     assert files(folder) == ["r.jsonl", "v.parquet"]
     assert len(Path("r.jsonl").read_text("utf-8").splitlines()) == 300
     assert len(parquet.read_table("v.parquet")) == 200 * 100
@@ -177,9 +177,9 @@ def test_a_matrix_that_is_read_again_brings_its_ids(name):
     [
         (["-o", "o.txt"], 2, "--output o.txt: unsupported file type; use .npy"),
         (["-o", "o"], 2, ".safetensors, .parquet"),
-        (["--run", "r.npy"], 2, "--run r.npy: unsupported file type, only .jsonl"),
+        (["--run", "r.npy"], 2, "--run r.npy: unsupported file type; use .jsonl"),
         (["--run-v2t", "r.txt"], 2, "--run-v2t r.txt"),
-        (["--top", "3"], 2, "--top is for --run"),
+        (["--top", "3"], 2, "--top needs --run"),
         (["--run", "r.csv", "--top", "0"], 2, "--top"),
         (["--run", "r.csv", "--run-v2t", "./r.csv"], 2, "two outputs are the same file"),
         (["-o", "a.parquet", "--run", "a.parquet"], 2, "two outputs are the same file"),

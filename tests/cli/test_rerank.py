@@ -301,7 +301,7 @@ def test_texts_without_a_row_in_the_ground_truth_are_counted(folder):
         (["--sim", "t.npy", "--report", "r.html"], 2, "--gt"),
         (["--sim", "t.npy", "--measures", "P@3"], 2, "P@3"),
         (["--sim", "t.npy", "--gt", "diagonal"], 1, "which text belongs to which video"),
-        (["--sim", "t.npy", "--gt", "gt.xml"], 1, "not known"),
+        (["--sim", "t.npy", "--gt", "gt.xml"], 1, "unknown ground-truth format"),
         (["--text", "t.npy", "--video", "v.npy", "--video-names", "no.txt"], 1, "cannot be read"),
         (["--sim", "t.npy", "demo"], 2, "does not go with the sub-command demo"),
         (["--sim", "no.npy"], 1, "does not exist"),

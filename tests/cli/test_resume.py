@@ -96,7 +96,7 @@ def test_a_run_from_the_start_resumes_nothing(here):
     [
         (["--ncl", "off"], "NCL is off"),
         (["--prior", "off"], "NCL is off"),
-        (["--text-bank", "t.npy"], "without banks"),
+        (["--text-bank", "t.npy"], "does not go with banks"),
         (["-o", "run.safetensors"], "two outputs are the same file"),
     ],
 )
