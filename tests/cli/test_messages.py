@@ -197,7 +197,7 @@ FILES = [
     Row("--from mmt both.npz", 1, "a name stands for both an array and a group of arrays"),
     Row("--from mmt htob.npz", 1, "a name stands for both an array and a group of arrays"),
     Row("--from mmt file:///x/*.npy", 1, "there are no files of a known kind"),
-    Row("--from mmt two.npz", 1, "nothing of mmt is in it"),
+    Row("--from mmt two.npz", 1, "no arrays of mmt found"),
     # ground truth
     Row(f"{MAIN_GT} no.npy", 1, "does not exist"),
     Row(f"{MAIN_GT} no.csv", 1, "the file cannot be read"),
