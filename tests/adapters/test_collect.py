@@ -174,6 +174,7 @@ def test_videos_that_never_came_are_named_and_counted():
         collector.finish()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_tensors_on_the_gpu_give_the_same():
     batch = samples(range(COUNT))

@@ -26,7 +26,7 @@ from numpy.testing import assert_array_equal
 from pyarrow import parquet
 from safetensors.numpy import save_file
 from scipy.io import savemat
-from written import BY_COLUMN, HALF, IDS, ONE, TEXT, WRITERS, Bomb, X, column, refused, save_h5
+from written import BY_COLUMN, IDS, TEXT, WRITERS, Bomb, X, column, refused, save_h5, stored
 
 from emcl_plugin.errors import InputFileError
 from emcl_plugin.io.formats import READERS, read_array, read_vectors, split
@@ -42,11 +42,8 @@ def test_every_format_is_on_its_page():
     assert set(re.findall(r"`(\.\w+)`", page.partition("\n```")[0])) == READERS.keys()
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize(("name", "dtype"), stored(WRITERS))
 def test_round_trip(tmp_path, name, dtype):
-    if (name in HALF and dtype == "float16") or (name in ONE and dtype != "float32"):
-        pytest.skip("the format has no such numbers")
     x = X.astype(dtype)
     WRITERS[name](tmp_path / name, x)
     found = read_array(tmp_path / name)
@@ -83,11 +80,8 @@ def test_bfloat16_comes_as_float32(tmp_path):
 
 
 @pytest.mark.parametrize("parts", [1, 3])
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-@pytest.mark.parametrize("name", BY_COLUMN)
+@pytest.mark.parametrize(("name", "dtype"), stored(BY_COLUMN))
 def test_ids_come_with_the_vectors(tmp_path, name, dtype, parts):
-    if name in ONE and dtype != "float32":
-        pytest.skip("the format has no such numbers")
     x = X.astype(dtype)
     split_ids = np.array_split(IDS, parts)
     for i, (rows, ids) in enumerate(zip(np.array_split(x, parts), split_ids, strict=True)):
@@ -249,6 +243,7 @@ def test_damaged_files_are_refused_or_read_never_worse(tmp_path, name, random):
     read_damaged(tmp_path, name, random)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("EMCL_FUZZ_SECONDS" not in os.environ, reason="EMCL_FUZZ_SECONDS is not set")
 def test_damage_for_long(tmp_path):
     end = time.monotonic() + float(os.environ["EMCL_FUZZ_SECONDS"])

@@ -143,3 +143,13 @@ def refused(path, words, **how):
     assert str(path).split(":")[0] in text
     assert "to do: " in text
     assert len(text) < 1500
+
+
+def stored(writers):
+    """Return every (name, dtype) that a format can store."""
+    return [
+        (name, dtype)
+        for name in writers
+        for dtype in ("float16", "float32", "float64")
+        if dtype == "float32" or not (name in ONE or (name in HALF and dtype == "float16"))
+    ]
