@@ -1,12 +1,12 @@
-"""What a bank taught, ready for queries that nobody has seen: state, scores, growth.
+"""Fitted corrector for one direction: scores of new queries, and updates of gallery and bank.
 
-With the map M of EMCL, the biases g that NCL found for the gallery with the bank's queries, and
-the gate s of :mod:`emcl_plugin.bank.ood_gate`, the score of a query q and a gallery item v_j is
+With the map M of EMCL, the biases g that NCL learned for the gallery from the bank, and the gate
+s of :mod:`emcl_plugin.bank.ood_gate`, the score of a query q and a gallery item v_j is
 
     <M q, M v_j> + s(q) tau g_j  =  < [M q, s(q)],  [M v_j, tau g_j] >                     (e)
 
-a plain inner product in one more dimension, which any vector index can rank by. Nothing but the
-query itself enters, so its scores are the same, bit for bit, alone and among others
+an inner product in one more dimension, so any vector index can rank by it. The scores of a query
+depend on no other query; they are the same bits alone and in any batch
 (:mod:`emcl_plugin.scores.batch_invariant`).
 """
 
@@ -32,10 +32,10 @@ from emcl_plugin.scores.batch_invariant import TILE, padded, tiles
 from emcl_plugin.scores.reductions import logsumexp
 
 DRIFT = 0.25
-"""Drift from which a fit is worth its time: the biases are a quarter of their spread off."""
+"""Drift from which a new fit pays: the biases are off by a quarter of their spread."""
 SAME = 1e-4
-"""Squared distance of unit vectors up to which two items are the same one (float16 rounding)."""
-_SHORTEST, _LONGEST = 1e-15, 1e15  # of vectors whose squares float32 can add up
+"""Squared distance of unit vectors up to which two items are identical (float16 rounding)."""
+_SHORTEST, _LONGEST = 1e-15, 1e15  # lengths whose squares float32 can sum
 
 
 @renamed_field("likeness", "ood_gate")
@@ -43,35 +43,35 @@ _SHORTEST, _LONGEST = 1e-15, 1e15  # of vectors whose squares float32 can add up
 @renamed_field("beside_bias", "auxiliary_bias")
 @dataclass(frozen=True)
 class Corrector:
-    """A fitted correction for one direction: queries ask, the gallery answers.
+    """Fitted correction for one direction, from queries to a gallery.
 
     Attributes
     ----------
     metric : {"cosine", "dot"}
-        With "cosine" all vectors are held at unit length.
+        With "cosine" all vectors have unit length.
     gallery : (n_gallery, D)
     bias : (n_gallery,)
         tau g, in the units of the scores, times ``strength``.
     basis, change : (D, r), (r,)
-        EMCL's directions and their relative change; r = 0 where EMCL changes nothing.
+        EMCL's directions and their relative change; r = 0 if EMCL changes nothing.
     renormalize : bool
-        Whether vectors are brought to unit length again after EMCL.
+        Whether vectors are normalized again after EMCL.
     ood_gate : OODGate
-        How far a query is corrected: only where it resembles the bank's queries.
+        Out-of-distribution gate: only queries that resemble the bank are corrected.
     bank : (n_bank, D)
-        The bank's queries, to give new gallery items a bias and to fit anew.
+        The bank's queries, for the biases of new gallery items and for refits.
     potential, weight : (n_bank,)
-        The bank queries' own biases tau f_i, and as how many queries each counts.
+        Biases tau f_i of the bank queries, and the weight of each query.
     auxiliary, auxiliary_bias : (n_auxiliary, D), (n_auxiliary,)
         The auxiliary gallery (``gallery_bank``) and its unscaled tau g; empty without one.
     level : float
-        A constant of tau g, such that its mean over the gallery was 0.
+        Constant of tau g that made its mean over the gallery 0.
     temperature, rho, strength : float
-        tau and relaxation of NCL, and how much of tau g is applied, in [0, 1].
+        NCL's tau and relaxation, and the share of tau g that is applied, in [0, 1].
     names : tuple of str
-        What the gallery's items are called; empty where not known.
+        Names of the gallery items; empty if unknown.
     facts : dict
-        The report of the fit, for people.
+        The report of the fit, as a dict.
 
     Examples
     --------
@@ -107,33 +107,31 @@ class Corrector:
 
     @property
     def dimension(self) -> int:
-        """D, of queries and gallery items."""
+        """Return the dimension D of queries and gallery items."""
         return int(self.gallery.shape[1])
-
-    # --- scores -------------------------------------------------------------------------------
 
     @torch.no_grad()
     def vectors(self, queries: Array, *, gate: bool = True) -> Iterator[torch.Tensor]:
-        """Blocks of [M q, s(q)] of (e), in all (n, D + 1); ``gate=False`` takes s = 1."""
+        """Yield blocks of [M q, s(q)] of (e), in all (n, D + 1); ``gate=False`` sets s = 1."""
         for count, rows, strength in self._mapped(queries, gate):
             yield torch.cat([rows[:count, : self.dimension], strength[:count, None]], 1)
 
     @torch.no_grad()
     def scores(self, queries: Array, *, gate: bool = True) -> Iterator[torch.Tensor]:
-        """Blocks of corrected scores (e), in all (n, n_gallery)."""
+        """Yield blocks of corrected scores (e), in all (n, n_gallery)."""
         for count, rows, strength in self._mapped(queries, gate):
             scores = (rows @ self._mapped_gallery.T)[:, : len(self)]
-            # not fused: the last columns would be rounded otherwise than the first
+            # not fused: the last columns would be rounded differently
             yield (scores + strength[:, None] * self.bias)[:count]
 
     @torch.no_grad()
     def gate(self, queries: Array) -> torch.Tensor:
-        """s(q) of every query, (n,): how like the bank's it is."""
+        """Return the gate s(q) of every query, (n,)."""
         return torch.cat([block[:, -1] for block in self.vectors(queries)])
 
     @torch.no_grad()
     def search(self, queries: Array, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The k best gallery items of every query: scores and indices, (n, k), best first."""
+        """Return scores and indices of the k best items per query, (n, k), best first."""
         if not 1 <= k <= len(self):
             raise InputValueError(
                 "k must be at least 1 and at most the number of gallery items",
@@ -144,7 +142,7 @@ class Corrector:
         return torch.cat([b.values for b in best]), torch.cat([b.indices for b in best])
 
     def vectors_of_gallery(self) -> torch.Tensor:
-        """[M v_j, tau g_j] of (e), (n_gallery, D + 1)."""
+        """Return [M v_j, tau g_j] of (e), (n_gallery, D + 1)."""
         mapped = self._mapped_gallery[: len(self), : self.dimension]
         return torch.cat([mapped, self.bias[:, None]], 1)
 
@@ -153,7 +151,7 @@ class Corrector:
         return padded(self.map(self.gallery))
 
     def map(self, x: torch.Tensor) -> torch.Tensor:
-        """M x of unit vectors (any vectors for "dot"), (n, D)."""
+        """Return M x of unit vectors (any vectors for "dot"), (n, D)."""
         if not len(self.change):
             return x
         out = x + ((x @ self.basis) * self.change) @ self.basis.T
@@ -164,10 +162,10 @@ class Corrector:
     def _mapped(
         self, queries: Array, gate: bool
     ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-        """How many rows of the tile are queries, the tile after M, and s of its rows.
+        """Yield per tile: the number of queries, its rows after M, and their s.
 
-        As :meth:`map` and :meth:`OODGate.of`, from one product: a single query is served in
-        the time of a few small steps, so there are few.
+        Computes :meth:`map` and :meth:`OODGate.of` from one product, because the number of steps
+        decides how long a single query takes.
         """
         self._check(queries, "queries")
         asked = len(self.ood_gate.rows) if gate else 0
@@ -188,12 +186,12 @@ class Corrector:
 
     @cached_property
     def _ahead(self) -> torch.Tensor:
-        """The gate's rows, and EMCL's directions as rows."""
+        """Return the gate's rows and EMCL's directions as rows."""
         return padded(torch.cat([self.ood_gate.rows, self.basis.T]))
 
     @cached_property
     def _back(self) -> torch.Tensor:
-        """EMCL's directions times their change, as rows of the tile's width."""
+        """Return EMCL's directions times their change, as rows of the tile's width."""
         back = self.change[:, None] * self.basis.T
         return torch.nn.functional.pad(back, (0, self._ahead.shape[1] - self.dimension))
 
@@ -202,14 +200,12 @@ class Corrector:
             raise InputValueError(
                 f"the {name} have another dimension than the gallery",
                 f"{tuple(x.shape)}, the gallery {tuple(self.gallery.shape)}",
-                "embed them with the model that the gallery was embedded with",
+                "embed them with the model of the gallery",
             )
-
-    # --- growth -------------------------------------------------------------------------------
 
     @torch.no_grad()
     def with_items(self, items: Array, names: Sequence[str] = ()) -> Corrector:
-        """With new gallery items, whose biases follow from the bank queries' potentials."""
+        """Return a copy with new gallery items; their biases follow from the potentials."""
         self._check(items, "new items")
         self._check_names(names, len(items))
         new = self._read(items, "gallery")
@@ -223,11 +219,11 @@ class Corrector:
 
     @torch.no_grad()
     def with_queries(self, queries: Array) -> Corrector:
-        """With new bank queries: their potentials, all biases by one iteration, and the gate."""
+        """Return a copy with new bank queries: one Sinkhorn iteration, and a new gate."""
         self._check(queries, "new bank queries")
         new = self._read(queries, "bank")
         found, known = self._full_potential(new), self._full_potential(self.bank)
-        found += (self.potential - known).mean()  # the same constant as those that are there
+        found += (self.potential - known).mean()  # the constant of the others
         dtype, device = self.gallery.dtype, self.gallery.device
         bank, gallery = (
             Features(x, metric="dot", dtype=dtype, device=device)
@@ -236,7 +232,7 @@ class Corrector:
         best = nearest(FeaturePair(bank, gallery))
         weight = duplicate_weights(bank, best.video_of_text, memory=DEFAULT_MEMORY)
         ood_gate = self.ood_gate
-        if len(ood_gate.known):  # they are of the bank's kind now
+        if len(ood_gate.known):  # otherwise it is open
             ood_gate = fit_ood_gate(bank, best.video_of_text, best.text_score, ood_gate.plane)
         return replace(
             self,
@@ -250,7 +246,7 @@ class Corrector:
 
     @torch.no_grad()
     def without(self, indices: Sequence[int]) -> Corrector:
-        """Without these gallery items, by index."""
+        """Return a copy without these gallery items, given by index."""
         gone = sorted(set(indices))
         if gone and (gone[0] < 0 or gone[-1] >= len(self)):
             wrong = gone[0] if gone[0] < 0 else gone[-1]
@@ -268,10 +264,10 @@ class Corrector:
 
     @torch.no_grad()
     def drift(self) -> float:
-        """How far one more iteration of NCL would move the biases, relative to their spread.
+        """Return how far one more iteration of NCL would move the biases, over their spread.
 
-        0 right after the fit (up to its tolerance); it grows with what was added and removed
-        since. Root mean square over the gallery; costs two passes over bank x gallery.
+        Root mean square over the gallery. It is 0 after the fit, up to the tolerance, and grows
+        with every update. Costs two passes over bank x gallery.
         """
         if self.strength == 0 or len(self) < 2:
             return 0.0
@@ -284,7 +280,7 @@ class Corrector:
         return float(change.square().mean().sqrt()) / spread if spread > 0 else 0.0
 
     def renewed(self) -> Corrector:
-        """With all biases computed anew from the bank's potentials, and centred."""
+        """Return a copy with all biases recomputed from the potentials, and centred."""
         full = self._full_bias(self.gallery)
         mean = float(full.mean())
         out = replace(self, bias=self.strength * (full - mean), level=self.level - mean)
@@ -295,18 +291,18 @@ class Corrector:
         )
 
     def weakened(self, share: float) -> Corrector:
-        """With this share of its biases."""
+        """Return a copy with this share of the biases."""
         return replace(self, bias=share * self.bias, strength=share * self.strength)
 
     def _full_bias(self, items: torch.Tensor) -> torch.Tensor:
-        """tau g of gallery items from the bank's potentials, see (g) of Sinkhorn's iterations."""
+        """Return tau g of gallery items from the potentials: (g) of Sinkhorn's iterations."""
         counted = self.potential + self.temperature * self.weight.log()
         source = Biased(self._source(self.bank, items), counted, counted.new_zeros(len(items)))
         lse = logsumexp(source, self.temperature)[1]
         return self.level - self.rho * self.temperature * lse
 
     def _full_potential(self, queries: torch.Tensor) -> torch.Tensor:
-        """tau f of bank queries from the gallery's biases, up to a constant: (f)."""
+        """Return tau f of bank queries from the gallery's biases, up to a constant: (f)."""
         full = self.bias / self.strength if self.strength else self.bias
         bias = torch.cat([full, self.auxiliary_bias])
         items = torch.cat([self.gallery, self.auxiliary])
@@ -331,11 +327,9 @@ class Corrector:
                 "give one name per new item" if self.names else "leave the names out",
             )
 
-    # --- the same items on both sides -----------------------------------------------------------
-
     @torch.no_grad()
     def seen(self, queries: Array) -> int:
-        """How many of these queries are in the bank: what they gain says nothing of new ones."""
+        """Return how many of these queries are in the bank."""
         self._check(queries, "queries")
         count = 0
         bank = directions(self.bank)
@@ -348,7 +342,7 @@ class Corrector:
 
 
 class Scores(Similarity):
-    """A corrector's scores of these queries, as a source for metrics; rows only."""
+    """Similarity source of a corrector's scores, for metrics; rows only."""
 
     def __init__(self, corrector: Corrector, queries: Array) -> None:
         self.corrector, self.queries = corrector, queries
@@ -361,13 +355,13 @@ class Scores(Similarity):
 
     @property
     def T(self) -> Similarity:
-        raise NotImplementedError("each query is scored by itself: there are no columns")
+        raise NotImplementedError("each query is scored on its own: there are no columns")
 
 
 def _directions(
     tile: torch.Tensor, count: int, start: int, metric: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The tile's rows at unit length, and their lengths (n, 1), after checks of the first ones."""
+    """Check the first ``count`` rows; return all rows at unit length, and their lengths (n, 1)."""
     length = torch.linalg.vector_norm(tile, dim=1, keepdim=True)
     if all(_SHORTEST < x < _LONGEST for x in length.flatten().tolist()[:count]):
         return tile / length.clamp(min=_SHORTEST), length

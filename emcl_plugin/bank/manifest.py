@@ -1,7 +1,4 @@
-"""corrector.json: what a saved corrector says of itself, and whether that can be.
-
-It must be the dataclass :class:`Manifest` below, key by key.
-"""
+"""corrector.json of a saved corrector: its keys, and the checks of their values."""
 
 from __future__ import annotations
 
@@ -28,13 +25,13 @@ FORMAT = 1
 CODES = {"float32": "F32", "float64": "F64"}
 
 _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
-"""Step k makes the content of format k + 1 from that of format k."""
+"""Step k converts the content of format k into that of format k + 1."""
 SCALARS = ("metric", "renormalize", "level", "temperature", "rho", "strength")
 _METRICS = ("cosine", "dot")
 
 
 class Fitted(Protocol):
-    """A fitted Reranker, as far as saving goes; it has what :class:`Settings` names, too."""
+    """A fitted Reranker, with the attributes that :class:`Settings` names."""
 
     corrector_: Corrector
     report_: Any
@@ -52,7 +49,7 @@ else:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Of the Reranker; device and memory are the machine's."""
+    """Settings of the Reranker, without device and memory."""
 
     emcl: EMCL | str | None
     ncl: SavedNCL | str | None
@@ -68,7 +65,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What corrector.json holds, key by key."""
+    """Content of corrector.json, key by key."""
 
     kind: str
     format_version: int
@@ -99,7 +96,7 @@ class Manifest:
     sha256: str
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of all tensors."""
+        """Return the shapes of all tensors."""
         return {
             "gallery": (self.n_gallery, self.dimension),
             "bias": (self.n_gallery,),
@@ -115,22 +112,16 @@ class Manifest:
         }
 
     def check(self, path: Path) -> None:
-        """That every value can be what it says it is."""
+        """Raise an error if a value is out of its range."""
         same_keys(self.tensors, list(self.shapes()), f"{path}: tensors")
         emcl, ncl, prior = self.settings.emcl, self.settings.ncl, self.settings.prior
-        sizes = (
-            ("dimension", self.dimension, 1),
-            ("n_bank", self.n_bank, 1),
-            ("n_gallery", self.n_gallery, 1),
-            ("n_directions", self.n_directions, 0),
-            ("n_known", self.n_known, 0),
-            ("n_plane", self.n_plane, 0),
-            ("n_beside", self.n_beside, 0),
-        )
+        least = dict.fromkeys(("dimension", "n_bank", "n_gallery"), 1)
+        least |= dict.fromkeys(("n_directions", "n_known", "n_plane", "n_beside"), 0)
         for name, value, good, allowed in (
             ("protocol", self.protocol, self.protocol == "bank", "bank"),
             ("dtype", self.dtype, self.dtype in CODES, tuple(CODES)),
-            *((name, size, low <= size < 1 << 48, f"from {low}") for name, size, low in sizes),
+            *((name, vars(self)[name], low <= vars(self)[name] < 1 << 48, f"from {low}")
+              for name, low in least.items()),
             ("metric", self.metric, self.metric in _METRICS, _METRICS),
             ("temperature", self.temperature, self.temperature > 0, "above 0"),
             ("rho", self.rho, 0 < self.rho <= 1, "above 0 and at most 1"),
@@ -145,13 +136,12 @@ class Manifest:
             ("settings' metric", self.settings.metric, self.settings.metric in _METRICS, _METRICS),
         ):  # fmt: skip
             if not good:
-                raise bad(
-                    f"the {name} is out of its range", f"{path}: {shown(value)}, not {allowed}"
-                )
+                received = f"{path}: {shown(value)}, not {allowed}"
+                raise bad(f"the {name} is out of its range", received)
 
 
 def content_of(reranker: Fitted) -> dict[str, Any]:
-    """The content of corrector.json, but for the checksums."""
+    """Return the content of corrector.json without the checksums."""
     corrector = reranker.corrector_
     content: dict[str, Any] = {
         "kind": KIND,
@@ -179,7 +169,7 @@ def content_of(reranker: Fitted) -> dict[str, Any]:
 
 
 def _plain(value: object) -> Any:
-    """What JSON has for settings, and for NumPy's numbers."""
+    """Convert settings and NumPy numbers for JSON."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, EMCL | NCL):
@@ -187,60 +177,58 @@ def _plain(value: object) -> Any:
         left_out = {f.name for f in fields(value)} - set(kept.values())
         if all(getattr(value, name) is None for name in left_out):
             return {key: getattr(value, name) for key, name in kept.items()}
-    raise bad(
-        "these settings cannot be saved", shown(value), "leave marginals out: a bank has none"
-    )
+    raise bad("these settings cannot be saved", shown(value), "omit marginals: a bank has none")
 
 
 def checked(content: Any, path: Path) -> Manifest:
-    """The manifest that the content of corrector.json amounts to, or what is wrong with it."""
+    """Return the content of corrector.json as a manifest, or raise an error."""
     check_kind(content, path)
     version = read_as(int, content.get("format_version"), f"{path}: format_version")
     if version > FORMAT:
         raise bad(
             "the corrector was written by a newer version of emcl_plugin",
             f"{path}: format {version} of version {shown(content.get('package_version'))}; this "
-            f"is {__version__!r}, which knows formats up to {FORMAT}",
+            f"is {__version__!r}, which reads formats up to {FORMAT}",
             "upgrade: pip install --upgrade emcl-plugin",
         )
     if version < FORMAT and version not in _UPGRADES:
-        raise bad("there never was such a format", f"{path}: format_version {version}")
+        raise bad("there is no such format", f"{path}: format_version {version}")
     current = content
     try:
         for step in range(version, FORMAT):
             current = _UPGRADES[step](current)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         received = f"{path}: {shown(error)}"
-        raise bad(f"this is not what format {version} looks like", received) from None
+        raise bad(f"the file does not match format {version}", received) from None
     nested = {"report": _nested(current["report"])} if "report" in current else {}
     manifest: Manifest = read_as(Manifest, current | nested, f"{path}")
     manifest.check(path)
     if current["report"] != (None if manifest.report is None else manifest.report.to_dict()):
-        raise bad("the report is not that of a fit", f"{path}: report")
+        raise bad("the report is not one of a fit", f"{path}: report")
     if seal(content) != content["sha256"]:
         raise bad("the file was changed after it was saved", f"{path}: another sha256")
     return manifest
 
 
 def check_kind(content: Any, path: Path) -> None:
-    """Raise where this is no corrector.json at all."""
+    """Raise an error if this is not the content of a corrector.json."""
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise bad("this is not a saved corrector", f"{path}: no kind {KIND!r}", "check the path")
 
 
 def seal(content: Mapping[str, Any]) -> str:
-    """SHA-256 of everything in corrector.json but itself."""
+    """Return the SHA-256 of everything in corrector.json but itself."""
     text = as_json({key: value for key, value in content.items() if key != "sha256"})
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def as_json(value: Any) -> str:
-    """JSON of one form only, for checksums."""
+    """Return canonical JSON, for checksums."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def _nested(report: Any) -> Any:
-    """A report's ``to_dict`` as its dataclasses are nested, as far as it looks like one."""
+    """Return a report's ``to_dict`` in the layout of its dataclasses, if it looks like one."""
     try:
         out = dict(report)
         out["in_domain"] = out.pop("kinship")

@@ -1,26 +1,26 @@
-"""Whether an item is like those that were seen before: the gate for items from another domain.
+"""Out-of-distribution gate: which share of the correction an item gets, by its known neighbours.
 
-Biases that one kind of queries taught do harm to another kind. How close a new item has to be
-is learnt from the known ones alone: each known item has a nearest other one,
+Biases learned from one kind of queries harm another kind. The threshold is learned from the known
+items alone. Each has a nearest neighbour,
 
-    n_i = max_k <x_i, x_k>,    over the items k that ask for something else               (n)
+    n_i = max_k <x_i, x_k>,    over the items k of other groups                           (n)
 
-and a new item x is let through by how its own nearest, n(x) = max_k <x, x_k>, compares with
-them: not at all below the 1st percentile of the n_i, wholly from the 5th on, and in between
+and a new item x is compared by its own, n(x) = max_k <x, x_k>: 0 below the 1st percentile of the
+n_i, 1 from the 5th on, and in between
 
     s(x) = (n(x) - n_1%) / (n_5% - n_1%)                                                   (s)
 
-Known items that are near nobody, such as random vectors, would let everything through. So an
-item must also lie towards the other side as the known ones do: with P the sixteen leading
-directions of the other side, the cosine of x to the plane they span,
+Known items without near neighbours, such as random vectors, would accept everything. An item must
+therefore also lie towards the other side as the known ones do. With P the sixteen leading
+directions of the other side, the cosine of x to the plane that they span,
 
     c(x) = |P^T x|                                                                         (p)
 
-has to be between the 1st and the 99th percentile of the known c_i; s falls to 0 where c(x) is as
-far outside again as they are from the median. The lower of both is s.
+must be between the 1st and the 99th percentile of the known c_i. Outside, s falls linearly to 0
+over the distance of that percentile from the median. The lower of both values is s.
 
-Of items of the same kind one in twenty-five loses some of its correction; of captions against
-those of another encoder, or videos against captions, all lose all of it.
+One in twenty-five items of the same kind loses part of its correction. Captions of another
+encoder, or videos instead of captions, lose all of it.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from emcl_plugin.scores.batch_invariant import TILE, padded
 
 QUANTILES = (0.01, 0.05)
 MOST = 256
-"""Known items kept. More make every query slower, and no gate better that we measured."""
+"""Maximum number of known items kept. More make every query slower and improved no gate."""
 PROBES = 1024
-"""Known items at most whose own nearest give the percentiles."""
+"""Maximum number of known items for the percentiles."""
 FEWEST = 50
-"""Known items below which there are no percentiles to speak of, and all are let through."""
+"""Minimum number of known items; below it the gate is open."""
 PLANE = 16
-"""Directions of the other side's plane; at most a quarter of all dimensions."""
+"""Dimension of the other side's plane; at most a quarter of all dimensions."""
 WITHIN = (0.01, 0.5, 0.99)
 
 
@@ -54,9 +54,9 @@ class OODGate:
     known : (n, D)
         Unit vectors of known items, at most 256.
     low, high : float
-        Cosine up to which an item is refused, and from which it is let through.
+        Cosines up to which s is 0, and from which it is 1.
     plane : (D, p)
-        P of (p), orthonormal; p = 0 where the dimensions are few.
+        P of (p), orthonormal; p = 0 if the dimensions are few.
     within : (float, float, float)
         1st, 50th and 99th percentile of the known c_i.
     """
@@ -68,7 +68,7 @@ class OODGate:
     within: tuple[float, float, float] = (0.0, 0.5, 1.0)
 
     def of(self, unit: torch.Tensor) -> torch.Tensor:
-        """s of unit vectors, (n,), each in [0, 1].
+        """Return s of unit vectors, (n,), each in [0, 1].
 
         >>> gate = OODGate(torch.eye(3), low=0.5, high=1.0, plane=torch.empty(3, 0))
         >>> gate.of(torch.tensor([[1.0, 0, 0], [0.6, 0.8, 0]]))
@@ -80,11 +80,11 @@ class OODGate:
 
     @cached_property
     def rows(self) -> torch.Tensor:
-        """Known items, then the plane's directions; none where all items are let through."""
+        """Return the known items, then the plane's directions; none if the gate is open."""
         return torch.cat([self.known, self.plane.T]) if len(self.known) else self.known
 
     def opened(self, products: torch.Tensor) -> torch.Tensor:
-        """s by the inner products with all :attr:`rows`."""
+        """Return s, given the inner products with all :attr:`rows`."""
         nearest = products[:, : len(self.known)].amax(1)
         if not self.plane.shape[1]:
             return ((nearest - self.low) / (self.high - self.low)).clamp(0, 1)
@@ -95,7 +95,7 @@ class OODGate:
 
     @cached_property
     def _ramps(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where s is 0, and how far it is from there to 1: of n, of small c, of large c."""
+        """Return where s is 0 and the distance to 1, for n, small c and large c."""
         least, middle, most = self.within
         below, above = max(middle - least, 1e-6), max(most - middle, 1e-6)
         start = self.known.new_tensor([self.low, least - below, most + above])
@@ -107,13 +107,13 @@ class OODGate:
 
 
 def directions(x: torch.Tensor) -> torch.Tensor:
-    """Rows at unit length, of any magnitude; zeros stay zeros."""
+    """Return rows of any magnitude at unit length; zeros stay zeros."""
     largest = x.abs().amax(1, keepdim=True)
     return torch.nn.functional.normalize(x / torch.where(largest > 0, largest, 1), dim=1)
 
 
 def leading_plane(unit: torch.Tensor) -> torch.Tensor:
-    """P of (p): the leading directions of unit vectors (n, D), as orthonormal columns (D, p)."""
+    """Return P of (p), (D, p): leading directions of unit vectors (n, D), orthonormal."""
     p = min(PLANE, unit.shape[1] // 4, len(unit))
     vectors: torch.Tensor = torch.linalg.eigh(unit.T @ unit)[1]
     return vectors[:, unit.shape[1] - p :].contiguous()
@@ -128,17 +128,17 @@ def fit_ood_gate(
     ----------
     items : Features, (n, D)
     group : (n,) int
-        Items of one group ask for the same and are not compared with each other, so that copies
-        and near-copies do not make everything else look far away.
+        Items of one group have the same best match. They are not compared with each other;
+        otherwise duplicates would make every other item look far away.
     order : (n,) float
-        Of more than 1,024 items a sample evenly spread in this is looked at, and of more than 256
-        one is kept: neither depends on the order in which the items came.
+        Samples of at most 1,024 items for the percentiles, and of 256 to keep, are evenly spread
+        in this value. They do not depend on the order of the items.
     plane : (D, p)
         Of the other side: :func:`leading_plane`.
     """
     ranked = _spread(torch.argsort(order, stable=True), PROBES)
     probes, kind = directions(items.take(ranked)), group[ranked]
-    if bool((kind == kind[0]).all()):  # of a space far away: each is compared with all others
+    if bool((kind == kind[0]).all()):  # then compare each with all others
         kind = torch.arange(len(kind), device=kind.device)
     kept = _spread(torch.arange(len(ranked), device=ranked.device), MOST)
     known = probes[kept]
@@ -158,12 +158,12 @@ def fit_ood_gate(
 
 
 def open_to_all(like: torch.Tensor) -> OODGate:
-    """The gate that lets everything through, in this dtype and dimension, (n, D)."""
+    """Return the open gate for vectors like these, (n, D)."""
     return OODGate(like[:0], -1.0, 0.0, like[:0].T)
 
 
 def _spread(x: torch.Tensor, most: int) -> torch.Tensor:
-    """At most so many of them, evenly spread."""
+    """Return at most ``most`` of them, evenly spread."""
     if len(x) <= most:
         return x
     return x[torch.linspace(0, len(x) - 1, most, device=x.device).round().long()]

@@ -1,12 +1,11 @@
-"""A fitted corrector in a folder, none of whose files can run anything:
+"""Saved correctors: a folder of files that cannot execute code.
 
     corrector.json          settings, scalars, report, and a SHA-256 of every tensor and of itself
     corrector.safetensors   the tensors of :class:`~emcl_plugin.bank.corrector.Corrector`
-    names.json              what the gallery's items are called, where they have names
+    names.json              names of the gallery items, if they have names
 
-The JSON must be :class:`~emcl_plugin.bank.manifest.Manifest`, key by key, and says what the
-other two hold, down to the byte. So whatever is missing, cut
-short, swapped, edited or not ours is found before it is used.
+corrector.json is a :class:`~emcl_plugin.bank.manifest.Manifest`, key by key, and has checksums of
+the other files. Missing, truncated, swapped or edited content is detected before it is used.
 """
 
 from __future__ import annotations
@@ -46,39 +45,36 @@ from emcl_plugin.pipeline.settings import Resources
 
 MANIFEST, TENSORS, NAMES = FILES = ("corrector.json", "corrector.safetensors", "names.json")
 LARGEST = {MANIFEST: 1 << 20, NAMES: 64 << 20}
-"""Bytes of JSON that are read of each file."""
+"""Maximum size of the JSON files, in bytes."""
 RENAMED = {"auxiliary": "beside", "auxiliary_bias": "beside_bias"}
-"""Tensors of the corrector that format 1 stores under another name."""
+"""Tensors that format 1 stores under another name."""
 UNIT = 1e-4
-"""How far a unit vector's length may be from 1."""
+"""Tolerance for the length of unit vectors."""
 
 AnyFitted = TypeVar("AnyFitted", bound=Fitted)
 
 
-# --- the two ways ---------------------------------------------------------------------------------
-
-
 def save(reranker: Fitted, folder: Path, *, force: bool = False) -> None:
-    """Write a fitted Reranker to a folder, whole or not at all.
+    """Write a fitted Reranker to a folder, completely or not at all.
 
     Parameters
     ----------
     reranker : Reranker
         Fitted on a bank. Its device and memory budget are not saved.
     folder : Path
-        To be made, in a folder that is there.
+        New folder in an existing one.
     force : bool
-        Replace a saved corrector, or an empty folder. Nothing else is ever replaced.
+        Replace a saved corrector or an empty folder. Nothing else is ever replaced.
 
     Raises
     ------
     NotFittedError
         Before ``fit``.
     InputFileError
-        It cannot be written there, or the disk is full. Then nothing is.
+        The folder cannot be written, or the disk is full. Then nothing is written.
     StateError
-        It could not be loaded again: it holds NaN or infinity, marginals, names that are not
-        text. Also where ``force`` is to replace what is no saved corrector.
+        The result could not be loaded: it holds NaN or infinity, marginals, or names that are
+        not text. Also if ``force`` would replace something that is not a saved corrector.
 
     Examples
     --------
@@ -104,7 +100,7 @@ def save(reranker: Fitted, folder: Path, *, force: bool = False) -> None:
     content["tensors"] = {name: digest.hexdigest() for name, digest in digests.items()}
     content["gallery_order"] = _order(digests["gallery"], names)
     content["sha256"] = seal(content)
-    manifest = checked(content, folder / MANIFEST)  # what could not be loaded is not saved
+    manifest = checked(content, folder / MANIFEST)
     _check_tensors(tensors, digests, manifest, folder / TENSORS)
     texts = {MANIFEST: json.dumps(content, indent=2).encode(), NAMES: as_json(names).encode()}
     for name, text in texts.items():
@@ -117,28 +113,28 @@ def save(reranker: Fitted, folder: Path, *, force: bool = False) -> None:
 
 
 def load(folder: Path, kind: Callable[..., AnyFitted], *, device: str | None = None) -> AnyFitted:
-    """The fitted Reranker of a folder; nothing in it is executed, and nothing is guessed.
+    """Return the fitted Reranker that was saved in a folder; no code in it is executed.
 
     Parameters
     ----------
     folder : Path
-        As :func:`save` wrote it. Other files in it are not looked at.
+        As :func:`save` wrote it. Other files are ignored.
     kind : type
-        What to make of it: Reranker, or a class that is one.
+        Reranker or a subclass.
     device : str, optional
-        Where to hold it. Default: "cpu".
+        Device of its tensors. Default: "cpu".
 
     Returns
     -------
     kind
-        Its scores are those of the one that was saved, bit for bit.
+        Its scores equal those of the saved one, bit for bit.
 
     Raises
     ------
     StateError
-        Anything is missing, damaged, of a newer version, or not a saved corrector.
+        A file is missing, damaged, of a newer version, or not a saved corrector.
     InputValueError
-        There is no such device.
+        The device does not exist.
 
     Examples
     --------
@@ -165,7 +161,7 @@ def load(folder: Path, kind: Callable[..., AnyFitted], *, device: str | None = N
         )
     if _order(digests["gallery"], names) != manifest.gallery_order:
         raise bad(
-            "the gallery's items or names are not those that were saved, in their order",
+            "the gallery items or their names are not the saved ones, in the saved order",
             f"{folder}: another gallery_order",
         )
     place = Resources(device=device or "cpu").device_for(Kind.of(tensors["gallery"]))
@@ -193,17 +189,14 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _order(gallery: Any, names: list[str]) -> str:
-    """SHA-256 of the gallery, whose own is given, and its names, in their order."""
+    """Continue the SHA-256 of the gallery with its names."""
     digest = gallery.copy()
     digest.update(as_json(names).encode())
     return str(digest.hexdigest())
 
 
-# --- tensors and names ----------------------------------------------------------------------------
-
-
 def _tensors(corrector: Corrector) -> dict[str, torch.Tensor]:
-    """All tensors by name, contiguous and on the CPU."""
+    """Return all tensors by name, contiguous and on the CPU."""
     names = [f.name for f in fields(Corrector) if f.type == "torch.Tensor"]
     every = {RENAMED.get(name, name): getattr(corrector, name) for name in names}
     every["likeness.known"] = corrector.ood_gate.known
@@ -216,12 +209,12 @@ def _digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
 
 
 def _read_tensors(path: Path, manifest: Manifest) -> dict[str, torch.Tensor]:
-    """The tensors, once their names, shapes and dtypes are what they must be."""
+    """Return the tensors if their names, shapes and dtypes match the manifest."""
     shapes, code = manifest.shapes(), CODES[manifest.dtype]
     with opened(path) as (file, size):
         start = file.read(8)
     if size > physical_memory():
-        raise bad("the corrector does not fit into the memory", f"{path}: {format_size(size)}")
+        raise bad("the corrector does not fit into memory", f"{path}: {format_size(size)}")
     try:
         with utf8_name(path) as named, safe_open(named, framework="pt") as stored:
             same_keys(dict.fromkeys(stored.keys()), list(shapes), f"{path}")
@@ -235,11 +228,11 @@ def _read_tensors(path: Path, manifest: Manifest) -> dict[str, torch.Tensor]:
                     raise bad("a tensor has another shape", received)
             return {name: stored.get_tensor(name).clone() for name in shapes}
     except SafetensorError as error:
-        problem = "the file is damaged, cut short, or not a safetensors file"
+        problem = "the file is damaged, truncated, or not a safetensors file"
         if start[:1] == b"\x80":
             problem = "the file is a pickle, which could run any code, or damaged"
         elif start[:2] == b"PK":
-            problem = "the file is a zip archive, as of torch.save, not a safetensors file"
+            problem = "the file is a zip archive, as torch.save writes, not a safetensors file"
         received = f"{path}: {size} bytes that begin with {start!r}; {error}"
         raise bad(problem, received) from None
 
@@ -247,33 +240,32 @@ def _read_tensors(path: Path, manifest: Manifest) -> dict[str, torch.Tensor]:
 def _check_tensors(
     tensors: Mapping[str, torch.Tensor], digests: Mapping[str, Any], manifest: Manifest, path: Path
 ) -> None:
-    """That the tensors can be a corrector's, and are those that were saved."""
+    """Raise an error if the tensors cannot be a corrector's or are not the saved ones."""
     for name, x in tensors.items():
         if tuple(x.shape) != manifest.shapes()[name] or str(x.dtype)[6:] != manifest.dtype:
             received = f"{path}: {name} {tuple(x.shape)}, {x.dtype}"
-            raise bad("a tensor's shape or dtype does not go with the others'", received)
+            raise bad("a tensor's shape or dtype does not match the others", received)
         _all(torch.isfinite(x), name, x, "a tensor holds NaN or infinity", path)
     weight = tensors["weight"]
     _all((weight > 0) & (weight <= 1), "weight", weight, "a weight is not in (0, 1]", path)
-    for name in (
-        ("gallery", "bank", "beside", "likeness.known") if manifest.metric == "cosine" else ()
-    ):
+    cosine = manifest.metric == "cosine"
+    for name in ("gallery", "bank", "beside", "likeness.known") if cosine else ():
         length = torch.linalg.vector_norm(tensors[name], dim=1)
-        _all((length - 1).abs() <= UNIT, f"length of {name}", length, "no unit vector", path)
+        _all((length - 1).abs() <= UNIT, f"length of {name}", length, "not a unit vector", path)
     for name, digest in digests.items():
         if digest.hexdigest() != manifest.tensors.get(name):
-            raise bad("a tensor is not the one that was saved", f"{path}: {name}, another sha256")
+            raise bad("a tensor is not the saved one", f"{path}: {name}, another sha256")
 
 
 def _all(good: torch.Tensor, name: str, x: torch.Tensor, problem: str, path: Path) -> None:
-    """Raise at the first place that is not good."""
+    """Raise an error with the first entry that is not good."""
     if not bool(good.all()):
         place = [int(i) for i in (~good).nonzero()[0]]
         raise bad(problem, f"{path}: {name}{place} = {float(x[tuple(place)]):g}")
 
 
 def _check_names(names: Any, count: int, path: Path) -> list[str]:
-    """The names, if they are texts, ``count`` of them."""
+    """Return the names if they are ``count`` texts."""
     if not isinstance(names, list):
         raise bad("the names are not a list", f"{path}: {shown(names)}")
     wrong = [(i, name) for i, name in enumerate(names) if not isinstance(name, str)]

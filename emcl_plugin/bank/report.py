@@ -1,4 +1,4 @@
-"""What a bank taught, and how far to trust it, for people and for JSON."""
+"""Report of a fit on a bank, for the summary and for JSON."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ from emcl_plugin.evidence.guard import GuardDecision
 from emcl_plugin.evidence.mutual_neighbours import Hubs
 
 TOP = 10
-"""How many best items of a bank query count for the coverage."""
+"""Best items per bank query that count for the coverage."""
 
 
 @renamed_field("rounds", "iterations")
 @renamed_field("kinship", "in_domain")
 @dataclass(frozen=True, kw_only=True)
 class BankReport:
-    """What a bank taught, and how far to trust it.
+    """Result of a fit on a bank, with the evidence for it.
 
     Attributes
     ----------
     bank, gallery, gallery_bank : int
-        Items.
+        Number of items.
     queries : float
-        How many different bank queries there are, near-equal ones counted once.
+        Number of different bank queries; near-duplicates count once.
     score_std : float
         Standard deviation of the bank's scores.
     emcl : EMCLReport or None
     temperature, rho : float
-        Of NCL, in the units of the scores; 0 and 0 where NCL was off.
+        Of NCL, in the units of the scores; both 0 if NCL was off.
     iterations, error, converged
         As in :class:`~emcl_plugin.ncl.Biases`.
     guard : GuardDecision
         Evidence on the bank that there are hubs to correct.
     reliability : float
-        R: which part of the biases another bank of this size would teach, too.
+        R: expected agreement of the biases with those of another bank of this size, 0 to 1.
     in_domain : float or None
-        Mean share, in [0, 1], to which gallery items resemble the gallery bank; None without one.
+        In-domain score: how far the gallery resembles the gallery bank, 0 to 1; None without one.
     strength : float
-        What the biases were multiplied with: guard, reliability and the in-domain score.
+        Factor of the biases: the product of guard, reliability and in-domain score.
     coverage : float
         Share of the gallery that is among the ten best of some bank query.
     evenness : float or None
-        How evenly the bank asks for the gallery, in [0, 1]; None where NCL was off.
+        How evenly the bank queries cover the gallery, 0 to 1; None if NCL was off.
     hubs_before, hubs_after : Hubs
-        How the bank queries' best matches spread over the gallery.
+        Distribution of the bank queries' best matches over the gallery.
     protocol : str
         "bank".
     citations : tuple of str
-        What to cite.
+        References to cite.
 
     Examples
     --------
@@ -86,53 +86,43 @@ class BankReport:
     citations: tuple[str, ...] = CITATIONS
 
     def facts(self, verbose: bool = False) -> list[tuple[str, str]]:
-        """In words: (what, how) for people."""
+        """Return the lines of the summary as (label, text)."""
         bank = f"{self.bank} queries"
         if self.queries < self.bank - 0.5:
-            bank += f", near-equal ones count once: {self.queries:.0f}"
+            bank += f"; near-duplicates merged: they count as {self.queries:.0f}"
         if self.gallery_bank:
-            bank += f"; {self.gallery_bank} items of the gallery's kind"
-        facts = [
-            ("bank", bank),
-            ("coverage", f"{100 * self.coverage:.0f} % of the {self.gallery} gallery items are "
-             f"among the {TOP} best of some bank query"),
-        ]  # fmt: skip
+            bank += f"; gallery bank of {self.gallery_bank} items"
+        covered = f"{100 * self.coverage:.0f} % of the {self.gallery} gallery items"
+        ncl, emcl = "not applied", "off"
         if self.iterations:
             std = self.temperature / self.score_std
             state = "converged" if self.converged else f"NOT converged ({self.error:.2g})"
-            iterations = f"{self.iterations} iteration{'s' if self.iterations != 1 else ''}"
-            facts.append(
-                ("NCL", f"temperature {self.temperature:.4g} ({std:.3g} standard deviations of the "
-                 f"scores), rho {self.rho:g}, {iterations}, {state}")
-            )  # fmt: skip
-        else:
-            facts.append(("NCL", "not applied"))
-        if self.emcl is None:
-            facts.append(("EMCL", "off"))
-        else:
-            facts.append(("EMCL", f"strength {self.emcl.strength:g}: {self.emcl.reason}"))
-            if verbose:
-                facts.append(("", f"{self.emcl.effective_rank:.1f} distinct subspaces"))
-        facts.append(("guard", self.guard.reason.replace(" texts ", " queries ")))
-        if self.guard.enabled and self.iterations:
-            facts.append(
-                (
-                    "reliable",
-                    f"{100 * self.reliability:.0f} %: what two halves of the bank agree on",
-                )
+            ncl = (
+                f"temperature {self.temperature:.4g} ({std:.3g} standard deviations of the "
+                f"scores), rho {self.rho:g}, {self.iterations} iteration"
+                f"{'s' if self.iterations != 1 else ''}, {state}"
             )
+        if self.emcl is not None:
+            emcl = f"strength {self.emcl.strength:g}: {self.emcl.reason}"
+        lines = [
+            ("bank", bank),
+            ("coverage", f"{covered} are among the {TOP} best of a bank query"),
+            ("NCL", ncl),
+            ("EMCL", emcl),
+        ]
+        if self.emcl is not None and verbose:
+            lines.append(("", f"{self.emcl.effective_rank:.1f} distinct subspaces"))
+        lines.append(("guard", self.guard.reason.replace(" texts ", " queries ")))
+        if self.guard.enabled and self.iterations:
+            agreement = f"{100 * self.reliability:.0f} % (agreement between two halves of the bank)"
+            lines.append(("reliability", agreement))
             if self.in_domain is not None:
-                facts.append(
-                    (
-                        "domain",
-                        f"{100 * self.in_domain:.0f} % of the gallery resembles the gallery bank",
-                    )
-                )
-        facts.append(("applied", f"{100 * self.strength:.0f} % of the biases"))
-        return facts
+                share = f"{100 * self.in_domain:.0f} %"
+                lines.append(("in-domain", f"{share} of the gallery resembles the gallery bank"))
+        return [*lines, ("applied", f"{100 * self.strength:.0f} % of the biases")]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the report for JSON."""
         key = {"iterations": "rounds", "in_domain": "kinship"}  # as format 1 has it
         out = {key.get(k, k): v for k, v in vars(self).items() if not k.startswith("hubs_")}
         out["emcl"] = None if self.emcl is None else self.emcl.to_dict()

@@ -49,8 +49,8 @@ def test_missing_keys_and_wrong_types(folder, key):
         ("kind", ..., "not a saved corrector"),
         ("format_version", 2, "newer version of emcl_plugin"),
         ("format_version", 10**30, "newer version"),
-        ("format_version", 0, "never was such a format"),
-        ("format_version", -1, "never was such a format"),
+        ("format_version", 0, "there is no such format"),
+        ("format_version", -1, "there is no such format"),
         ("surprise", 1, "does not belong there"),
         ("protocol", "transductive", "the protocol is out of its range"),
         ("dtype", "float16", "the dtype is out of its range"),
@@ -89,9 +89,9 @@ def test_missing_keys_and_wrong_types(folder, key):
         ("report.score_std", "big", "another type"),
         ("report.hubs", {}, "missing"),
         ("report.hubs.before.largest", 0.5, "another type"),
-        ("report.hubs.between", {}, "not that of a fit"),
-        ("report.guard.applied", False, "not that of a fit"),
-        ("report.guard.applied", [[]], "not that of a fit"),
+        ("report.hubs.between", {}, "not one of a fit"),
+        ("report.guard.applied", False, "not one of a fit"),
+        ("report.guard.applied", [[]], "not one of a fit"),
         ("report.guard", [], "missing"),
         ("report.emcl.tried", [1], "missing"),
         ("report.emcl.tried", 5, "missing"),
@@ -100,9 +100,9 @@ def test_missing_keys_and_wrong_types(folder, key):
         ("tensors.bias", ..., "missing"),
         ("tensors.bia", "0", "does not belong there"),
         ("tensors.bias", 0, "another type"),
-        ("tensors.bias", "0" * 64, "not the one that was saved"),
-        ("gallery_order", "0" * 64, "in their order"),
-        ("named", False, "in their order"),
+        ("tensors.bias", "0" * 64, "not the saved one"),
+        ("gallery_order", "0" * 64, "in the saved order"),
+        ("named", False, "in the saved order"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -191,7 +191,7 @@ def test_json_that_is_too_large(folder):
         (["a"] * 7, "7 for 8 items"),
         ([], "0 for 8 items"),
         (["a"] * 7 + [8], r"names\[7\] = 8"),
-        (["a"] * 8, "in their order"),
+        (["a"] * 8, "in the saved order"),
     ],
 )
 def test_names_must_be_those_of_the_gallery(folder, names, words):
@@ -202,4 +202,4 @@ def test_names_must_be_those_of_the_gallery(folder, names, words):
 def test_names_in_another_order(folder):
     names = json.loads((folder / NAMES).read_text())
     (folder / NAMES).write_text(json.dumps(names[1:] + names[:1]))
-    refused(folder, "in their order")
+    refused(folder, "in the saved order")

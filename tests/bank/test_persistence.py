@@ -192,10 +192,10 @@ def test_older_formats_are_brought_up_step_by_step(folder, monkeypatch):
     write(folder, content)
     refused(folder, "a value is missing.*\n.*rho")
     monkeypatch.setattr(manifest, "FORMAT", 2)
-    refused(folder, "there never was such a format")
+    refused(folder, "there is no such format")
     monkeypatch.setitem(manifest._UPGRADES, 1, renamed)
     same(load(folder), expected)
-    refused(V1, "not what format 1 looks like\n.*relaxation")
+    refused(V1, "the file does not match format 1\n.*relaxation")
 
 
 # --- what cannot be saved ------------------------------------------------------------------------
