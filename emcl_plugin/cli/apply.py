@@ -170,12 +170,7 @@ def _write(
 
 
 def _write_top(
-    path: Path,
-    corrector: Corrector,
-    blocks: Iterator[torch.Tensor],
-    top: int,
-    *,
-    force: bool,
+    path: Path, corrector: Corrector, blocks: Iterator[torch.Tensor], top: int, *, force: bool
 ) -> None:
     """Write a table of the best items of every query."""
     from emcl_plugin.io.atomic import atomic_writer

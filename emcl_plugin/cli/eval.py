@@ -30,12 +30,7 @@ from emcl_plugin.cli.options import (
 @device_options
 @json_option
 def evaluate_command(
-    measures: str,
-    several: str,
-    device: str,
-    memory: int | None,
-    as_json: bool,
-    **options: Any,
+    measures: str, several: str, device: str, memory: int | None, as_json: bool, **options: Any
 ) -> None:
     """Measure scores as they are: metrics and hubness of both directions.
 

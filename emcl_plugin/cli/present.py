@@ -42,10 +42,7 @@ def present_plan(job: Job, config: RunConfig) -> None:
     lines = [
         ("plan", f"{plan.shape[0]} texts x {plan.shape[1]} videos{each}: {plan.way}"),
         ("time", f"about {seconds:.1f} s on {_device(job)} (evaluation not included)"),
-        (
-            "memory",
-            f"{format_size(plan.held)} plus the embeddings, of {format_size(job.memory)}",
-        ),
+        ("memory", f"{format_size(plan.held)} plus the embeddings, of {format_size(job.memory)}"),
         *(("would write", line) for line in config.outputs.shown(job)),
     ]
     click.echo(aligned(lines))

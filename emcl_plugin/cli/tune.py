@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emcl_plugin.cli.inputs import (
-    Banks,
-    Sides,
-    TruthFiles,
-    check_gallery,
-    names_of,
-    read_source,
-)
+from emcl_plugin.cli.inputs import Banks, Sides, TruthFiles, check_gallery, names_of, read_source
 from emcl_plugin.cli.options import (
     Sections,
     bank_options,

@@ -9,12 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from bank_files import (
-    NAMES,
-    SIDES,
-    data,
-    reranker,
-)
+from bank_files import NAMES, SIDES, data, reranker
 
 from emcl_plugin.cli import main
 

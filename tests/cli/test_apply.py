@@ -8,15 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from bank_files import (
-    FIT,
-    NAMES,
-    VIDEO_BANK,
-    N,
-    data,
-    facts_of,
-    reranker,
-)
+from bank_files import FIT, NAMES, VIDEO_BANK, N, data, facts_of, reranker
 from numpy.testing import assert_allclose, assert_array_equal
 
 from emcl_plugin import Reranker

@@ -11,16 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from bank_files import (
-    BOTH,
-    FORWARD,
-    TEXT_BANK,
-    VIDEO_BANK,
-    N,
-    data,
-    everything,
-    facts_of,
-)
+from bank_files import BOTH, FORWARD, TEXT_BANK, VIDEO_BANK, N, data, everything, facts_of
 from numpy.testing import assert_array_equal
 
 from emcl_plugin import EMCL
@@ -155,7 +146,7 @@ def test_queries_of_the_bank_are_said(folder, emcl):
         (["--prior", "even"], {"prior": "even"}),
         (["--no-guard"], {"guard": False}),
         (["--temperature", "0.05"], {"ncl": replace(BANK, temperature=0.05)}),
-        (["--rounds", "1", "--no-guard"], {"ncl": replace(BANK, iterations=1), "guard": False}),
+        (["--iterations", "1", "--no-guard"], {"ncl": replace(BANK, iterations=1), "guard": False}),
         (["--metric", "dot"], {"metric": "dot"}),
         (["--dtype", "float64"], {"dtype": torch.float64}),
         (["--memory", "5M"], {"memory": 5 << 20}),
@@ -203,64 +194,6 @@ APPLY = "apply fitted --text"
 MAIN = "--text t.npy --video v.npy"
 PAIRS = "tune --text-bank tb.npy --video-bank vb.npy"
 BANK_V = "fit --text-bank tb.npy --video v.npy"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ("fit --text-bank tb.npy --save new", "the gallery to search"),
-        ("fit --text-bank tb.npy --save new", "neither is given"),
-        ("fit --text-bank tb.npy --text t.npy --video v.npy --save new", "not both"),
-        ("fit --video v.npy --save new", "give --text-bank"),
-        ("fit --video v.npy --video-bank vb.npy --save new", "give --text-bank"),
-        ("fit --text t.npy --text-bank tb.npy --save new", "give --video-bank"),
-        (BANK_V, "--save"),
-        (f"{BANK_V} --save new --ncl off --temperature 0.1", "does not go with --ncl off"),
-        (f"{BANK_V} --save new --prior off --temperature 0.1", "does not go with --prior off"),
-        (f"{BANK_V} --save new --ncl off --prior even", "does not go with --ncl off"),
-        (f"{BANK_V} --save new --emcl off --seed 1", "does not go with --emcl off"),
-        (f"{BANK_V} --save new --memory lots", "4G"),
-        (f"{BANK_V} --save new --sim s.npy", "--sim"),
-        ("apply", "DIR"),
-        ("apply fitted", "--text or --video"),
-        ("apply fitted --text t.npy --video v.npy", "either --text or"),
-        (f"{APPLY} t.npy --output o.csv", ".npy"),
-        (f"{APPLY} t.npy --output o", ".npy"),
-        (f"{APPLY} t.npy --top 3 --output o.npy", ".csv"),
-        (f"{APPLY} t.npy --top 0", "--top"),
-        (f"{APPLY} t.npy --top many", "--top"),
-        ("show", "DIR"),
-        ("show fitted other", "other"),
-        ("tune --text-bank tb.npy", "tuning needs pairs"),
-        ("tune --video-bank vb.npy", "tuning needs pairs"),
-        ("tune --video v.npy --save new", "tuning needs pairs"),
-        (f"{PAIRS} --save new", "--save needs the gallery"),
-        (f"{PAIRS} --text t.npy --video v.npy --save new", "not both"),
-        (f"{PAIRS} --budget abc", "'abc' is not a time; use e.g. 60s, 5m or 1h"),
-        (f"{PAIRS} --budget 0s", "'0s' is not a time"),
-        (f"{PAIRS} --budget -5", "'-5' is not a time"),
-        (f"{PAIRS} --budget 1.5.2m", "is not a time"),
-        (f"{PAIRS} --budget 5d", "is not a time"),
-        (f"{PAIRS} --cuts 0", "--cuts"),
-        (f"{PAIRS} --seed -1", "--seed"),
-        ("--text-bank tb.npy", "no input"),
-        ("--text t.npy --text-bank tb.npy", "--text needs --video"),
-        ("--sim t.npy --text-bank tb.npy", "need embeddings"),
-        (f"{MAIN} --sim t.npy --video-bank vb.npy", "without --sim"),
-        (f"{MAIN} --text-bank tb.npy --check-leak", "--check-leak"),
-        (f"{MAIN} --text-bank tb.npy --report r.html", "--gt"),
-        (f"--text-bank tb.npy {BANK_V} --save new", "does not go with the sub-command fit"),
-    ],
-)
-def test_wrong_use_is_told_and_writes_nothing(fitted, emcl, arguments, words):
-    folder = fitted.parent
-    before = everything(folder)
-    result = emcl(*arguments.split(), status=2)
-    assert words in result.words
-    assert "Usage: emcl-rerank" in result.words
-    assert "--help" in result.words
-    assert result.out == ""
-    assert everything(folder) == before
 
 
 @pytest.mark.parametrize(

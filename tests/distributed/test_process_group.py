@@ -241,7 +241,7 @@ def test_one_bad_row_ends_the_job_with_one_message(folder, sides):
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_dead_process_ends_the_job_without_output(folder, victim):
     command = ["-m", "emcl_plugin", "--text", "t.npy", "--video", "v.npy", "--output", "y.npy"]
-    command += ["--temperature", "0.0001", "--rounds", "1500", "--prior", "even", "--verbose"]
+    command += ["--temperature", "0.0001", "--iterations", "1500", "--prior", "even", "--verbose"]
     command += ["--no-guard", "--json", "--resume", "run.safetensors"] if victim else []
     processes = start(2, *command, cwd=folder)
     try:
@@ -281,7 +281,7 @@ main()
 def test_a_process_that_hangs_ends_the_job_after_a_while(folder):
     """Without the three seconds here it is an hour."""
     command = ["-c", IMPATIENT, "--text", "t.npy", "--video", "v.npy", "--output", "h.npy"]
-    command += ["--temperature", "0.0001", "--rounds", "9000", "--prior", "even", "--verbose"]
+    command += ["--temperature", "0.0001", "--iterations", "9000", "--prior", "even", "--verbose"]
     processes = start(2, *command, "--no-guard", cwd=folder)
     try:
         while "held" not in (line := processes[0].stderr.readline()):

@@ -35,7 +35,7 @@ from emcl_plugin import Reranker  # noqa: E402
 from emcl_plugin.data.demo import load_demo  # noqa: E402
 
 SIDES = ["--text", "t.npy", "--video", "v.npy", "-q"]
-LONG = ["--prior", "even", "--temperature", "0.001", "--rounds", "60"]
+LONG = ["--prior", "even", "--temperature", "0.001", "--iterations", "60"]
 EVERY_ROUND = "from emcl_plugin.pipeline import checkpoint; checkpoint.SECONDS = 0.0"
 JOBS = {
     "matrix, npy": ["out.npy", *SIDES, "-o", "out.npy"],
