@@ -1,10 +1,10 @@
 """Make the package's demo data: the English and the Spanish names of emoji as two modalities.
 
-The names are the Unicode CLDR short names as the PyPI package ``emoji`` (New BSD licence) ships
-them. Each language gets its own embedding, character n-gram TF-IDF reduced by PCA, and canonical
-correlation analysis (CCA) brings both into one space, as training does for texts and videos.
-Whatever is fitted is fitted on a random half of the pairs, the bank; the other half is the test
-set. Like other cross-modal embeddings, these have hubs, and so there is something to correct.
+The names are Unicode CLDR short names from the PyPI package ``emoji`` (New BSD licence). Each
+language has its own embedding: character n-gram TF-IDF, reduced by PCA. Canonical correlation
+analysis (CCA) maps both into one space, as training does for texts and videos. Everything is fitted
+on a random half of the pairs, the bank; the other half is the test set. Like other cross-modal
+embeddings, these have hubs.
 
     pip install emoji==2.16.0 scikit-learn
     python examples/make_demo_data.py [demo.npz]

@@ -1,18 +1,18 @@
-"""The demo data, from their source
-================================
+"""The demo data and their hubs
+============================
 
-The data that ship with the package are names of emoji: the English name is the "text", the Spanish
-name of the same emoji the "video". Each language is embedded by its own character n-grams, and
-canonical correlation analysis brings both into one space, fitted on other emoji, as training does
-for texts and videos. Like most cross-modal embeddings these have hubs. Here they are made again
-from the PyPI package ``emoji`` by :download:`make_demo_data.py`, looked at, and corrected.
+The demo data are names of emoji: the English name is the "text", the Spanish name of the same emoji
+the "video". Each language is embedded by its own character n-grams. Canonical correlation analysis,
+fitted on other emoji, maps both into one space, as training does for texts and videos. Like most
+cross-modal embeddings, these have hubs. :download:`make_demo_data.py` generates them from the PyPI
+package ``emoji``. This example generates, inspects and corrects them.
 """
 
 from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
-from make_demo_data import make  # the script beside this one
+from make_demo_data import make  # the script next to this one
 
 from emcl_plugin import rerank, rescore
 from emcl_plugin.data.demo import load_demo
@@ -22,35 +22,35 @@ from emcl_plugin.scores import Dense
 
 made, demo = make(), load_demo()
 same = [np.array_equal(made[name], getattr(demo, name)) for name in made]
-print(f"{sum(same)} of {len(same)} arrays are those that ship with the package")
+print(f"{sum(same)} of {len(same)} arrays equal those of the package")
 for pair in list(zip(made["text_names"], made["video_names"], strict=True))[:5]:
     print(" | ".join(pair))
 
 # %%
-# By the plain cosine one name comes up for many, though each is right for one only: a hub. The
-# first list below is of the English names that it comes first for, the second what is left of them.
+# With the plain cosine, one name is the top-1 result of many texts, although it is right for only
+# one: a hub. This is the list of texts that retrieve it first; the list after correction is below.
 
 text, video = (made[side].astype(np.float32) for side in ("text", "video"))
 cosine = rerank(None, (text, video), emcl=None, ncl=None)
 top = cosine.argmax(1)
 hub = np.bincount(top).argmax()
-print(f'"{made["video_names"][hub]}" comes first for:')
+print(f'"{made["video_names"][hub]}" is the top-1 result of:')
 print(fill(", ".join(made["text_names"][top == hub]), 76))
 
 # %%
-# One call, no option. ``rescore`` is ``rerank`` with the story of what was done: how far the
-# queries were found to ask for every video alike, and what evidence there is for hubs.
+# One call with default settings. ``rescore`` is ``rerank`` plus a report: how evenly the queries
+# cover the videos, and the evidence for hubs.
 
 result = rescore(None, (text, video))
 corrected = np.asarray(result.scores)
 print(result.protocol)
 print(fill(result.prior.reason, 76))
 print(fill(result.guard.reason, 76))
-print(f'"{made["video_names"][hub]}" now comes first for:')
+print(f'"{made["video_names"][hub]}" is now the top-1 result of:')
 print(fill(", ".join(made["text_names"][corrected.argmax(1) == hub]), 76))
 
 # %%
-# More right ones come first, in both directions, and from the same matrix.
+# R@1 improves in both directions, from the same matrix.
 
 for name, scores in (("cosine", cosine), ("emcl_plugin", corrected)):
     found = evaluate(Dense(scores)).directions
@@ -58,9 +58,9 @@ for name, scores in (("cosine", cosine), ("emcl_plugin", corrected)):
     print(f"{name:12}", *shown, sep="   ")
 
 # %%
-# For how many texts does each video come first? Where every video is right for one text, all
-# should lie on the dotted line. The steep start are the hubs, and where a curve reaches 0 begin
-# the videos that nobody is ever shown.
+# For how many texts is each video the top-1 result? Every video is right for one text, so ideally
+# all lie on the dotted line. The steep start shows the hubs. Videos where the curve is 0 are never
+# a top-1 result.
 
 figure, axes = plt.subplots(figsize=(6, 4.2), layout="constrained")
 ranks = range(1, len(video) + 1)
@@ -70,7 +70,7 @@ for name, scores in (("cosine", cosine), ("emcl_plugin", corrected)):
     label = f"{name}: one {counts[0]} times, {100 * np.mean(counts == 0):.0f} % never"
     axes.step(ranks, counts, color=colour, label=label, linewidth=2)
 axes.axhline(1, color=PALETTE["ink"], linestyle=":", linewidth=0.8)
-axes.set(title="How often each video comes first", ylim=(-0.4, None))
-axes.set(xlabel="videos, the most frequent first", ylabel="texts that it comes first for")
+axes.set(title="How often each video is the top-1 result", ylim=(-0.4, None))
+axes.set(xlabel="videos, most frequent first", ylabel="number of texts")
 axes.legend()
 plt.show()

@@ -1,10 +1,10 @@
 """A CLIP-style retriever
 ======================
 
-Encoders of the CLIP family put texts and images into two cones, some way apart (the modality gap),
-and some images lie further on the texts' side than others. Those are near every text: hubs. Here
-such embeddings are made, so that the truth is known. Your own take their place unchanged, e.g. from
-``model.encode_text`` and ``model.encode_image`` of open_clip; they need not be normalised.
+CLIP-style encoders map texts and images into two separate cones (the modality gap). Some images lie
+closer to the texts than others. They are close to every text: hubs. This example generates such
+embeddings, so that the truth is known. Replace them with your own, for example from
+``model.encode_text`` and ``model.encode_image`` of open_clip. They need not be normalized.
 """
 
 from textwrap import fill
@@ -28,8 +28,8 @@ image = image_cone + meaning + 1.1 * rng.standard_normal((count, dimension))
 image += lean * (text_cone - image_cone)
 
 # %%
-# Along the line from the mean image to the mean text the two sides hardly meet. The few images
-# far to the right are the ones to watch.
+# Along the line from the mean image to the mean text, the two sides hardly overlap. The few images
+# far to the right are the hubs.
 
 unit_text, unit_image = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (text, image))
 gap = unit_text.mean(0) - unit_image.mean(0)
@@ -44,11 +44,11 @@ axes.set(xlabel="position along the modality gap", ylabel="items")
 axes.legend()
 
 # %%
-# One call on the embeddings. EMCL takes a shared direction away where more pairs become each
-# other's best by that, which needs no labels; NCL does the rest.
+# One call on the embeddings. EMCL removes a shared direction if this gives more mutual nearest
+# neighbours, which needs no labels. NCL then normalizes the scores.
 
 result = rescore(None, (text, image))
-print(f"EMCL's strength {result.emcl.strength:g}: {result.emcl.reason}")
+print(f"EMCL strength {result.emcl.strength:g}: {result.emcl.reason}")
 print(fill(result.guard.reason, 76))
 cosine = rerank(None, (text, image), emcl=None, ncl=None)
 for name, scores in (("cosine", cosine), ("emcl_plugin", np.asarray(result.scores))):
@@ -57,16 +57,16 @@ for name, scores in (("cosine", cosine), ("emcl_plugin", np.asarray(result.score
     print(f"{name:12}", *shown, sep="   ")
 
 # %%
-# CLIP's logits are the cosines times 100. Nothing has to be said: the temperature follows the
-# scores, and the ranking is the same.
+# CLIP's logits are cosines times 100. No setting is needed: the temperature follows the scores, and
+# the ranking is the same.
 
 from_cosines, from_logits = rerank(cosine), rerank(100 * cosine)
 agree = np.mean(from_cosines.argsort(1)[:, -10:] == from_logits.argsort(1)[:, -10:])
 print(f"the same first ten images from cosines and from logits: {100 * agree:.2f} %")
 
 # %%
-# Who is lowered? Every mark is an image: to the right those that lean towards the texts, below 0
-# those whose scores are lowered. NCL was told neither, nor which text belongs to which image.
+# Which images does NCL lower? Every mark is an image. Those to the right lie closer to the texts;
+# those below 0 get lower scores. NCL knows neither the positions nor the right pairs.
 
 figure, axes = plt.subplots(figsize=(6, 4.2), layout="constrained")
 bias = np.asarray(result.biases.video)

@@ -1,10 +1,10 @@
 """Many captions per video
 =======================
 
-MSVD has some forty captions for every video, MSR-VTT twenty. The matrix is then not square, and a
-row's right video is not on the diagonal. ``GroundTruth`` says which video each text belongs to,
-for measuring only: the correction never sees it. A video's rank is that of its best caption, the
-field's usual protocol.
+MSVD has about forty captions per video, MSR-VTT twenty. The matrix is then not square, and the
+right video of a row is not on the diagonal. ``GroundTruth`` specifies the video of each text.
+Only the metrics use it; the correction does not. The rank of a video is that of its best caption,
+the usual protocol.
 """
 
 import matplotlib.pyplot as plt
@@ -21,22 +21,22 @@ rng = np.random.default_rng(0)
 videos, dimension = 150, 48
 meaning, noise = rng.standard_normal((2, videos, dimension))
 shared = rng.standard_normal(dimension)
-depth = rng.gamma(1, 0.6, (videos, 1))  # those of great depth lie near every text
+depth = rng.gamma(1, 0.6, (videos, 1))  # videos of large depth lie close to every text
 video = meaning + noise + shared * depth
 
 
 def captions(of_each):
-    """Texts, and the index of the video that each belongs to."""
+    """Return texts and the video index of each."""
     belongs = np.repeat(np.arange(videos), of_each)
     noise = rng.standard_normal((len(belongs), dimension))
     return meaning[belongs] + shared + 1.6 * noise, belongs
 
 
 # %%
-# The same 150 videos with ever more captions, all of them corrected together: R@1 before and after
-# from text to video and from video to text, the strength of EMCL that was chosen, and the evidence
-# for hubs in standard errors, from 2 on everything is applied. It is counted within parts of about
-# as many texts as there are videos, so that it neither grows with the captions nor fades.
+# The same 150 videos with an increasing number of captions. Each line shows R@1 before and after
+# (text to video, video to text), the chosen strength of EMCL, and z, the evidence for hubs in
+# standard errors; from z = 2 the whole correction is applied. The evidence is counted in folds of
+# about as many texts as videos, so that it does not depend on the number of captions.
 
 counts = (1, 2, 5, 20, 80)
 before, after = [], []
@@ -53,10 +53,10 @@ for count in counts:
     print(f"EMCL {result.emcl.strength:g}, z = {result.guard.z:.1f}")
 
 # %%
-# What to look at: text to video (solid) is as hard with eighty captions as with two, since each
-# asks for itself, and the correction raises it throughout. Video to text (dashed) grows by itself,
-# because one good caption of eighty is enough; so compare that direction only between sets with as
-# many captions. With one caption each there are few texts to learn from, and not every gain shows.
+# Text to video (solid) is as hard with eighty captions as with two, because each caption is a
+# separate query; the correction raises it throughout. Video to text (dashed) grows with the number
+# of captions, because one good caption of eighty is enough. So compare that direction only between
+# sets with the same number of captions.
 
 figure, axes = plt.subplots(figsize=(6, 4.2), layout="constrained")
 for direction, (name, line) in enumerate(zip(DIRECTIONS, ("-", "--"), strict=True)):

@@ -1,10 +1,10 @@
 """A bank, and single queries
 ==========================
 
-A search engine answers one query at a time, and cannot wait for the others. So the correction is
-learnt from a bank of other queries: the captions of a training set, last week's log. Here they are
-the English names of other emoji. Afterwards a query is scored by itself, and its result is the same
-alone and in company, to the last bit.
+A search engine answers one query at a time and cannot wait for others. So the correction is learned
+from a bank of other queries, such as training captions or a log. Here the bank contains the English
+names of other emoji. Each query is then scored independently: its result is the same, to the last
+bit, alone or in a batch.
 """
 
 from textwrap import fill
@@ -23,12 +23,12 @@ reranker = Reranker().fit(bank, video)
 scores, found = reranker.search(text[:1], k=3)
 print(demo.text_names[0], "->", [demo.video_names[i] for i in found[0]])
 alone, together = reranker.transform(text[:1]), reranker.transform(text)
-print("the same bits alone and in company:", np.array_equal(alone[0], together[0]))
+print("same bits alone and in a batch:", np.array_equal(alone[0], together[0]))
 
 # %%
-# What the bank taught. *Coverage* is the share of the gallery that is among the ten best of some
-# bank query, *reliability* how far two halves of the bank agree on the biases, and *strength* the
-# share of the biases that is applied because of all that.
+# The report of the fit. *Coverage* is the share of the gallery among the ten best items of some
+# bank query. *Reliability* is the agreement of two halves of the bank on the biases. *Strength*
+# is the share of the biases that is therefore applied.
 
 report = reranker.report_
 print(f"{report.queries:.0f} different queries, coverage {report.coverage:.2f}")
@@ -51,10 +51,10 @@ for size in sizes:
     print(f"{size:4} queries: {applied[-1]:3.0f} % of the biases, R@1 {shown}")
 
 # %%
-# A small bank knows little, and little of what it says is applied: it gains nothing and breaks
-# nothing. The dotted line is what may be had where all queries are known at once ("transductive"),
-# as in most published tables. The distance to it is the price of not knowing them, and the reason
-# why the protocol belongs beside every figure.
+# A small bank has a low reliability, so little of its correction is applied: it neither gains nor
+# loses much. The dotted line is the result if all queries are known at once ("transductive"), as in
+# most published tables. The difference is the cost of not knowing them, and the reason to state the
+# protocol with every figure.
 
 cosine = rerank(None, (text, video), emcl=None, ncl=None)
 known = rerank(None, (text, video))
@@ -72,7 +72,7 @@ axes.fill_between(sizes, lowest, highest, color=PALETTE["after"], alpha=0.2, lin
 axes.set_xscale("log")
 axes.set_xticks(sizes, [str(size) for size in sizes])
 axes.set_xticks([], minor=True)
-axes.set(title="What a bank is worth")
+axes.set(title="R@1 against the size of the bank")
 axes.set(xlabel="queries in the bank", ylabel="R@1, text to video, %")
 axes.legend(loc="center left")
 plt.show()

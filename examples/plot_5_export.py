@@ -1,10 +1,10 @@
 """Into FAISS and a vector store
 =============================
 
-For one query the correction is one number per video, so it fits into the vectors as one more
-dimension: the gallery's become ``[M v, tau g]`` and the query's ``[M q, s]``. Any index of inner
-products then ranks as :meth:`emcl_plugin.Reranker.search` does, at its own speed. Here FAISS and
-LanceDB hold the demo's gallery. Whole programs: :download:`serve_faiss.py`,
+For one query, the correction adds one number per video, so it can be stored as one extra dimension
+of the vectors: ``[M v, tau g]`` for the gallery and ``[M q, s]`` for the query. Any inner-product
+index then ranks like :meth:`emcl_plugin.Reranker.search`, at its own speed. This example stores the
+demo gallery in FAISS and LanceDB. Complete programs: :download:`serve_faiss.py`,
 :download:`serve_lancedb.py`, :download:`serve_qdrant.py`.
 """
 
@@ -30,7 +30,7 @@ corrector = reranker.corrector_
 expected = reranker.search(text, k=10)[1]
 
 # %%
-# FAISS, before and after: the vectors have one dimension more.
+# FAISS, before and after: the vectors have one extra dimension.
 
 unit_text, unit_video = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (text, video))
 plain = faiss.IndexFlatIP(video.shape[1])
@@ -43,9 +43,9 @@ found = {
 }
 
 # %%
-# LanceDB on disk. Its default metric is the Euclidean distance, by which these vectors rank by
-# something else and without any error. Say ``dot``; or, for a store that knows nothing but
-# distances, export for that space.
+# LanceDB on disk. Its default metric is the Euclidean distance, which ranks these vectors
+# differently without an error. Set ``dot``; for a store that supports only distances, export
+# for that space.
 
 with tempfile.TemporaryDirectory() as folder:
     for space, metrics in (("ip", ("dot", "l2", "cosine")), ("l2", ("l2",))):
@@ -60,10 +60,10 @@ with tempfile.TemporaryDirectory() as folder:
             found[f"LanceDB, {metric!r}, vectors for {space!r}"] = ids
 
 # %%
-# How many of the first ten are those of ``search``, and how often is the right one first? With the
-# metric that belongs to the vectors all are the same. With another one the results look plausible,
-# which is what makes the mistake hard to find; how much it costs depends on the length of the new
-# coordinate, which is small here beside the unit length of the rest.
+# How many of the first ten results equal those of ``search``, and what is R@1? With the right
+# metric, all are equal. With another metric, the results look plausible, so the mistake is hard
+# to notice. Its cost depends on the size of the new coordinate, which is small here compared
+# with the unit length of the rest.
 
 right = np.arange(len(text))[:, None]
 for name, ids in found.items():
@@ -74,14 +74,14 @@ added = reranker.export_vectors()[:, -1]
 print(f"the new coordinate: {added.min():.3f} to {added.max():.3f}")
 
 # %%
-# The new coordinate against how often a video is among the first ten of the plain index. Each mark
-# is a video. What comes up often is mostly lowered, what hardly comes up is mostly raised, and that
-# is all that the store has to know.
+# The new coordinate against how often a video is among the first ten of the plain index. Each
+# mark is a video. Frequent videos are mostly lowered and rare ones mostly raised. The store
+# needs nothing else.
 
 figure, axes = plt.subplots(figsize=(6, 4.2), layout="constrained")
 often = np.bincount(found["FAISS, plain cosine"].ravel(), minlength=len(video))
 axes.axhline(0, color=PALETTE["ink"], linestyle=":", linewidth=0.8)
 axes.scatter(often, added, 14, PALETTE["video"], alpha=0.6, linewidth=0)
-axes.set(title="One more dimension is the whole correction")
+axes.set(title="The extra dimension is the whole correction")
 axes.set(xlabel="times among the first ten, plain cosine", ylabel="the video's new coordinate")
 plt.show()

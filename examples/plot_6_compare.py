@@ -1,9 +1,9 @@
-"""All methods beside each other
-=============================
+"""Comparison of all methods
+==========================
 
-Every training-free correction that the package knows, at its published settings, on the same
-scores. On your own files: ``emcl-rerank compare --text t.npy --video v.npy --gt diagonal``, which
-also tests which method beats which.
+Every training-free correction in the package, at its published settings, on the same scores. For
+your own files, use ``emcl-rerank compare --text t.npy --video v.npy --gt diagonal``, which also
+tests the differences for significance.
 """
 
 import matplotlib.pyplot as plt
@@ -21,9 +21,9 @@ rows, left_out = compare(None, (text, video), text_bank=text_bank, video_bank=vi
 rows.sort(key=lambda row: row.mean("R@1"))
 
 # %%
-# *Protocol*: did a method use the queries that it is measured on, all at once (transductive), or
-# others (bank)? *Serves*: can it be exported to an index of inner products? *Skewness*: how
-# unevenly the first ten results are spread, above 1.5 is usually called hubness.
+# *Protocol*: transductive methods use all measured queries at once; bank methods use others.
+# *Serves*: the method can be exported to an inner-product index. *Skewness*: how unevenly the first
+# ten results are distributed; values above 1.5 are usually called hubness.
 
 print(f"{'':18}mean R@1  skewness  protocol      serves")
 for row in reversed(rows):
@@ -32,17 +32,16 @@ for row in reversed(rows):
     print(f"{row.name:18}{row.mean('R@1'):8.1f}{skewness:10.1f}  {row.protocol:14}{serves}")
 
 # %%
-# Is the difference to dual softmax, the usual choice, more than luck? The same queries are compared
-# in pairs.
+# Is the difference to dual softmax, the usual choice, significant? The test is paired by query.
 
 by_name = {row.name: row for row in rows}
 for direction, gain in zip(DIRECTIONS, by_name[OURS].gain_over(by_name["dsl"]), strict=True):
     print(f"{direction}  {gain.gain:+.1f}, 95 % interval {gain.low:+.1f} to {gain.high:+.1f}")
 
 # %%
-# Compare like with like: full marks used all test queries at once, hollow ones a bank of others,
-# as a search engine has to. The dashed line is the input. This is one small set, made to try the
-# package; results on others are among the benchmarks.
+# Compare only methods with the same protocol: filled marks used all test queries at once, hollow
+# marks a bank of other queries, as a search engine must. The dashed line is the input. This is one
+# small demo set; the benchmarks have results on real sets.
 
 figure, axes = plt.subplots(figsize=(6, 5), layout="constrained")
 for place, row in enumerate(rows):

@@ -1,10 +1,10 @@
-"""EMCL's subspaces made visible
-=============================
+"""The subspaces of EMCL
+=====================
 
-EMCL looks for directions that texts and videos share, and adds what lies along them to the
-features. It is a linear map, ``X' = X (I + beta W)``, with a symmetric ``W`` of low rank: its
-eigenvectors are the subspaces, its eigenvalues how much each counts. So they can be looked at, and
-whether to add them or to take them away is one number.
+EMCL finds directions that texts and videos share, and adds the components along them to the
+features. It is a linear map, ``X' = X (I + beta W)``, with a symmetric ``W`` of low rank. The
+eigenvectors of ``W`` are the subspaces, its eigenvalues their weights. One number, the strength,
+adds or removes them.
 """
 
 import matplotlib.pyplot as plt
@@ -21,8 +21,8 @@ text, video = demo.text.astype(np.float32), demo.video.astype(np.float32)
 moments = second_moments(Features(text), Features(video))
 
 # %%
-# What is a subspace of the demo data? The names that lie furthest out on either side of some of
-# them. They have letters in common, since letters are all that the demo's encoder reads.
+# What is a subspace of the demo data? These are the names at both ends of some subspaces. They have
+# letters in common, because the encoder of the demo uses only letters.
 
 basis = fit_subspaces(moments, EMCL(sigma=0.1)).basis.numpy().astype(np.float32)
 for subspace in (4, 5, 6, 7):
@@ -31,9 +31,9 @@ for subspace in (4, 5, 6, 7):
         print(f"subspace {subspace} {side}:", ", ".join(demo.text_names[i] for i in chosen))
 
 # %%
-# How many are there? The released code starts all bases from one row of +1 and -1, so that two at
-# most are distinct, whatever K is. From eigenvectors they are all different, and ``sigma`` says how
-# many are left.
+# How many subspaces are there? The released code starts all bases from one row of +1 and -1, so at
+# most two are distinct, for any K. If the bases start from eigenvectors, all differ, and ``sigma``
+# determines how many remain.
 
 figure, axes = plt.subplots(figsize=(6, 4.2), layout="constrained")
 for start, sigma, line in (("signs", 0.1, "o"), ("eigen", 0.3, "--"), ("eigen", 0.1, "-")):
@@ -42,15 +42,15 @@ for start, sigma, line in (("signs", 0.1, "o"), ("eigen", 0.3, "--"), ("eigen", 
     label = f"start {start!r}, sigma {sigma}: effective rank {found.effective_rank:.1f}"
     colour = PALETTE["before" if start == "signs" else "after"]
     axes.plot(range(1, len(weight) + 1), weight, line, color=colour, label=label)
-axes.set(title="32 bases, and what becomes of them")
-axes.set(xlabel="subspace", ylabel="eigenvalue of W, the first is 1")
+axes.set(title="Eigenvalues of 32 bases")
+axes.set(xlabel="subspace", ylabel="eigenvalue of W / largest")
 axes.legend()
 
 # %%
-# Are they what all items share? The demo's encoder was centred, so here is a made set that has such
-# a direction: both sides lie in one cone, some videos deeper in it. EMCL's responsibilities are
-# never negative, so the first subspace is nearly the mean of all channels, whatever the data are;
-# the cone is in the second.
+# Do the subspaces contain the component that all items share? The demo's encoder is centred, so
+# this part uses generated data with such a direction: both sides lie in one cone, some videos
+# deeper in it. EMCL's responsibilities are never negative, so the first subspace is nearly the
+# mean of all channels for any data. The cone is in the second.
 
 rng = np.random.default_rng(0)
 meaning, noise_text, noise_video = rng.standard_normal((3, 400, 64))
@@ -65,11 +65,11 @@ for subspace, direction in enumerate(found.basis.numpy().T[:3], 1):
     print(f"{subspace:8}{weight:12.2f}{mean:28.2f}{shared:15.2f}")
 
 # %%
-# Add them or take them away? At strength -1 the first subspace is gone and the others are
-# weakened by their eigenvalues, at 0 nothing is changed, above 0 all are strengthened, as in the
-# paper (whose gains are on fine-tuned models). Nobody has labels at test time, so the strength is
-# chosen by the share of mutual nearest neighbours, which needs none. Here both curves are highest
-# at one end.
+# Add or remove them? Strength -1 removes the first subspace and weakens the others in
+# proportion to their eigenvalues. Strength 0 changes nothing. Positive strengths amplify all,
+# as in the paper (whose gains are on fine-tuned models). There are no labels at test time, so
+# the strength is chosen by the share of mutual nearest neighbours. Here both curves have their
+# maximum at the same end.
 
 strengths = np.linspace(-1, 1, 9)
 recall, mutual = [], []

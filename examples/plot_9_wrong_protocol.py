@@ -1,9 +1,9 @@
 """What breaks when the protocol is wrong
 ======================================
 
-Normalization is a statement about the queries: NCL as published says that every video is asked for
-equally often. Benchmarks are made like that and search logs are not. And a bank is to hold *other*
-queries than those that are measured. Here both rules are broken on purpose.
+Normalization makes an assumption about the queries: NCL as published assumes that every video is
+requested equally often. Benchmarks satisfy it; search logs do not. And a bank must contain *other*
+queries than the measured ones. This example breaks both rules on purpose.
 """
 
 import warnings
@@ -23,13 +23,13 @@ count = len(text)
 
 
 def recall(scores, asked):
-    """R@1 in percent, where row i asks for video asked[i]."""
+    """Return R@1 in percent; row i requests video asked[i]."""
     return 100 * np.mean(scores.argmax(1) == asked)
 
 
 # %%
-# The same videos, asked for in three ways: each once, a fifth of them only, and as in a log, where
-# a few are asked for again and again (Zipf's law).
+# The same videos, requested in three ways: each once, only a fifth of them, and as in a log,
+# where a few are requested most of the time (Zipf's law).
 
 rng = np.random.default_rng(0)
 share = 1 / np.arange(1, count + 1)
@@ -56,9 +56,9 @@ for scene, asked in scenes.items():
         print(fill(f"warning: {warning.message}", 76))
 
 # %%
-# The other mistake: a bank that holds the very queries that are measured. That is transductive,
-# whatever it is called, and may be compared with transductive figures only. ``transform`` looks for
-# them and says so.
+# The other mistake is a bank that contains the measured queries. The result is then
+# transductive and may only be compared with transductive figures. ``transform`` detects the
+# overlap and warns.
 
 for name, queries in (("other queries", bank), ("the test queries", text)):
     fitted = Reranker().fit(queries, video)
@@ -69,9 +69,9 @@ for name, queries in (("other queries", bank), ("the test queries", text)):
         print(fill(f"warning: {warning.message}", 76))
 
 # %%
-# With the even prior the gain of the first group turns into a loss as soon as the queries are
-# uneven, because videos that nobody asked for are given a share all the same. The default finds out
-# from the scores, without labels, how far to trust that prior.
+# With the even prior, the gain of the first group becomes a loss when the queries are uneven,
+# because videos that are never requested still get a share. By default, the trust in this prior
+# is estimated from the scores, without labels.
 
 figure, axes = plt.subplots(figsize=(6, 4.2), layout="constrained")
 colours = {"cosine": "before", "NCL as published": "ink", "emcl_plugin": "after"}

@@ -1,6 +1,6 @@
-"""Serve corrected text-to-video search from FAISS, on the demo data that ship with the package.
+"""Serve corrected text-to-video search from FAISS, on the included demo data.
 
-Fit on a bank of texts that nobody asks here, export the corrected gallery to an index file, then
+Fit on a bank of other texts, export the corrected gallery to an index file, then
 answer queries with that file alone and compare with the corrector's own search.
 
     pip install "emcl-plugin[cpu]"

@@ -1,6 +1,6 @@
-"""Serve corrected text-to-video search from LanceDB, on the demo data that ship with the package.
+"""Serve corrected text-to-video search from LanceDB, on the included demo data.
 
-LanceDB ranks by the Euclidean distance unless told otherwise; these vectors need "dot".
+LanceDB ranks by Euclidean distance by default; these vectors need "dot".
 
     pip install emcl-plugin lancedb
     python examples/serve_lancedb.py

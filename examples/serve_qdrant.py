@@ -1,6 +1,6 @@
-"""Serve corrected text-to-video search from Qdrant, on the demo data that ship with the package.
+"""Serve corrected text-to-video search from Qdrant, on the included demo data.
 
-Embedded, as here, Qdrant is for trying things out, up to some 20,000 items. With a server, take
+Embedded Qdrant, as used here, is intended for trials with up to 20,000 items. With a server, use
 QdrantClient(url=...) and upload `gallery_vectors(corrector)` with Distance.DOT.
 
     pip install emcl-plugin qdrant-client
