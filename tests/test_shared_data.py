@@ -1,4 +1,4 @@
-"""On real embeddings (where they are at hand): the gains that the defaults promise."""
+"""The gains of the defaults on real embeddings, which are not part of the repository."""
 
 from __future__ import annotations
 
@@ -20,13 +20,10 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 def load(name):
     folder = DATA / name
     if not folder.is_dir():
-        pytest.skip(f"{name} is not at hand: put it under {DATA.name}/ beside the checkout")
+        pytest.skip(f"{name} is missing in {DATA.parent.name}/{DATA.name}, beside the checkout")
+    text, video = (np.load(folder / f"{side}.npy") for side in ("text", "video"))
     truth = folder / "text_to_video.npy"
-    return (
-        np.load(folder / "text.npy"),
-        np.load(folder / "video.npy"),
-        np.load(truth) if truth.exists() else None,
-    )
+    return text, video, np.load(truth) if truth.exists() else None
 
 
 def mean_r1(scores, truth):
@@ -35,11 +32,9 @@ def mean_r1(scores, truth):
 
 
 def cosine(text, video):
-    unit = [
-        x / np.linalg.norm(x, axis=1, keepdims=True)
-        for x in (text.astype("f4"), video.astype("f4"))
-    ]
-    return unit[0] @ unit[1].T
+    text, video = (x.astype("f4") / np.linalg.norm(x.astype("f4"), axis=1, keepdims=True)
+                   for x in (text, video))  # fmt: skip
+    return text @ video.T
 
 
 @pytest.mark.parametrize(
@@ -73,31 +68,19 @@ def test_a_set_without_hubs_comes_back_unchanged():
 
 
 SETS = [
-    "coco_clipB16",
-    "coco_clipB16_split",
-    "emoji_en_de",
-    "emoji_en_es",
-    "emoji_text_image",
-    "flickr8k_en2zh_e5",
-    "flickr8k_miniclip_trained",
-    "flickr8k_tinyclip",
-    "flickr8k_tinyclip_split",
-    "msrvtt_videoclip100",
-]
+    "coco_clipB16", "coco_clipB16_split", "emoji_en_de", "emoji_en_es", "emoji_text_image",
+    "flickr8k_en2zh_e5", "flickr8k_miniclip_trained", "flickr8k_tinyclip",
+    "flickr8k_tinyclip_split", "msrvtt_videoclip100",
+]  # fmt: skip
 
 
-def half_asked(name, seed):
-    """The texts of half of the videos, all videos, and the video of each text."""
+def text_r1_gain(name, seed, **settings):
+    """Return the gain over the cosine in R@1 points, text to video, with half of the videos."""
     text, video, truth = load(name)
     owner = np.arange(len(text)) if truth is None else truth
     chosen = np.random.default_rng(seed).permutation(len(video))[: len(video) // 2]
     asked = np.isin(owner, chosen)
-    return text[asked], video, owner[asked]
-
-
-def text_r1_gain(name, seed, **settings):
-    """Points of R@1, text to video, over the cosine."""
-    text, video, owner = half_asked(name, seed)
+    text, owner = text[asked], owner[asked]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EmclWarning)
         scores = rescore(None, (text, video), **settings).scores
@@ -112,5 +95,5 @@ def test_nothing_is_lost_where_half_of_the_videos_are_asked_for(name):
 
 
 def test_the_even_prior_loses_where_half_of_the_videos_are_asked_for():
-    """What the rule prevents: five points and more, on a set of which it changes nothing."""
+    """The rule prevents a loss of more than five points on a set that it leaves unchanged."""
     assert text_r1_gain("flickr8k_miniclip_trained", 0, prior="even", guard=False) < -5

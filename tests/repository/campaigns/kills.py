@@ -1,13 +1,12 @@
-"""Kill running jobs at random moments, and see what they leave.
+"""Kill running jobs at random moments and check what they leave.
 
-Every job is first run undisturbed. Then it is run again and again, each time in a folder without
-its output or with an older one, and killed at a moment drawn uniformly from its whole life: mostly
-by SIGKILL, sometimes by SIGTERM or SIGINT. The output must be absent, the older one, or the
-undisturbed one to the last byte. A job that was told to stop must say the truth about that in one
-message, end with status 0 or 1, and leave no part of a file. Jobs with --resume are repeated until
-one comes to its end, whose result must be the undisturbed one.
+Each job first runs undisturbed. It then runs many times, in a folder without its output or with
+an older one, and is killed at a uniformly random moment: mostly by SIGKILL, sometimes by SIGTERM
+or SIGINT. The output must be absent, the older one, or byte for byte the undisturbed one. A job
+that is stopped by a signal must report that truthfully in one message, exit with status 0 or 1 and
+leave no partial file. Jobs with --resume repeat until one finishes with the undisturbed result.
 
-torch is loaded once, and all jobs are forked from there.
+All jobs are forked from one process that has loaded torch.
 """
 
 from __future__ import annotations
@@ -47,11 +46,13 @@ JOBS = {
     "export, faiss": ["out.faiss", "export", "fitted", "--to", "faiss", "-o", "out.faiss", "-q"],
     "resume": ["out.npy", *SIDES, *LONG, "-o", "out.npy", "--resume", "run.safetensors"],
 }  # fmt: skip
+COUNTS = ("tried", "losses", "killed", "stopped", "ended before", "complete", "older kept")
+COUNTS += ("older set aside", "continued")
 SIGNALS = [signal.SIGKILL] * 8 + [signal.SIGTERM, signal.SIGINT]
 
 
 def content(path: Path) -> object:
-    """All bytes of a file or folder, None where there is none."""
+    """Return all bytes of a file or folder, None if it does not exist."""
     if path.is_dir():
         return {file.name: file.read_bytes() for file in path.iterdir()}
     return path.read_bytes() if path.exists() else None
@@ -65,7 +66,7 @@ def remove(path: Path) -> None:
 
 
 class Job:
-    """One kind of job: what it gives undisturbed, and what was found of the killed ones."""
+    """One kind of job: its undisturbed result, and counts of the killed runs."""
 
     def __init__(self, forks: Forks, home: Path, what: str) -> None:
         self.forks, self.home, self.what = forks, home, what
@@ -82,9 +83,7 @@ class Job:
             self.clear()
         self.older: object = None
         self.there: set[Path] = set()
-        self.row = {"what": what, "tried": 0, "losses": 0, "killed": 0, "stopped": 0}
-        self.row |= {"ended before": 0, "complete": 0, "older kept": 0, "older set aside": 0}
-        self.row["continued"] = 0
+        self.row = {"what": what, **dict.fromkeys(COUNTS, 0)}
         self.seconds = 0.0
 
     def start(self):
@@ -98,7 +97,7 @@ class Job:
             remove(path)
 
     def prepare(self, chance: random.Random) -> None:
-        """An empty place, or one with an older output; one that goes on is left as it is."""
+        """Clear the folder or write an older output; leave a resumable job alone."""
         if self.checkpoint.exists():
             self.row["continued"] += 1
             return
@@ -112,7 +111,7 @@ class Job:
             self.older = content(self.output)
 
     def kill(self, chance: random.Random) -> list[str]:
-        """Kill it once; what is wrong with what it left."""
+        """Kill it once; return what is wrong with the files it left."""
         started = time.monotonic()
         self.prepare(chance)
         number = chance.choice(SIGNALS)
