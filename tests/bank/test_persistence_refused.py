@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
@@ -17,14 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from safetensors.torch import load_file, save_file
-from saved import DEEP, V1, at, load, refused, same, scores, write
+from saved import DEEP, V1, at, refused, write
 
 from emcl_plugin.bank.persistence import FILES, MANIFEST, NAMES, TENSORS
-from emcl_plugin.errors import StateError
 
 TENSOR_NAMES = {
     "gallery", "bias", "basis", "change", "bank", "potential", "weight", "beside",
@@ -101,20 +97,11 @@ def tampered(folder: Path, change) -> None:
     [
         ("bias.data_offsets", [0, 10**12], "damaged"),
         ("bias.data_offsets", [0, 32], "damaged"),
-        ("bias.data_offsets", [-32, 0], "damaged"),
-        ("bias.data_offsets", [224, 192], "damaged"),
         ("bias.data_offsets", [10**4000, 10**4000], "damaged"),
         ("gallery.data_offsets", [0, 64], "damaged"),
-        ("bias.data_offsets", [0], "damaged"),
-        ("bias.data_offsets", "0, 32", "damaged"),
-        ("bias.data_offsets", [0.0, 32.0], "damaged"),
         ("bias.shape", [10**4000], "damaged"),
-        ("bias.shape", [-8], "damaged"),
         ("bias.shape", [8, 1], "another shape"),
-        ("bias.shape", [True], "damaged"),
         ("bias.dtype", "F64", "damaged"),
-        ("bias.dtype", 32, "damaged"),
-        ("bias", [], "damaged"),
         ("bias.dtype", ..., "damaged"),
         ("gallery.shape", [6, 8], "another shape"),
     ],
@@ -151,16 +138,6 @@ def test_a_header_and_a_json_that_lie_alike_take_no_memory(folder):
     refused(folder, "does not fit into memory")
 
 
-def test_bytes_that_no_tensor_needs(folder):
-    def change(header):
-        max(header.values(), key=lambda entry: entry["data_offsets"])["data_offsets"][1] += 8
-
-    tampered(folder, change)
-    with (folder / TENSORS).open("ab") as file:
-        file.write(b"\0" * 8)
-    refused(folder, "damaged")
-
-
 def test_a_corrector_larger_than_the_memory(folder, monkeypatch):
     monkeypatch.setattr(os, "sysconf", lambda _: 30)  # 900 bytes
     refused(folder, "does not fit into memory")
@@ -186,37 +163,18 @@ def torch_file() -> bytes:
     [
         (b"", "truncated, or not a safetensors"),
         (b"\x05\x00", "truncated, or not a safetensors"),
-        (header_of(0), "damaged, truncated"),
-        (header_of(2), "damaged, truncated"),
         (header_of(1 << 63), "truncated, or not a safetensors"),
-        (header_of((1 << 64) - 1), "truncated, or not a safetensors"),
         (header_of(43), "truncated, or not a safetensors"),
-        (b"\x06" + b"\x00" * 7 + b"[null]", "not a safetensors"),
-        (b"\x08" + b"\x00" * 7 + b'{"a": ' + b"\xff" * 9, "damaged, truncated"),
         ((DEEP).to_bytes(8, "little") + b"[" * DEEP, "damaged, truncated"),
-        (
-            (30).to_bytes(8, "little") + b'{"bias": 1, "bias": 1' + b" " * 8 + b"}",
-            "damaged, truncated",
-        ),
         (b"text,video\n" * 100, "truncated, or not a safetensors"),
         *((pickle.dumps(Bomb(), protocol), "pickle") for protocol in (2, 3, 4, 5)),
         (pickle.dumps(Bomb(), 0), "not a safetensors"),
         (torch_file(), "zip archive"),
     ],
-    ids=range(18),
 )
 def test_files_that_are_not_safetensors(folder, data, words):
     (folder / TENSORS).write_bytes(data)
     refused(folder, words)
-
-
-def test_a_header_that_is_too_large(folder):
-    data = (folder / TENSORS).read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    padding = b" " * (128 << 20)
-    start = (length + len(padding)).to_bytes(8, "little")
-    (folder / TENSORS).write_bytes(start + data[8 : 8 + length] + padding + data[8 + length :])
-    refused(folder, "not a safetensors")
 
 
 def test_too_short_and_too_long(folder):
@@ -264,14 +222,6 @@ def test_anything_but_a_file_is_refused_without_waiting(folder, name):
     assert "/bin/" not in text  # its lines are not shown around
 
 
-def test_a_file_that_may_not_be_read(folder, monkeypatch):
-    def forbidden(*_):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(os, "open", forbidden)
-    refused(folder, "cannot be read\n.*Permission denied")
-
-
 @pytest.mark.slow
 def test_nothing_is_imported_by_a_name_in_the_files(folder):
     """Loading in a fresh interpreter loads no module that the package does not load itself."""
@@ -292,63 +242,6 @@ def test_nothing_is_imported_by_a_name_in_the_files(folder):
         capture_output=True, text=True, cwd=folder, check=True,
     )  # fmt: skip
     assert out.stdout.split() == ["StateError", "[]"]
-
-
-# --- damage at random ----------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory) -> Path:
-    return Path(shutil.copytree(V1, tmp_path_factory.mktemp("fuzz") / "saved"))
-
-
-@st.composite
-def damages(draw, size: int) -> list[tuple[str, int, int]]:
-    kind = st.sampled_from(["flip", "set", "cut", "insert", "delete", "double"])
-    return draw(
-        st.lists(
-            st.tuples(kind, st.integers(0, size - 1), st.integers(0, 255)), min_size=1, max_size=3
-        )
-    )
-
-
-def damaged(data: bytes, damage: list[tuple[str, int, int]]) -> bytes:
-    out = bytearray(data)
-    for kind, place, value in damage:
-        place = min(place, max(0, len(out) - 1))
-        if kind == "cut":
-            del out[place:]
-        elif kind == "insert" or not out:
-            out.insert(place, value)
-        elif kind == "delete":
-            del out[place : place + 1 + value // 16]
-        elif kind == "double":
-            out[place:place] = out[place : place + value]
-        else:
-            out[place] = out[place] ^ (1 << value % 8) if kind == "flip" else value
-    return bytes(out)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FILES)
-def test_random_damage_is_refused_or_harmless(scratch, name):
-    data, expected = (V1 / name).read_bytes(), scores(load(V1))
-
-    @settings(max_examples=400)
-    @given(damages(len(data)))
-    def check(damage):
-        (scratch / name).write_bytes(damaged(data, damage))
-        try:
-            found = load(scratch)
-        except StateError:
-            return
-        assert torch.equal(scores(found), expected)
-        same(found, load(V1))
-
-    try:
-        check()
-    finally:
-        (scratch / name).write_bytes(data)
 
 
 def test_every_single_bit_of_the_numbers_counts(folder):
