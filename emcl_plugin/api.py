@@ -155,7 +155,7 @@ def rerank(
     ScaleWarning
         The temperature does not suit the spread of the scores.
     RepeatedItemsWarning
-        Some texts or videos are exact copies of others.
+        Some texts or videos are exact duplicates of others.
 
     Notes
     -----

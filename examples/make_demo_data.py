@@ -42,7 +42,7 @@ def name_pairs() -> list[tuple[str, str]]:
     data = [d for d in emoji.EMOJI_DATA.values() if d["status"] == qualified and "es" in d]
     pairs, seen = [], set()
     for english, spanish in sorted((clean(d["en"]), clean(d["es"])) for d in data):
-        # One digit or sign more or less: if the bank lacks it, the names become exact copies.
+        # One digit or sign more or less: if the bank lacks it, the names become exact duplicates.
         if "skin tone" in english or re.search(r"[\d#*]", english + spanish):
             continue
         # The n-grams stop at the word's edges, so the same words in another order are a copy.

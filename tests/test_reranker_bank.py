@@ -438,7 +438,7 @@ def test_refit_fits_anew_on_what_is_there_now():
 
 @pytest.mark.parametrize("metric", ["cosine", "dot"])
 def test_refit_of_what_was_just_fitted_changes_nothing(metric):
-    """To rounding: near-equal queries are weighed anew, unit vectors stay."""
+    """To rounding: near-duplicate queries are weighed anew, unit vectors stay."""
     reranker = fitted(metric=metric)
     before = reranker.corrector_
     reranker.refit()

@@ -1,1 +1,1 @@
-"""How far a correction can be trusted without labels."""
+"""Evidence without labels: is there anything to correct, and how far is it trusted?"""

@@ -1,4 +1,4 @@
-"""Exact copies among the items, counted: each stays an item of its own, and the user is told."""
+"""Count exact duplicates; each remains an item of its own, and the user is warned."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from emcl_plugin.scores import Features
 
 
 def repeated(features: Features) -> int:
-    """How many vectors are exact copies of an earlier one.
+    """Return how many vectors are exact duplicates of an earlier one.
 
     >>> repeated(Features(np.float32([[1, 0], [0, 1], [2, 0]])))  # the third is the first's cosine
     1

@@ -1,7 +1,7 @@
-"""Agreement without labels: mutual nearest neighbours and top-result hubs.
+"""Mutual nearest neighbours and top-1 hubs: agreement without labels.
 
-A text and a video that are each other's best match agree. Where a few videos (hubs) are the
-best match of many texts, few pairs agree; a correction that helps raises the share.
+A text and a video are mutual nearest neighbours if each is the other's best match. Where a few
+videos (hubs) are the best match of many texts, such pairs are few; a good correction adds pairs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from emcl_plugin.scores.candidates import Candidates
 
 @dataclass(frozen=True)
 class Nearest:
-    """The best video of every text and the best text of every video, with their scores.
+    """Best video of every text and best text of every video, with their scores.
 
     Attributes
     ----------
@@ -27,10 +27,9 @@ class Nearest:
     text_of_video : (n_video,) int
     video_score : (n_video,)
     mutual : (texts, videos) bool, optional
-        Which of them are in a mutual pair, where an item has several equally best matches and
-        the first of them alone would not tell.
+        Which items are in a mutual pair, if some have several equally best matches.
     shift : float
-        The most that was added to a score.
+        The most that was added to any score.
     """
 
     video_of_text: torch.Tensor
@@ -41,10 +40,10 @@ class Nearest:
     shift: float = 0.0
 
     def in_pairs(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which texts, (n_text,), and which videos, (n_video,), are in a mutual pair.
+        """Return which texts, (n_text,), and which videos, (n_video,), are in a mutual pair.
 
-        A score within rounding of the best counts as best, so that copies of an item, and
-        the order in which items come, do not matter.
+        A score within rounding of the best counts as best. The result depends neither on
+        duplicates nor on the order of items.
         """
         if self.mutual is not None:
             return self.mutual
@@ -54,19 +53,19 @@ class Nearest:
         return texts, videos
 
     def mutual_share(self) -> float:
-        """Share of mutual nearest neighbours, in [0, 1], of the smaller side's items."""
+        """Return the share of mutual nearest neighbours on the smaller side, in [0, 1]."""
         texts, videos = self.in_pairs()
         smaller = min(len(texts), len(videos))
         return min(int(texts.sum()), int(videos.sum()), smaller) / smaller
 
     @property
     def slack(self) -> float:
-        """Rounding of the largest best score, and of what it was before something was added."""
+        """Differences up to this are ties: 16 roundings of the largest best score and the shift."""
         largest = float(self.text_score.abs().max()) + self.shift
         return 16 * torch.finfo(self.text_score.dtype).eps * largest
 
     def hubs(self) -> Hubs:
-        """How the texts' best videos spread over the gallery."""
+        """Return how the texts' best videos are distributed over the gallery."""
         counts = torch.bincount(self.video_of_text, minlength=len(self.text_of_video))
         return Hubs(
             largest=int(counts.max()),
@@ -77,16 +76,16 @@ class Nearest:
 
 @dataclass(frozen=True)
 class Hubs:
-    """Top-result hubs (1-occurrence).
+    """Top-1 hubs (1-occurrence).
 
     Attributes
     ----------
     largest : int
-        For how many texts the most frequent best video is the best one.
+        Number of texts whose best video is the most frequent one.
     largest_index : int
         Which video that is.
     never : float
-        Share of the videos that are no text's best one.
+        Share of the videos that are no text's best video.
     """
 
     largest: int
@@ -95,10 +94,10 @@ class Hubs:
 
 
 class NearestAccumulator:
-    """Best match of both sides, taken in row block by row block; the first of equals.
+    """Best matches of both sides from row blocks; of equals the first.
 
-    Looking for the largest value alone is many times faster than for its place, too, so the
-    place of a video's best text is looked for where a block holds a better one than before.
+    Finding the largest value is many times faster than finding its place, so the place of a
+    video's best text is only searched where a block improves on it.
     """
 
     def __init__(self, source: Similarity) -> None:
@@ -112,7 +111,7 @@ class NearestAccumulator:
         self.video_second = torch.full_like(self.video_score, -math.inf)
 
     def add(self, start: int, stop: int, block: torch.Tensor, *, watch_ties: bool = False) -> None:
-        """Take in the scores of texts ``start:stop``; with ``watch_ties`` the second best, too."""
+        """Add the scores of texts ``start:stop``; with ``watch_ties`` track second bests, too."""
         for first, last in ranges_in_cache(start, stop, block.shape[1], block.dtype, block.device):
             part = block[first - start : last - start]
             self._add_rows(first, last, part, watch_ties)
@@ -139,7 +138,7 @@ class NearestAccumulator:
             self.video_second[better] = torch.maximum(self.video_second[better], others)
 
     def result(self) -> Nearest:
-        """The best matches of all blocks so far, of all processes."""
+        """Return the best matches of all blocks so far, of all processes."""
         group, count = self.group, len(self.text_score)
         score = group.max(self.video_score)
         best = torch.where(self.video_score == score, self.text_of_video, count)
@@ -153,14 +152,14 @@ class NearestAccumulator:
 
 
 def _first_largest(block: torch.Tensor) -> torch.Tensor:
-    """The place of every row's largest value, (rows,); NumPy finds it ten times sooner."""
+    """Return the place of every row's largest value, (rows,); NumPy is ten times faster."""
     if block.device.type == "cpu":
         return torch.from_numpy(block.detach().numpy().argmax(1))
     return block.argmax(1)
 
 
 def nearest(source: Similarity) -> Nearest:
-    """Best match of every text and of every video, in one pass (two where many bests are tied)."""
+    """Return the best matches in one pass over the scores (two if many are tied)."""
     if isinstance(source, Candidates):
         return _of_candidates(source)
     accumulator = NearestAccumulator(source)
@@ -170,9 +169,9 @@ def nearest(source: Similarity) -> Nearest:
 
 
 def finish(accumulator: NearestAccumulator, source: Similarity) -> Nearest:
-    """The result; where an item has several equally best matches, each may be mutual.
+    """Return the result; of several equally best matches, each may be mutual.
 
-    A few such items are looked at one by one, many in another pass.
+    A few such items are resolved one by one, many in another pass.
     """
     found, group = accumulator.result(), source.group
     slack = found.slack
@@ -205,12 +204,12 @@ def finish(accumulator: NearestAccumulator, source: Similarity) -> Nearest:
 def _level(
     block: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, slack: float
 ) -> torch.Tensor:
-    """Where a score is within rounding of the best of its row and of its column."""
+    """Return where a score ties with the best of its row and of its column."""
     return (block >= rows[:, None] - slack) & (block >= columns - slack)
 
 
 def _of_candidates(source: Candidates) -> Nearest:
-    """The best of the candidates; several equally best ones may each be mutual."""
+    """Return the best matches among candidates; each of several equals may be mutual."""
     found = Nearest(*source.best_videos(), *source.best_texts())
     pairs, values, slack = source.pairs, source.values, found.slack
     both = values >= found.text_score[pairs.text] - slack
@@ -222,7 +221,7 @@ def _of_candidates(source: Candidates) -> Nearest:
 
 
 def mutual_nearest_neighbours(source: Similarity) -> float:
-    """Share of items that are the best match of their best match.
+    """Return the share of items that are the best match of their best match.
 
     ``#{i : i is the best text of i's best video} / min(n_text, n_video)``; needs no labels.
 

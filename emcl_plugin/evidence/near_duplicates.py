@@ -1,16 +1,14 @@
-"""Near-equal queries, counted once: weights for the texts, not deletion.
+"""Near-duplicate queries count once: weights of the texts; nothing is deleted.
 
-A query that is asked a hundred times, or with a typo here and a capital there, would otherwise
-make its video look a hundred times as popular and tilt every average over the queries. Text i
-counts as
+A query that comes a hundred times, or with a typo here and a capital there, would make its video
+look a hundred times as popular and bias every average over the queries. Text i has the weight
 
     w_i = 1 / sum_k exp(-u_ik / u_0),    u_ik = |x_i - x_k|^2 / mean |x - x'|^2             (w)
 
-over the texts k with the same best video (near-equal texts have the same one), with x the
-text's embedding, or its row of scores where there are no embeddings. u is free of scale: 0 for
-copies, 1 for two texts drawn at random; in that mean the texts of one best video count as one
-together, so that a query asked ten thousand times does not become the yardstick. n copies get a
-weight of 1 / n each and so count as one.
+over the texts k with the same best video (near-duplicates share it). x is the text's embedding, or
+its row of scores without embeddings. u is free of scale: 0 for duplicates, 1 for two random
+texts. In the mean, the texts of one best video count as one, so that a query that comes ten
+thousand times does not set the scale. n duplicates have a weight of 1 / n each.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ NEAR = 0.01
 def weights(
     vectors: Features | Similarity, best_video: torch.Tensor, *, memory: int
 ) -> torch.Tensor | None:
-    """As how many texts each text counts, (w); None where no two are near-equal.
+    """Return how many texts each text counts as, (w); None without near-duplicates.
 
     Parameters
     ----------
@@ -37,7 +35,7 @@ def weights(
     best_video : (n_text,) int
         The best match of each text.
     memory : int
-        Bytes to keep within.
+        Memory budget in bytes.
 
     Examples
     --------
@@ -70,7 +68,7 @@ def weights(
 
 
 def first_equal(vectors: Features | Similarity, best_video: torch.Tensor) -> torch.Tensor:
-    """The first text that each text is near-equal to, (n_text,); its own index for most."""
+    """Return the first near-duplicate of each text, (n_text,); its own index for most."""
     sizes = torch.bincount(best_video)
     mean, spread = _spread(vectors, 1.0 / sizes[best_video].double())
     first = torch.arange(vectors.shape[0], device=vectors.device)
@@ -85,17 +83,17 @@ def first_equal(vectors: Features | Similarity, best_video: torch.Tensor) -> tor
 
 
 def _kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """exp(-u / u_0) of every x with every y, for vectors of the unit in which spread is 1."""
+    """Return exp(-u / u_0) of every x with every y, scaled to a mean squared distance of 1."""
     squares = x.square().sum(1)[:, None] + y.square().sum(1)
     u = torch.addmm(squares, x, y.T, alpha=-2)
-    u -= 8 * torch.finfo(x.dtype).eps * squares  # copies differ by rounding, u_0 would magnify it
+    u -= 8 * torch.finfo(x.dtype).eps * squares  # rounding between duplicates
     return torch.where(u < 30 * NEAR, torch.exp(u.clamp(min=0) / -NEAR), 0)  # beyond: nothing
 
 
 def _scaled(
     vectors: Features | Similarity, texts: torch.Tensor, mean: torch.Tensor, unit: float
 ) -> torch.Tensor:
-    """(x - mean) / unit of these texts, worked out in float64."""
+    """Return (x - mean) / unit of these texts, computed in float64."""
     x = vectors.take(texts)
     out = torch.empty_like(x)
     for first, last in ranges_in_cache(0, len(x), x.shape[1], mean.dtype, x.device):
@@ -104,7 +102,7 @@ def _scaled(
 
 
 def _spread(vectors: Features | Similarity, counted: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Mean vector, and mean squared distance of two vectors, each counted so often."""
+    """Return the weighted mean vector and mean squared distance of two vectors."""
     share = counted / counted.sum()
     mean = torch.zeros(vectors.shape[1], dtype=torch.float64, device=vectors.device)
     for start, _, block in vectors.blocks():
@@ -122,10 +120,7 @@ def _spread(vectors: Features | Similarity, counted: torch.Tensor) -> tuple[torc
 def _batches(
     groups: Sequence[torch.Tensor], limit: int
 ) -> Iterator[tuple[list[slice], torch.Tensor]]:
-    """Groups of two to ``limit`` texts, as many as fit into ``limit`` rows at a time.
-
-    Yields where each group lies in the batch, and the batch's texts.
-    """
+    """Yield batches of at most ``limit`` texts: the slice of each group, and the texts."""
     places: list[slice] = []
     parts: list[torch.Tensor] = []
     held = 0

@@ -1,6 +1,6 @@
 """The whole correction, from a similarity source to a similarity source: what `rerank` runs.
 
-scores -> near-equal queries counted once -> EMCL, its strength chosen by agreement -> gentle
+scores -> near-duplicate queries counted once -> EMCL, its strength chosen by agreement -> gentle
 runs of NCL -> the guard, which says how far to go -> NCL with the prior that the queries bear out.
 Nothing here knows of files, NumPy or the command line.
 """

@@ -146,7 +146,7 @@ class Job:
 
     @cached_property
     def repeated(self) -> tuple[int, int]:
-        """How many texts and videos are exact copies of others; 0 where there is only sim."""
+        """How many texts and videos are exact duplicates of others; 0 where there is only sim."""
         if self.features is None:
             return 0, 0
         return repeated(self.features[0]), repeated(self.features[1])
@@ -248,7 +248,7 @@ class Job:
         for count, side in zip(self.repeated, ("texts", "videos"), strict=True):
             if count and (side == "videos" or settings.prior == "even"):
                 warn(
-                    f"{count} of the {side} are exact copies of others; each copy counts as an "
+                    f"{count} of the {side} are exact duplicates of others; each copy counts as an "
                     "item of its own",
                     RepeatedItemsWarning,
                 )

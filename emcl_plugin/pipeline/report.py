@@ -47,7 +47,7 @@ class Report:
     hubs_before, hubs_after : Hubs
         How the texts' best videos spread over the gallery.
     repeated_texts, repeated_videos : int
-        Items that are exact copies of an earlier one of their side (0 where only a similarity
+        Items that are exact duplicates of an earlier one of their side (0 where only a similarity
         was given).
     banks : mapping of str to BankReport
         By direction, what its bank taught; empty where the protocol is transductive.

@@ -1,8 +1,8 @@
-"""Settings chosen by cross-validation inside the bank, where that shows a difference.
+"""Settings chosen by cross-validation inside the bank.
 
-The bank has pairs: queries and the items that belong to them. It is cut in two at random, again
-and again. Every candidate is fitted as :mod:`emcl_plugin.bank` fits, and judged by the reciprocal
-rank of the right item, which is steadier than R@1 and rises with it.
+The bank has pairs of queries and items. It is split in two at random, repeatedly. Every candidate
+is fitted on one half as :mod:`emcl_plugin.bank` fits, and scored on the other by the reciprocal
+rank of the right item, which has less variance than R@1 and rises with it.
 """
 
 from emcl_plugin.tune.choice import Tuning, tune

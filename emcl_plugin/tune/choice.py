@@ -1,10 +1,10 @@
-"""The choice of settings: what stands stays, unless something is better beyond chance.
+"""Choice of settings: the current ones stay unless others are significantly better.
 
-First NCL's settings are tried with EMCL as the defaults have it, then EMCL's with the NCL that was
-chosen. The best of two dozen is the luckiest, too: so one replaces what stands only if it is
-better by three standard errors, see (z) of :mod:`emcl_plugin.tune.trials`. Where doing nothing is
-better than what comes out, by one standard error, nothing is done: to leave a correction that has
-lost on no set that we know takes less evidence than to choose among many, but some.
+NCL's settings are tried first, with EMCL's defaults; then EMCL's, with the chosen NCL. The best of
+two dozen is also the luckiest, so it replaces the current settings only if it is better by three
+standard errors, see (z) of :mod:`emcl_plugin.tune.trials`. If no correction is better than the
+result by one standard error, no correction is chosen: this takes less evidence, because it is
+one alternative and not the best of many.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from emcl_plugin._internal.arrays import Array, check_matrix
+from emcl_plugin._internal.constraints import require
 from emcl_plugin._internal.progress import Progress
-from emcl_plugin.errors import InputValueError
 from emcl_plugin.evaluation.significance import Comparison, compare
 from emcl_plugin.ground_truth import GroundTruth
 from emcl_plugin.pipeline.settings import Resources
@@ -28,29 +28,30 @@ from emcl_plugin.tune.cuts import Cuts
 from emcl_plugin.tune.trials import DEFAULTS, NCLS, NOTHING, Candidate, Trial, emcls, settings
 
 EVIDENCE = 3.0
-"""Standard errors that it takes to leave what stands: 1 in 20 by chance, of 24 candidates."""
+"""Standard errors to replace the current settings: 1 in 20 by chance, for 24 candidates."""
 AGAINST = 1.0
-"""Standard errors by which doing nothing must be better than what came out, to be chosen."""
+"""Standard errors by which no correction must be better than the result to be chosen."""
 MOST_CUTS = 10
-"""Of each of the two parts."""
+"""Default number of cuts of each of the two parts."""
 FIRST, BOTH = 0.6, 0.93
-"""Shares of the budget after which the first part and the second end."""
+"""Shares of the budget after which the first and the second part end."""
 FEWEST = 20
-"""Items in the bank."""
+"""Minimum number of items in the bank."""
+TOO_SHORT = "the budget of {:g} s is too short for one cut; these are the defaults"
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What was tried inside the bank, and what came out.
+    """What was tried inside the bank, and the choice.
 
     Attributes
     ----------
     chosen : Candidate
-        ``Reranker(emcl=chosen.emcl, ncl=chosen.ncl)`` has its settings.
+        Use it as ``Reranker(emcl=chosen.emcl, ncl=chosen.ncl)``.
     parts : tuple of list of Trial
-        NCL's and EMCL's, each beside "nothing" and what stood before it.
+        NCL's and EMCL's, each with "nothing" and the settings before it.
     against_nothing : Comparison or None
-        R@1 of the chosen one against nothing, in points, paired; None if there was no cut.
+        Paired gain in R@1 over no correction, in points; None without a cut.
     cuts : int
     seconds : float
     seed : int
@@ -99,30 +100,30 @@ def tune(
     memory: int | None = None,
     progress: Progress | None = None,
 ) -> Tuning:
-    """Choose the settings of bank mode with the bank's own pairs; never sees what will be asked.
+    """Choose the settings of bank mode by cross-validation on the bank's own pairs.
 
     Parameters
     ----------
     queries, items : (n_queries, D), (n_items, D)
-        The bank of the side that will ask and the bank of the side that will answer.
+        The bank of the query side and the bank of the gallery side.
     truth : GroundTruth, optional
         Which item is right for which query. Default: query i belongs to item i.
     budget : float, default 60
-        Seconds to take at most. No cut is begun that would not end in time; a longer budget means
-        more cuts and a finer choice.
+        Time limit in seconds. No cut starts that would not end in time; more time allows more
+        cuts and a finer choice.
     cuts : int, default 10
-        At most so many cuts for NCL and so many for EMCL.
+        Maximum number of cuts for NCL and for EMCL.
     seed : int, default 0
-        Of the cuts. The same seed and the same number of cuts give the same choice.
+        Of the cuts. The same seed and number of cuts give the same choice.
     metric, device, memory
         As in :func:`emcl_plugin.rerank`.
     progress : callable, optional
-        Called with ("tuning", seconds gone, seconds to go at most), in tenths.
+        Called with ("tuning", elapsed, budget) in tenths of a second.
 
     Raises
     ------
     InputValueError
-        If there are fewer than 20 items, or the pairs cannot be cut in two.
+        If there are fewer than 20 items, or the pairs cannot be split in two.
 
     Examples
     --------
@@ -133,61 +134,59 @@ def tune(
     (2, 25)
     """
     started = time.monotonic()
-    shape = (
-        int(check_matrix(queries, "queries").shape[0]),
-        int(check_matrix(items, "items").shape[0]),
-    )
+    shape = (len(check_matrix(queries, "queries")), len(check_matrix(items, "items")))
     truth = GroundTruth.diagonal(shape) if truth is None else truth
-    if truth.shape != shape:
-        raise InputValueError(
-            "the ground truth is of another bank", f"{truth.shape}, the bank {shape}",
-            "one entry per query of the bank",
-        )  # fmt: skip
-    if shape[1] < FEWEST or not budget > 0 or cuts < 1:
-        raise InputValueError(
-            f"tuning needs at least {FEWEST} items, one cut and some time",
-            f"{shape[1]} items, {cuts} cuts, a budget of {budget:g} s",
-            "without enough pairs the defaults are the best choice",
-        )
+    require(
+        (truth.shape == shape, "the ground truth is of another bank",
+         f"{truth.shape}, the bank {shape}", "one entry per query of the bank"),
+        (shape[1] >= FEWEST and budget > 0 and cuts >= 1,
+         f"tuning needs at least {FEWEST} items, one cut and some time",
+         f"{shape[1]} items, {cuts} cuts, a budget of {budget:g} s",
+         "without enough pairs the defaults are the best choice"),
+    )  # fmt: skip
     for x, name in ((queries, "queries"), (items, "items")):
-        Features(x, name=name, metric=metric, memory=memory)  # looks at every vector
+        Features(x, name=name, metric=metric, memory=memory)  # checks every vector
     resources = Resources(device=device, memory=memory)
     run = Cuts(queries, items, truth, budget, started, progress, metric, resources)
+    second: list[Trial] = []
+    more = 0
     with _one_thread():
         first, done = run.part(DEFAULTS, NCLS, cuts, FIRST, (seed, 0))
-        stands = _best(first) if first else None
-        second: list[Trial] = []
-        more = 0
-        if stands is not None:
-            others = emcls(stands.candidate)
-            second, more = run.part(stands.candidate, others, cuts, BOTH, (seed, 1))
-    if stands is None:
-        reason = f"the budget of {budget:g} s is too short for one cut; these are the defaults"
-        return Tuning(DEFAULTS, (), None, 0, time.monotonic() - started, seed, reason)
-    last, nothing = (_best(second), second[0]) if second else (stands, first[0])
+        if first:
+            current = _best(first).candidate
+            second, more = run.part(current, emcls(current), cuts, BOTH, (seed, 1))
+    chosen, against, reason = DEFAULTS, None, TOO_SHORT.format(budget)
+    if first:
+        chosen, against, reason = _choose(first, second, seed)
+    parts = tuple(part for part in (first, second) if part)
+    return Tuning(chosen, parts, against, done + more, time.monotonic() - started, seed, reason)
+
+
+def _choose(
+    first: list[Trial], second: list[Trial], seed: int
+) -> tuple[Candidate, Comparison, str]:
+    """Return the choice, its gain over no correction, and the reason."""
+    best = _best(first)
+    last, nothing = (_best(second), second[0]) if second else (best, first[0])
     chosen = last.candidate
-    reason = "nothing tried was better than the defaults by three standard errors"
+    reason = "no setting beats the defaults by three standard errors"
     if chosen is not DEFAULTS:
-        names = dict.fromkeys(trial.candidate.name for trial in (stands, last))
+        names = dict.fromkeys(trial.candidate.name for trial in (best, last))
         names.pop(DEFAULTS.name, None)
-        reason = f"{', then '.join(names)}: better than what stood by three standard errors"
+        reason = f"{', then '.join(names)}: beats the defaults by more than three standard errors"
     if nothing.z(last) >= AGAINST:
         last, chosen = nothing, NOTHING
-        reason = "on this bank doing nothing is better than any correction"
+        reason = "on this bank no correction is better than the input"
     before, after = (100 * t.per_query(t.hits, o) for t, o in ((nothing, last), (last, nothing)))
-    parts = tuple(part for part in (first, second) if part)
-    seconds = time.monotonic() - started
-    return Tuning(
-        chosen, parts, compare(before, after, seed=seed), done + more, seconds, seed, reason
-    )
+    return chosen, compare(before, after, seed=seed), reason
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Torch with one CPU thread, as long as this lasts.
+    """Limit torch to one CPU thread.
 
     A cut is thousands of small steps. Two threads take 0.8 of the time on two idle cores, but
-    where another program keeps those busy they wait for each other, more than 20 times as long.
+    more than 20 times as long when another program keeps those busy.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -198,7 +197,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _best(trials: list[Trial]) -> Trial:
-    """The one of the highest mean reciprocal rank, if it beats what stands by enough."""
+    """Return the trial with the highest MRR if it beats the current one by enough."""
     _, stands, *_ = trials
     best = max(trials[1:], key=lambda trial: trial.mrr)
     return best if best.z(stands) >= EVIDENCE else stands

@@ -1,7 +1,7 @@
-"""Cut after cut of a bank: every candidate is fitted on one half and asked by the other.
+"""Random splits of a bank: every candidate is fitted on one half and evaluated on the other.
 
-The queries of one half are the bank, those of the other the queries to come, with their own items
-as the gallery; items that queries share stay with them.
+The queries of one half are the bank. Those of the other are the test queries, and their items the
+gallery. Queries that share items stay in one half.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from emcl_plugin.tune.trials import NOTHING, Candidate, Trial
 
 MOST_ITEMS = 1_000
 MOST_SCORES = 2_000_000
-"""Gallery items and scores of bank x gallery in one cut; larger banks are sampled."""
+"""Limits of gallery items and of bank x gallery scores per cut; larger banks are sampled."""
 
 
 @dataclass
 class Cuts:
-    """The bank, the clock, and one part after the other."""
+    """The bank and the time budget of its cuts."""
 
     queries: Array
     items: Array
@@ -46,7 +46,7 @@ class Cuts:
 
     def __post_init__(self) -> None:
         groups = _groups(self.truth)
-        asked = np.unique(groups[self.truth.query])  # the others have no pair
+        asked = np.unique(groups[self.truth.query])  # others have no pair
         if len(asked) < 2:
             raise InputValueError(
                 "the bank's pairs cannot be cut in two",
@@ -65,10 +65,10 @@ class Cuts:
         share: float,
         seed: tuple[int, int],
     ) -> tuple[list[Trial], int]:
-        """Cut after cut until this share of the budget is gone: the trials, and how many cuts.
+        """Cut until this share of the budget is spent; return the trials and the number of cuts.
 
-        The trials are nothing, what stands, and the others, in this order; a cut that does not
-        end in time counts for none of them.
+        The trials are "nothing", the current settings and the others, in this order. A cut that
+        does not end in time is discarded.
         """
         n = self.truth.shape[0]
         trials = [
@@ -92,7 +92,7 @@ class Cuts:
     def _cut(
         self, trials: list[Trial], seeds: np.random.Generator, share: float
     ) -> tuple[Ints, list[Floats]] | None:
-        """The asked queries and their ranks by every candidate; None where time is up."""
+        """Return the test queries and their ranks by every candidate; None if time is up."""
         bank, asked, gallery = self._halves(seeds)
         where = np.full(self.truth.shape[1], -1)
         where[gallery] = np.arange(len(gallery))
@@ -126,7 +126,7 @@ class Cuts:
         return asked[placement.queries], ranks
 
     def _halves(self, seeds: np.random.Generator) -> tuple[Ints, Ints, Ints]:
-        """Queries of one half, and of the other with its items; each sorted."""
+        """Return the bank queries, the test queries and the gallery items, each sorted."""
         order = seeds.permutation(int(self.of_item.max()) + 1)
         place_of = np.argsort(order)
         items, queries = (np.flatnonzero(x >= 0) for x in (self.of_item, self.of_query))
@@ -146,7 +146,7 @@ class Cuts:
 
 
 def _groups(truth: GroundTruth) -> Ints:
-    """A number for each query, then for each item: the same where pairs link them."""
+    """Return a component number for each query, then for each item."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 

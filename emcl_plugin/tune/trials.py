@@ -1,10 +1,10 @@
-"""What is tried of EMCL and NCL, and what each did per query.
+"""Candidate settings of EMCL and NCL, and their results per query.
 
-One is better than another by so many standard errors over the queries,
+Two candidates differ by this many standard errors over the queries,
 
     z = mean d / (std d / sqrt(n)),   d the paired differences of n queries                 (z)
 
-where a query that was asked in several cuts counts once, with its mean.
+A query that was used in several cuts counts once, with its mean.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ NCLS = tuple(
 
 
 def emcls(stands: Candidate) -> tuple[Candidate, ...]:
-    """What is tried of EMCL beside what stands, and EMCL alone."""
+    """Return the settings of EMCL to try with the current NCL, and EMCL alone."""
     fixed = [replace(stands, name=f"EMCL {s:+g}", emcl=EMCL(strength=s)) for s in STRENGTHS]
     alone = replace(stands, name="no NCL", ncl=None)
     return (replace(stands, name="no EMCL", emcl=None), *fixed, alone)
 
 
 def settings(candidate: Candidate) -> dict[str, Any]:
-    """A candidate in plain words and numbers."""
+    """Return a candidate for JSON."""
     emcl, ncl = candidate.emcl, candidate.ncl
     return {
         "name": candidate.name,
@@ -62,7 +62,7 @@ def settings(candidate: Candidate) -> dict[str, Any]:
 
 @dataclass
 class Trial:
-    """A candidate and what it did, per query.
+    """A candidate and its results per query.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class Trial:
     hits, gains : (n_queries,)
         Sums over the cuts of R@1 (0 or 1) and of the reciprocal rank.
     asked : (n_queries,) int
-        In how many cuts the query was asked.
+        Number of cuts that used the query.
     """
 
     candidate: Candidate
@@ -79,13 +79,13 @@ class Trial:
     asked: Ints
 
     def add(self, queries: Ints, ranks: Floats) -> None:
-        """Take in one cut."""
+        """Add one cut."""
         self.hits[queries] += ranks < 1.5
         self.gains[queries] += 1 / ranks
         self.asked[queries] += 1
 
     def per_query(self, sums: Floats, other: Trial | None = None) -> Floats:
-        """Means of the queries that were asked (here and, as often, of the other)."""
+        """Return the means of the queries that were used here (and by the other)."""
         there = self.asked > 0
         if other is not None:
             there &= other.asked > 0
@@ -94,7 +94,7 @@ class Trial:
 
     @property
     def r1(self) -> float:
-        """R@1 in per cent."""
+        """R@1 in percent."""
         return 100 * float(self.per_query(self.hits).mean())
 
     @property
@@ -103,7 +103,7 @@ class Trial:
         return float(self.per_query(self.gains).mean())
 
     def z(self, other: Trial) -> float:
-        """Standard errors by which this one's reciprocal ranks are better, see (z)."""
+        """Return the standard errors by which the reciprocal ranks are better, (z)."""
         difference = self.per_query(self.gains, other) - other.per_query(other.gains, self)
         spread = float(difference.std())
         return float(difference.mean()) / (spread / math.sqrt(len(difference))) if spread else 0.0

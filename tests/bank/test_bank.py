@@ -43,7 +43,7 @@ def test_the_data_have_copies_and_hubs():
 @pytest.mark.parametrize("dual", [False, True])
 @pytest.mark.parametrize("emcl", [None, MAP])
 def test_biases_are_those_of_the_plain_loop(emcl, dual, metric, dtype, tolerance):
-    """NCL at 0.4 standard deviations with rho 0.8, near-equal queries once, and half a round.
+    """NCL at 0.4 standard deviations with rho 0.8, near-duplicate queries once, and half a round.
 
     On the scores after EMCL, with the gallery bank's columns beside the gallery's; to 1e-9 of
     the scores' spread, in float32 to 2e-4.

@@ -124,7 +124,7 @@ def test_where_nothing_wins_the_saved_corrector_does_nothing(folder, emcl):
         np.save(folder / f"{name}.npy", side)
     how = ("--bank-gt", "gt.npy", "--metric", "dot", "--cuts", 1)
     result = emcl(*TUNE, *how, "--video", "v.npy", "--save", "tuned")
-    assert "chosen   nothing: on this bank doing nothing is better than" in result.words
+    assert "chosen   nothing: on this bank no correction is better than" in result.words
     saved = Reranker.from_pretrained("tuned")
     assert (saved.emcl, saved.ncl) == (None, None)
     assert (saved.corrector_.strength, len(saved.corrector_.change)) == (0, 0)

@@ -73,7 +73,7 @@ def sides():
     rng = np.random.default_rng(0)
     videos = rng.standard_normal((211, 24)) * np.arange(1, 25) ** -0.5 + 0.4
     texts = videos[rng.integers(0, 211, 240)] + 0.8 * rng.standard_normal((240, 24))
-    texts[17] = texts[200]  # near-equal queries of two processes
+    texts[17] = texts[200]  # near-duplicate queries of two processes
     videos[5] = videos[100]
     return texts.astype(np.float32), videos.astype(np.float32)
 
@@ -93,7 +93,7 @@ def among(request, sides, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.filterwarnings("ignore:.*exact copies")
+@pytest.mark.filterwarnings("ignore:.*exact duplicates")
 def test_processes_give_what_one_gives(among, sides, case):
     arrays, told, _ = among
     expected = rescore(*CASES[case](*sides), **settings(case))
@@ -139,7 +139,7 @@ def test_alone_every_exchange_gives_back_what_it_was_given():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*exact copies")
+@pytest.mark.filterwarnings("ignore:.*exact duplicates")
 def test_without_the_group_a_process_is_alone(among, sides):
     arrays, _, starts = among
     for rank, (first, last) in enumerate(pairwise(starts)):

@@ -34,7 +34,7 @@ def texts_with_repeats(seed, n=60, dimension=24):
 
 
 def found(vectors, best, memory=LARGE):
-    """The weights as an array, 1 each where nothing is near-equal."""
+    """The weights as an array, 1 each where nothing is near-duplicate."""
     counts = weights(vectors, torch.as_tensor(best), memory=memory)
     if counts is None:
         return np.ones(len(best))
@@ -115,7 +115,7 @@ def test_weights_do_not_depend_on_the_memory(seed, n_video, memory):
     assert_allclose(found(Dense(x, dtype=F64, memory=memory), best, memory), at_once, rtol=1e-12)
 
 
-# --- what counts as near-equal -----------------------------------------------------------
+# --- what counts as near-duplicate ------------------------------------------------------
 
 
 @given(seeds, st.sampled_from(["cosine", "dot"]))

@@ -63,7 +63,10 @@ def test_where_other_settings_are_plainly_better_they_are_chosen():
     assert found.chosen == Candidate(
         "NCL 0.15 std, rho 1", "auto", NCL(temperature_std=0.15, rho=1.0)
     )
-    assert found.reason == f"{found.chosen.name}: better than what stood by three standard errors"
+    assert (
+        found.reason
+        == f"{found.chosen.name}: beats the defaults by more than three standard errors"
+    )
     defaults, chosen = (
         next(t for t in found.parts[0] if t.candidate == c) for c in (DEFAULTS, found.chosen)
     )
@@ -81,7 +84,7 @@ def test_where_corrections_hurt_nothing_is_done():
     queries, items, truth = popular()
     found = tune(queries, items, truth, cuts=2, metric="dot")
     assert found.chosen is NOTHING
-    assert found.reason == "on this bank doing nothing is better than any correction"
+    assert found.reason == "on this bank no correction is better than the input"
     assert found.against_nothing.gain == 0 == found.against_nothing.changed
     nothing, defaults, *_ = found.parts[0]
     assert nothing.z(defaults) > EVIDENCE
@@ -94,7 +97,7 @@ def test_where_corrections_hurt_nothing_is_done():
 def test_where_nothing_stands_out_the_defaults_stay():
     found = tune(*bank(200), cuts=2)
     assert found.chosen is DEFAULTS
-    assert found.reason == "nothing tried was better than the defaults by three standard errors"
+    assert found.reason == "no setting beats the defaults by three standard errors"
     assert max(t.z(found.parts[0][1]) for t in found.parts[0]) < EVIDENCE
 
 
@@ -132,8 +135,8 @@ def judged(monkeypatch):
     return choose
 
 
-LEFT = "nothing tried was better than the defaults by three standard errors"
-NONE = "on this bank doing nothing is better"
+LEFT = "no setting beats the defaults by three standard errors"
+NONE = "on this bank no correction is better than the input"
 
 
 @pytest.mark.parametrize(
@@ -141,15 +144,15 @@ NONE = "on this bank doing nothing is better"
     [
         ({}, {}, "defaults", LEFT),
         ({WON.name: (2.9, 0.1)}, {}, "defaults", LEFT),
-        ({WON.name: (3.1, 0.1)}, {}, WON.name, f"{WON.name}: better"),
-        ({WON.name: (3.1, 0.01)}, {}, WON.name, f"{WON.name}: better"),
+        ({WON.name: (3.1, 0.1)}, {}, WON.name, f"{WON.name}: beats"),
+        ({WON.name: (3.1, 0.01)}, {}, WON.name, f"{WON.name}: beats"),
         ({WON.name: (9, 0.01), OTHER.name: (2.9, 0.02)}, {}, "defaults", LEFT),
         ({WON.name: (4, 0.01), OTHER.name: (4, 0.02)}, {}, OTHER.name, OTHER.name),
-        ({}, {"EMCL -1": (3.1, 0.1)}, "EMCL -1", "EMCL -1: better"),
+        ({}, {"EMCL -1": (3.1, 0.1)}, "EMCL -1", "EMCL -1: beats"),
         ({}, {"EMCL -1": (2.9, 0.1)}, "defaults", LEFT),
-        ({}, {"no EMCL": (3.1, 0.1)}, "no EMCL", "no EMCL: better"),
+        ({}, {"no EMCL": (3.1, 0.1)}, "no EMCL", "no EMCL: beats"),
         ({WON.name: (5, 0.1)}, {"EMCL +1": (5, 0.1)}, "EMCL +1", f"{WON.name}, then EMCL +1: "),
-        ({WON.name: (5, 0.1)}, None, WON.name, f"{WON.name}: better"),
+        ({WON.name: (5, 0.1)}, None, WON.name, f"{WON.name}: beats"),
         ({}, None, "defaults", LEFT),
         ({"nothing": (1.1, 0.1)}, None, "nothing", NONE),
         ({}, {"nothing": (1.1, 0.01)}, "nothing", NONE),

@@ -30,7 +30,7 @@ EVERY = pytest.mark.parametrize("truth", TRUTHS.values(), ids=TRUTHS)
 
 
 def halves(truth, seed=0):
-    run = Cuts(None, None, truth, 60.0, 0.0, None, {})
+    run = Cuts(None, None, truth, 60.0, 0.0, None, "cosine", None)
     return run._halves(np.random.default_rng(seed))
 
 
@@ -135,7 +135,7 @@ def test_a_large_bank_is_sampled(truth, monkeypatch):
 def test_cuts_differ_from_cut_to_cut_and_from_seed_to_seed():
     truth = TRUTHS["one to one"]
     rng = np.random.default_rng(0)
-    run = Cuts(None, None, truth, 60.0, 0.0, None, {})
+    run = Cuts(None, None, truth, 60.0, 0.0, None, "cosine", None)
     asked = [tuple(run._halves(rng)[1].tolist()) for _ in range(10)]
     asked += [tuple(halves(truth, seed)[1].tolist()) for seed in range(1, 11)]
     assert len(set(asked)) == 20
