@@ -147,9 +147,9 @@ def watched(monkeypatch):
     """What every candidate was fitted on, and what it was asked."""
     fits, asked = [], []
 
-    def job(sim, sides, **options):
+    def job(sim, sides, *options):
         fits.append(sides)
-        return module_job(sim, sides, **options)
+        return module_job(sim, sides, *options)
 
     def scores(corrector, queries):
         asked.append((len(fits), corrector, queries))
