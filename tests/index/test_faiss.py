@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 # --- the vectors --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["float16", "float32", "float64", "torch", "bfloat16", "mapped"])
 def test_any_kind_of_input(kind, tmp_path):
     demo = load_demo()

@@ -178,6 +178,7 @@ def test_a_second_signal_ends_it_at_once():
         assert server.process.wait(1) == -signal.SIGTERM
 
 
+@pytest.mark.slow
 def test_its_own_example_works_as_printed(server):
     found = subprocess.run(server.curl, shell=True, capture_output=True, text=True, check=True)
     assert len(json.loads(found.stdout)["results"]) == 10
