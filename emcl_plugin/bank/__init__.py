@@ -1,15 +1,13 @@
-"""Bank mode: biases from other queries than those that will be asked.
+"""Bank mode: biases learnt from a bank of queries, for future queries.
 
-EMCL and the guard as in :mod:`emcl_plugin.pipeline.correct`, on the scores of bank queries x
-gallery; NCL with the gentler settings of :data:`BANK`; then three questions that only
-arise here, because the queries to come are not these.
+EMCL and the guard run as in :mod:`emcl_plugin.pipeline.correct`, on the scores of bank queries x
+gallery, and NCL with the gentler settings of :data:`BANK`. Because future queries differ from the
+bank's, three factors in [0, 1] shrink the correction:
 
-How much of the biases would another bank teach, too? See :mod:`emcl_plugin.bank.fit`.
-
-Is the gallery of the bank's kind? Where a gallery bank is given (videos that belong to the bank's
-texts), the mean of :class:`~emcl_plugin.bank.ood_gate.OODGate` of the gallery to it says so.
-
-Is the query? That is asked of every query by itself, when it comes.
+- the reliability: agreement between two halves of the bank, see :mod:`emcl_plugin.bank.fit`
+- the in-domain score of the gallery: with a gallery bank (items that the bank's queries ask for),
+  the mean over the gallery of its :class:`~emcl_plugin.bank.ood_gate.OODGate`
+- the out-of-distribution gate of each query
 """
 
 from emcl_plugin.bank.fit import BankFit, fit_corrector, overlap_message

@@ -1,15 +1,15 @@
-"""Both directions by banks, in one matrix: what `emcl-rerank --text-bank --video-bank` runs.
+"""Both directions by banks in one matrix: what `emcl-rerank --text-bank --video-bank` runs.
 
-The bank of texts fixes the videos' biases g and the bank of videos the texts' biases f, each as
-in :mod:`emcl_plugin.bank`. With gates s of the texts and s' of the videos, all of
+The text bank gives the videos' biases g, the video bank the texts' biases f, each as in
+:mod:`emcl_plugin.bank`. With gates s of the texts and s' of the videos, all of
 
     S_ij + s_i tau g_j + s'_j tau f_i  =  < [M t_i, s_i, tau f_i],  [M v_j, tau g_j, s'_j] >
 
-where EMCL's map M is found once, for text -> video, or there is only one direction. Ranking
-videos for a text must not be touched by s'_j, nor ranking texts for a video by s_i. So with both
-banks all gates are open, and whether the gallery of each direction is of its bank's kind is
-asked as a whole (the in-domain score of :class:`~emcl_plugin.bank.BankReport`): each
-direction's gallery bank is the other's bank.
+where EMCL's map M is fitted once, for text -> video (or for the only direction). The ranking of
+videos for a text must not depend on s'_j, nor that of texts for a video on s_i. So with both
+banks all gates are open. Instead, one in-domain score per direction
+(:class:`~emcl_plugin.bank.BankReport`) shrinks the biases: the gallery bank of each direction is
+the query bank of the other.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from emcl_plugin.scores.batch_invariant import BatchInvariantPair
 
 @dataclass(frozen=True)
 class Banked:
-    """Scores before and after, (texts, videos), and the report.
+    """Scores before and after the correction, (texts, videos), and the report.
 
     Attributes
     ----------
@@ -47,9 +47,9 @@ class Banked:
     correctors : dict of str to Corrector
         By direction.
     gates : dict of str to float
-        By direction, the mean of s over the queries: how like the bank's they are.
+        By direction, the mean of s over the queries: how far they resemble the bank.
     seen : dict of str to int
-        By direction, how many queries are in their bank.
+        By direction, the number of queries in their bank.
     """
 
     base: Similarity
@@ -70,21 +70,26 @@ def correct_by_banks(
     ncl: NCL | str | None = "auto",
     progress: Progress | None = None,
 ) -> Banked:
-    """Correct a job's features by banks in place of each other.
+    """Correct a job's features by banks.
 
     Parameters
     ----------
     job : Job
-        With features and no ``sim``; prior, guard, metric and memory are its own.
+        With features and no ``sim``. Its prior, guard, metric and memory are used.
     text_bank, video_bank : (n, D), optional
         Other texts and other videos, at least one of the two.
     emcl, ncl, progress
         As in :func:`~emcl_plugin.bank.fit_corrector`.
 
+    Raises
+    ------
+    InputValueError, InputTypeError
+        There is no bank, the job has ``sim`` or no features, or dimensions differ.
+
     Warns
     -----
     OverlapWarning
-        If texts are in the text bank, or videos in the video bank.
+        Some texts are in the text bank, or some videos in the video bank.
     """
     if job.features is None or job.sim is not None:
         raise InputValueError(
@@ -152,7 +157,7 @@ def correct_by_banks(
 
 
 def _report(job: Job, base: Similarity, source: Similarity, banks: dict[str, BankReport]) -> Report:
-    """The common report; what each bank taught is in ``banks``."""
+    """Return the common report; each bank's own is in ``banks``."""
     main = next(iter(banks.values()))
     guards = [found.guard for found in banks.values()]
     guard = max(guards, key=lambda guard: guard.strength)

@@ -1,1 +1,1 @@
-"""One correction from inputs to report: the order of things, memory, checkpoints."""
+"""One correction, from inputs to report: settings, order of the steps, memory, checkpoints."""

@@ -1,13 +1,12 @@
-"""Runs that survive: a file of Sinkhorn's potentials, from which a run that was killed goes on.
+"""Checkpoints: a file of Sinkhorn's potentials from which a killed run continues.
 
-A safetensors file. Its tensors are those of :class:`emcl_plugin.ncl.Reached`, ``0.f`` of the
-first solve, ``1.f`` of the second; its metadata say to which data and settings they belong, at
-which temperature each solve is, and a SHA-256 of all this. So another run's file, and one that
-is damaged or not ours, is found before it is used.
+The file is in safetensors format. Its tensors are those of :class:`emcl_plugin.ncl.Reached`:
+``0.f`` of the first solve, ``1.f`` of the second. Its metadata identify the data and the settings,
+the temperature of each solve, and hold a SHA-256 of all this, so that a foreign or damaged file is
+refused.
 
-On the CPU, with the same number of threads and the same memory budget, a run that went on gives
-the bits of one that was never interrupted. On a GPU, and with another number of threads, device
-or budget, it gives the same up to rounding.
+On the CPU, with the same number of threads and the same memory budget, a resumed run gives the same
+bits as an uninterrupted one. Otherwise it gives the same up to rounding.
 """
 
 from __future__ import annotations
@@ -42,14 +41,14 @@ if TYPE_CHECKING:
 
 KIND = "emcl_plugin checkpoint 1"
 SECONDS = 10.0
-"""The file is not written more often than this; one of 100 MB takes a fraction of a second."""
+"""Least time between two writes; writing 100 MB takes a fraction of a second."""
 
 _TENSORS = ("f", "g", "next_g", "centre")
 
 
 @contextmanager
 def journal(job: Job, path: str | Path | None) -> Iterator[Checkpoint | SharedCheckpoint | None]:
-    """The checkpoint of a job, or none where there is no path."""
+    """Yield the checkpoint of a job, or None without a path."""
     if path is None:
         yield None
     elif job.group.size == 1:
@@ -62,19 +61,18 @@ def journal(job: Job, path: str | Path | None) -> Iterator[Checkpoint | SharedCh
 
 
 class Checkpoint:
-    """What a run's solves have reached, kept in a file for as long as the run lasts.
+    """State of a run's solves, kept in a file while the run lasts.
 
-    As a context it removes the file when the block ends well, and brings it up to date when the
-    block is interrupted or fails.
+    As a context manager it removes the file on success and updates it on interruption or failure.
 
     Parameters
     ----------
     path : Path
-        Where it is kept. If it is there, the run goes on from it.
+        The file. If it exists, the run continues from it.
     job : Job
-        The data and the settings that it belongs to.
+        Its data and settings must match the file's.
     others : object
-        What else it belongs to: the rows of the other processes.
+        The rows of the other processes, which must match, too.
 
     Attributes
     ----------
@@ -84,8 +82,8 @@ class Checkpoint:
     Raises
     ------
     InputFileError
-        The file is damaged, not a checkpoint, or belongs to other data or settings; or none can
-        be written there.
+        The file is damaged, not a checkpoint, belongs to other data or settings, or cannot be
+        written.
     InputValueError
         There are no iterations to keep: without NCL, and with POT's solver.
 
@@ -130,21 +128,21 @@ class Checkpoint:
         self._written = time.monotonic()
 
     def begin(self, temperature: float, rho: float) -> Reached | None:
-        """What an earlier run reached in the solve that begins now."""
+        """Return what an earlier run reached in the solve that begins now."""
         self._place, self._begun = self._place + 1, (temperature, rho)
         if self._place == len(self._solves):
             return None
         found = self._solves[self._place]
         if not (math.isclose(found.temperature, temperature, rel_tol=1e-5) and found.rho == rho):
             raise _bad(
-                "the checkpoint's run took another way than this one",
+                "the checkpoint's run took another path than this one",
                 f"{self.path}: temperature {found.temperature:.6g} and rho {found.rho:g} in solve "
                 f"{self._place + 1}, here {temperature:.6g} and {rho:g}",
             )
         return found.reached
 
     def keep(self, reached: Reached) -> None:
-        """What this solve has reached; written if the last time is some seconds ago."""
+        """Record the state of this solve; write it if the last write is some seconds ago."""
         self._solves[self._place :] = [_Solve(*self._begun, reached)]
         self._stale = True
         if time.monotonic() - self._written >= SECONDS:
@@ -178,12 +176,12 @@ class Checkpoint:
         if error is None:
             self.path.unlink(missing_ok=True)
         elif self._stale:
-            with suppress(OSError):  # a full disk, say, which may be the very error
+            with suppress(OSError):  # such as a full disk, which may be the error itself
                 self._write()
 
 
 class SharedCheckpoint:
-    """The checkpoint of several processes: the first one keeps it."""
+    """Checkpoint of several processes, kept by rank 0."""
 
     def __init__(self, path: Path, job: Job) -> None:
         self.group, self.device = job.group, job.device
@@ -193,14 +191,14 @@ class SharedCheckpoint:
         self.resumed = self.group.told(0 if self.own is None else self.own.resumed)
 
     def _rows(self, job: Job) -> list[list[float]]:
-        """SHA-256 of every process's rows of a matrix, as numbers that float64 holds."""
+        """Return the SHA-256 of every process's rows of a matrix, as numbers that float64 holds."""
         digest = hashlib.sha256()
         self.group.together(lambda: _feed(digest, job.given, job.dtype))
         words = np.frombuffer(digest.digest(), ">u4")
         return self.group.gather(words.tolist())
 
     def begin(self, temperature: float, rho: float) -> Reached | None:
-        """What an earlier run reached in the solve that begins now."""
+        """Return what an earlier run reached in the solve that begins now."""
 
         def reached() -> Reached | None:
             found = None if self.own is None else self.own.begin(temperature, rho)
@@ -210,14 +208,14 @@ class SharedCheckpoint:
         return None if told is None else told.to(self.device)
 
     def keep(self, reached: Reached) -> None:
-        """What this solve has reached."""
+        """Record the state of this solve."""
         if self.own is not None:
             self.own.keep(reached)
 
 
 @dataclass(frozen=True)
 class _Solve:
-    """One solve of a run, and where it stands."""
+    """State of one solve."""
 
     temperature: float
     rho: float
@@ -225,7 +223,7 @@ class _Solve:
 
 
 def _read(path: Path, name: str, job: Job) -> list[_Solve]:
-    """The solves of a checkpoint of this job."""
+    """Return the solves of a checkpoint, which must be of this job."""
     try:
         with utf8_name(path) as named, safe_open(named, framework="np") as file:
             notes = file.metadata() or {}
@@ -250,7 +248,7 @@ def _read(path: Path, name: str, job: Job) -> list[_Solve]:
 
 
 def _solves(text: str, tensors: Mapping[str, np.ndarray[Any, Any]], job: Job) -> Iterator[_Solve]:
-    """The solves that the notes list, if their numbers and tensors can be this job's."""
+    """Yield the listed solves; their values and tensors must fit this job."""
     kind = tuple[tuple[float, float, int, float], ...]
     listed = read_as(kind, parse_json(text.encode(), "solves"), "solves")
     dtype = np.dtype(str(job.dtype)[6:])
@@ -260,7 +258,7 @@ def _solves(text: str, tensors: Mapping[str, np.ndarray[Any, Any]], job: Job) ->
         if [x.shape for x in given] != shapes or any(x.dtype != dtype for x in given):
             raise ValueError(f"tensors of solve {place} are not {shapes} of {dtype}")
         if iterations < 1 or not all(np.isfinite(x).all() for x in given):
-            raise ValueError(f"solve {place} is none")
+            raise ValueError(f"solve {place} is empty or not finite")
         f, g, next_g, centre = (torch.from_numpy(x).to(job.device) for x in given)
         yield _Solve(temperature, rho, Reached(f, g, next_g, centre, iterations, worst))
 
@@ -270,7 +268,7 @@ def _bad(problem: str, received: str) -> InputFileError:
 
 
 def _seal(notes: Mapping[str, str], tensors: Mapping[str, np.ndarray[Any, Any]]) -> str:
-    """SHA-256 of all of a checkpoint but itself."""
+    """Return the SHA-256 of a checkpoint's other metadata and its tensors."""
     digest = hashlib.sha256(json.dumps(sorted(notes.items())).encode())
     for name, array in sorted(tensors.items()):
         digest.update(name.encode())
@@ -282,9 +280,9 @@ def _seal(notes: Mapping[str, str], tensors: Mapping[str, np.ndarray[Any, Any]])
 
 
 def _fingerprint(job: Job, others: object) -> str:
-    """SHA-256 of the data and of all settings that change what is solved.
+    """Return the SHA-256 of the data and of all settings that change the problem.
 
-    Not of the device, the memory budget and the outputs: a run may go on with others.
+    Device, memory budget and outputs may differ when a run is resumed.
     """
     digest = hashlib.sha256()
     features = [side.array for side in job.features or ()]
@@ -295,7 +293,7 @@ def _fingerprint(job: Job, others: object) -> str:
 
 
 def _feed(digest: Any, value: object, dtype: torch.dtype) -> None:
-    """Take in an array as the numbers that are computed with, and anything else by its parts."""
+    """Hash an array in the dtype of the computation, and anything else by its parts."""
     if isinstance(value, np.ndarray | torch.Tensor):
         digest.update(f"array {tuple(value.shape)}".encode())
         step = rows_per_block(math.prod(value.shape[1:]) or 1, dtype, None)

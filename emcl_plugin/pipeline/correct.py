@@ -1,4 +1,4 @@
-"""The whole correction, from a similarity source to a similarity source: what `rerank` runs.
+"""The whole correction, from similarity source to similarity source: what `rerank` runs.
 
 scores -> near-duplicate queries counted once -> EMCL, its strength chosen by agreement -> gentle
 runs of NCL -> the guard, which says how far to go -> NCL with the prior that the queries bear out.
@@ -41,13 +41,13 @@ from emcl_plugin.scores.reductions import Moments, moments
 
 @dataclass(frozen=True)
 class Correction:
-    """The corrected source and everything that was decided on the way.
+    """The corrected source and every decision behind it.
 
-    ``base`` are the scores that came in, stored where they fit. ``after`` and ``source`` are
-    what is returned: where the guard held the correction back they are those of the input.
-    ``emcl``, ``subspaces`` and ``biases`` are then what was tried. ``probes`` are the biases of
-    the gentle runs, ``prior`` is there where NCL was applied, and ``weights`` says as how many
-    queries each text counts (None: one each).
+    ``base`` holds the input scores, stored if they fit. ``source`` and ``after`` describe the
+    result; if the guard rejects the correction they are those of the input, and ``emcl``,
+    ``subspaces`` and ``biases`` are those that were tried. ``probes`` are the biases of the gentle
+    and the leave-best-out run, ``prior`` is None unless NCL was applied, and ``weights`` is how
+    many queries each text counts as (None: one each).
     """
 
     base: Similarity
@@ -76,22 +76,22 @@ def correct(
     progress: Progress | None = None,
     journal: Journal | None = None,
 ) -> Correction:
-    """Correct a similarity, the inner products of features, or the one by means of the other.
+    """Correct a similarity, the inner products of features, or the former by means of the latter.
 
     Parameters
     ----------
     sim : Similarity or None
         The retriever's own scores.
     features : (text, video) or None
-        At least one of ``sim`` and ``features`` is there. EMCL needs features.
+        At least one of ``sim`` and ``features`` is given. EMCL needs features.
     settings : Settings
-        With the prior "even" every text counts once, copies too, as NCL was published.
+        With the prior "even" each duplicate counts, as in the NCL paper.
     memory : int
-        Bytes to keep within.
+        Budget in bytes.
     plan : Estimate
         What is stored and what is recomputed.
     candidates : Candidates, optional
-        Pairs of the features to look at, in the place of all.
+        The only pairs of the features to score. Default: all.
     progress : callable, optional
         Called with (stage, done, total).
     journal : Journal, optional
@@ -276,7 +276,7 @@ def _strengths(choices: StrengthCandidates | None, search: StrengthSearch) -> li
 
 
 def _stored(base: Similarity, memory: int) -> Similarity:
-    """The scores in memory, of this process's texts; not where a GPU does not hold them."""
+    """Return this process's scores in memory, or the source where they do not fit on the GPU."""
     group, dtype, device = base.group, base.dtype, base.device
     scores = base.storing(base.dense)
     if scores is None:
@@ -295,7 +295,7 @@ def _coverage(source: Similarity, biases: Biases | None) -> RecallEstimate | Non
 
 
 def _best_matches(base: Similarity, progress: Progress | None) -> Nearest:
-    """The input's best matches, in a pass that also checks it."""
+    """Return the input's best matches; the same pass checks that all scores are finite."""
     if isinstance(base, Candidates):
         return nearest(base)
     accumulator = NearestAccumulator(base)

@@ -1,8 +1,4 @@
-"""One correction, from checked inputs to row blocks and the report on it.
-
-`rescore` collects the blocks into an array, the command line writes them to a file; both run
-the same job.
-"""
+"""`Job`: one correction, from checked inputs to row blocks and a report."""
 
 from __future__ import annotations
 
@@ -34,10 +30,21 @@ from emcl_plugin.scores.candidates.search import search
 
 
 class Job:
-    """One correction: checked inputs, a plan, and the scores as row blocks.
+    """One correction: checked inputs, a memory plan, and the scores as row blocks.
 
-    `rescore` collects the blocks into an array; the command line writes them to a file, so
-    that a result larger than the memory never exists as a whole.
+    `rescore` collects the blocks into an array. The command line writes them to a file, so that
+    the result may exceed the memory.
+
+    Parameters
+    ----------
+    sim, feats
+        As in :func:`emcl_plugin.rerank`.
+    settings : Settings, optional
+    resources : Resources, optional
+    names : (str, str)
+        Names of the two sides in messages.
+    candidates, index
+        As in :func:`emcl_plugin.rerank_top`. Default: all pairs.
     """
 
     def __init__(
@@ -78,7 +85,7 @@ class Job:
         sim, candidates = self.given, self.candidates
         if candidates is not None and (feats is None or sim is not None or candidates < 1):
             raise InputValueError(
-                "candidates are searched among embeddings",
+                "candidates need embeddings, and no similarity",
                 f"candidates={candidates}" + ("" if sim is None else ", sim"),
                 "pass feats without sim, and at least 1 candidate",
             )
@@ -130,7 +137,7 @@ class Job:
 
     @property
     def plan(self) -> Estimate:
-        """What will be stored and what recomputed."""
+        """Return what will be stored and what recomputed."""
         ncl, kernel = self.settings.ncl, None
         if ncl is not None and self.settings.normalises and ncl.solver in ("auto", "stored"):
             kernel = ncl.kernel_dtype(self.dtype)
@@ -146,7 +153,7 @@ class Job:
 
     @cached_property
     def repeated(self) -> tuple[int, int]:
-        """How many texts and videos are exact duplicates of others; 0 where there is only sim."""
+        """Number of texts and videos that duplicate an earlier one exactly; 0 without features."""
         if self.features is None:
             return 0, 0
         return repeated(self.features[0]), repeated(self.features[1])
@@ -158,19 +165,19 @@ class Job:
 
     @property
     def has_features(self) -> bool:
-        """Whether EMCL has something to work on."""
+        """True if EMCL can run."""
         return self.features is not None or isinstance(self.given, Experts)
 
     @property
     def _products(self) -> int:
-        """Multiplications per score; 0 where scores are given."""
+        """Multiplications per score; 0 if scores are given."""
         if self.given is not None:
             return 0 if isinstance(self.given, np.ndarray | torch.Tensor) else self.given.products
         assert self.features is not None
         return self.features[0].shape[1]
 
     def search(self, progress: Progress | None = None) -> Candidates | None:
-        """The pairs to look at, where these are not all."""
+        """Search the candidate pairs; None if all pairs are scored."""
         if self.candidates is not None and self._searched is None:
             assert self.features is not None
             self._searched = search(
@@ -183,7 +190,7 @@ class Job:
         return self._searched
 
     def source(self) -> Similarity:
-        """The scores that came in, or the features' similarity."""
+        """Return the input scores, or the similarity of the features."""
         found = self.search()
         if found is not None:
             return found
@@ -193,7 +200,7 @@ class Job:
         return FeaturePair(*self.features, memory=self.memory)
 
     def bank(self, array: Array | None, name: str) -> Features | None:
-        """Other items' embeddings, checked against this job's features and read like them."""
+        """Check other items' embeddings against this job's features, and read them likewise."""
         if array is None:
             return None
         vectors = check_matrix(array, name)
@@ -213,7 +220,7 @@ class Job:
         return self._read(vectors, name)
 
     def require_dense(self) -> None:
-        """Raise where the whole result does not fit into the memory."""
+        """Raise MemoryBudgetError if the whole result does not fit into memory."""
         rows, columns = self._own_shape
         need = rows * columns * self.kind.dtype.itemsize
         free = available(self.kind.device)
@@ -228,7 +235,7 @@ class Job:
     def run(
         self, progress: Progress | None = None, journal: Journal | None = None
     ) -> tuple[Report, Iterator[torch.Tensor]]:
-        """The report, and the re-scored rows in order, in the dtype and kind that came in."""
+        """Return the report and the corrected rows, in the kind and dtype of the input."""
         found = self.correct(progress, journal=journal)
         return self.report(found), self.blocks(found.source)
 
@@ -264,7 +271,7 @@ class Job:
         )
 
     def report(self, found: Correction) -> Report:
-        """Everything about a correction but the scores."""
+        """Return the report on a correction."""
         return Report(
             shape=self.shape,
             protocol="transductive",
@@ -282,7 +289,7 @@ class Job:
         )
 
     def collect(self, blocks: Iterator[torch.Tensor]) -> Array:
-        """All blocks in one array of the kind that came in: this process's rows."""
+        """Return all blocks, this process's rows, as one array in the kind of the input."""
         out = torch.empty(self._own_shape, dtype=self.kind.dtype, device=self.kind.device)
         start = 0
         for block in blocks:
@@ -292,6 +299,6 @@ class Job:
 
     @torch.no_grad()
     def blocks(self, source: Similarity) -> Iterator[torch.Tensor]:
-        """The re-scored rows of this process's texts, in the dtype and kind that came in."""
+        """Yield the corrected rows of this process's texts, in the kind and dtype of the input."""
         for _, _, block in source.blocks():
             yield self.kind.narrow(block)

@@ -1,4 +1,4 @@
-"""How much memory there is, and what a run will take: said before the work starts."""
+"""Estimate the memory and the time that a run takes, before it starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from emcl_plugin.scores.memory import kernel_fits
 
 
 def available(device: torch.device) -> int:
-    """Bytes that are free on a device now; on the CPU, the container's limit is heeded."""
+    """Return the bytes free on a device; on the CPU within the container's limit."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free)
@@ -36,20 +36,20 @@ def available(device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will do and hold.
+    """What a run stores and recomputes.
 
     Attributes
     ----------
     shape : tuple of int
         (texts, videos).
     dimension : int
-        Of the features that scores are computed from; 0 where scores are given.
+        Of the features; 0 if scores are given.
     store_scores, store_kernel : bool
-        Whether scores and Sinkhorn's kernel are kept, or recomputed block by block.
+        Whether scores and Sinkhorn's kernel are stored, or recomputed block by block.
     held : int
-        Bytes held at the peak: scores and kernel, or what lies beside candidates.
+        Peak bytes: scores and kernel, or the data of the candidates.
     pairs : int
-        Candidates at most; 0 where all pairs are looked at.
+        Maximum number of candidates; 0 if all pairs are scored.
     """
 
     shape: tuple[int, int]
@@ -61,24 +61,23 @@ class Estimate:
 
     @property
     def is_long(self) -> bool:
-        """Whether the run is worth announcing."""
+        """True if the run is long enough to announce."""
         if self.pairs:
             return self.pairs > 1e6
         return self.shape[0] * self.shape[1] * (1 if self.store_kernel else 10) > 1e7
 
     @property
     def way(self) -> str:
-        """How the scores are gone through, in words."""
+        """How the scores are processed, in words."""
         if self.pairs:
             return f"up to {self.pairs} candidates"
         return "stored kernel" if self.store_kernel else "scores recomputed in every iteration"
 
     def seconds(self, device: torch.device, dtype: torch.dtype) -> float:
-        """Rough duration, from a calibration of some milliseconds on this device.
+        """Estimate the duration from a calibration of some milliseconds on this device.
 
-        Counted per score: products of the features, exponentials, and passes over a matrix.
-        Assumes 40 Sinkhorn iterations, a usual number, and an exhaustive search for candidates
-        in both directions.
+        Counts products of features, exponentials and passes over a matrix per score. Assumes 40
+        Sinkhorn iterations, and an exhaustive search for candidates in both directions.
         """
         entries = self.shape[0] * self.shape[1]
         costs = _calibrate(max(1, self.dimension), device, dtype)
@@ -92,7 +91,7 @@ class Estimate:
         return entries * sum(n * cost for n, cost in zip(counts, costs, strict=True))
 
     def to_dict(self, seconds: float, memory: int) -> dict[str, Any]:
-        """For JSON, with the budget."""
+        """Return the estimate and the budget, for JSON."""
         return {
             "texts": self.shape[0],
             "videos": self.shape[1],
@@ -108,10 +107,10 @@ class Estimate:
 
 
 _PASSES_PER_PAIR = 6000
-"""Work on a candidate after the search, in passes over a score: 1.9 us where one takes 0.3 ns."""
+"""Work per candidate after the search, in passes over a score: 1.9 us at 0.3 ns per pass."""
 
 _BYTES_PER_PAIR = 110
-"""What is held beside a candidate at the peak."""
+"""Peak memory per candidate."""
 
 
 def estimate(
@@ -145,9 +144,9 @@ def estimate(
 def _calibrate(
     dimension: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[float, float, float]:
-    """Seconds per score of a product, of an exponential, and of a pass over memory."""
+    """Return seconds per score of a product, an exponential, and a pass over memory."""
     side, most = 1024, 4096
-    times = max(1.0, dimension / most)  # of more dimensions it would take too long to find out
+    times = max(1.0, dimension / most)  # more dimensions would take too long to measure
     x = torch.ones(side, min(dimension, most), dtype=dtype, device=device)
     scores = torch.ones(4 * side, side, dtype=dtype, device=device)
     vector = torch.ones(side, dtype=dtype, device=device)

@@ -1,4 +1,4 @@
-"""Everything about a correction but the scores: what was assumed, chosen and found."""
+"""`Report`: what a correction assumed, chose and found."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from emcl_plugin.scores.candidates import RecallEstimate
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything about a correction but the scores.
+    """What a correction assumed, chose and found.
 
     Attributes
     ----------
     shape : tuple of int
         (texts, videos).
     protocol : str
-        "transductive": the biases were computed from the very texts that are scored, all at
-        once. Say so where you publish the numbers. "bank": from other queries.
+        "transductive": the biases were computed from all scored texts at once; say so when you
+        publish results. "bank": from other queries.
     score_std : float
         Standard deviation of the input scores.
     emcl : EMCLReport or None
-        Strength, effective rank, candidates tried and why. None where EMCL was off or there
-        were no features.
+        Strength, effective rank, strengths tried and why. None if EMCL was off or there were no
+        features.
     biases : Biases or None
         Text and video biases, temperature, iterations, error, converged. None where NCL was off.
         These were added to the scores, scaled by ``guard.strength``; where that is 0 they are
@@ -43,18 +43,17 @@ class Report:
         What was assumed about how often each video is asked for. None where NCL was not
         applied.
     guard : GuardDecision
-        Whether the correction was let through. If not, the scores are the input's.
+        How much of the correction was applied. If none, the scores are those of the input.
     hubs_before, hubs_after : Hubs
-        How the texts' best videos spread over the gallery.
+        How the texts' top-1 videos spread over the gallery.
     repeated_texts, repeated_videos : int
-        Items that are exact duplicates of an earlier one of their side (0 where only a similarity
-        was given).
+        Exact duplicates of an earlier item (0 without features).
     banks : mapping of str to BankReport
-        By direction, what its bank taught; empty where the protocol is transductive.
+        Report of each direction's bank; empty if the protocol is transductive.
     coverage : RecallEstimate or None
-        What was left out, where only candidates were looked at.
+        Estimated recall of the candidates; None if all pairs were scored.
     citations : tuple of str
-        What to cite.
+        The papers to cite.
 
     Examples
     --------
@@ -82,7 +81,7 @@ class Report:
     citations: tuple[str, ...] = CITATIONS
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the biases themselves, for JSON."""
+        """Return everything but the biases themselves, for JSON."""
         biases = self.biases
         return {
             "texts": self.shape[0],

@@ -1,4 +1,4 @@
-"""Texts that several processes of somebody's process group bring, each its own."""
+"""Inputs of several processes that each bring their own texts."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from emcl_plugin.scores import Scorer
 def shared(
     process_group: Any, sim: Array | Scorer | None, feats: FeaturesPair | None
 ) -> tuple[ProcessGroup, FeaturesPair | None]:
-    """The processes of a group, and with the features of all their texts.
+    """Return the process group, and the features with those of all processes' texts.
 
-    The features of the texts, as those of the videos, are then held by every process; scores
-    never leave theirs.
+    Every process then holds all features; scores stay where they are.
 
     Parameters
     ----------
@@ -31,7 +30,7 @@ def shared(
     Raises
     ------
     InputValueError, InputTypeError, WorkerError
-        In all processes where something is wrong in one of them.
+        In every process, if the inputs of one of them are wrong.
     """
     group = ProcessGroup(process_group)
 
@@ -52,9 +51,9 @@ def shared(
     every = group.gather([len(own), own.shape[1], videos, own.dtype.itemsize])
     if len({tuple(same) for _, *same in every}) > 1:
         raise InputValueError(
-            "the processes bring arrays of different widths or dtypes",
+            "the arrays of the processes differ in width or dtype",
             ", ".join(f"{n:.0f} x {d:.0f}, {v:.0f} videos" for n, d, v, _ in every),
-            "give every process the same videos, and texts of one kind",
+            "pass the same videos in every process, and texts of one dimension and dtype",
         )
     counts = [int(n) for n, *_ in every]
     group = ProcessGroup(process_group, counts)

@@ -203,8 +203,12 @@ def test_scorers_are_known_by_all_their_parts(tmp_path):
         ("[", {}, "Expecting value"),
         ("[[1.0, 1.0, 3]]", {}, "length 4"),
         ("[[1.0, 1.0, 3, 0.1], [1.0, 1.0, 3, 0.1]]", {}, "1.f"),
-        ("[[1.0, 1.0, 0, 0.1]]", {}, "solve 0 is none"),
-        ("[[1.0, 1.0, 3, 0.1]]", {"0.f": np.full(N, np.nan, np.float32)}, "solve 0 is none"),
+        ("[[1.0, 1.0, 0, 0.1]]", {}, "solve 0 is empty or not finite"),
+        (
+            "[[1.0, 1.0, 3, 0.1]]",
+            {"0.f": np.full(N, np.nan, np.float32)},
+            "solve 0 is empty or not finite",
+        ),
         ("[[1.0, 1.0, 3, 0.1]]", {"0.f": np.zeros(N - 1, np.float32)}, "are not"),
         ("[[1.0, 1.0, 3, 0.1]]", {"0.g": np.zeros(N)}, "are not"),
     ],
@@ -266,7 +270,7 @@ def test_a_run_that_goes_another_way_is_refused(stopped):
     assert reached.resumed == sum(iterations for _, _, iterations, _ in solves)
     temperature, rho = solves[0][:2]
     assert reached.begin(temperature * (1 + 1e-7), rho).iterations == solves[0][2]
-    with pytest.raises(InputFileError, match="took another way"):
+    with pytest.raises(InputFileError, match="took another path"):
         reached.begin(1.01 * solves[1][0], solves[1][1])
 
 

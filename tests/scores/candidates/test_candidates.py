@@ -287,8 +287,8 @@ def test_coverage_sees_what_is_missing():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"k": 0}, "k must be at least 1"),
-        ({"k": 11, "candidates": 10}, "k must be at least 1"),
+        ({"k": 0}, "k must be between 1"),
+        ({"k": 11, "candidates": 10}, "k must be between 1"),
         ({"candidates": 0}, "k must be"),
         ({"index": "Square"}, "no such index"),
         ({"index": "IVF16,Flat;probes=1"}, "no such index"),
@@ -301,5 +301,5 @@ def test_wrong_input_is_refused(change, words):
 
 
 def test_candidates_are_of_features():
-    with pytest.raises(EmclError, match="searched among embeddings"):
+    with pytest.raises(EmclError, match="candidates need embeddings"):
         Job(np.ones((3, 3)), None, candidates=2)
