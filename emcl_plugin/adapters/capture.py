@@ -230,11 +230,9 @@ class _Runs:
         calls = sorted(self.calls, key=lambda call: _device_index(call[0][1]))
         self.calls = []
         flat = np.concatenate([np.asarray(rows) for _, part in calls for rows in part])
-        truth: dict[str, Any] = {}
+        known: dict[str, Any] = {"orientation": "text-video"}
         if sim.ndim == 3:
-            _, index = unpadded(sim)
-            truth["cut_off_points"] = np.cumsum(np.bincount(index))
-        known = {"orientation": "text-video", **truth}
+            known["cut_off_points"] = np.cumsum(np.bincount(unpadded(sim)[1]))
         self.build(self.found, [args for args, _ in calls], flat, known)
 
 
@@ -284,19 +282,12 @@ def _drl(found: Captured, calls: Calls, sim: np.ndarray[Any, Any], truth: Any) -
         with torch.no_grad():
             weights["text_weights"] = model.text_weight_fc(text).squeeze(2)
             weights["video_weights"] = model.video_weight_fc(video).squeeze(2)
-    tensors = {
-        "text": text,
-        "video": video,
-        "text_mask": text_mask.reshape(len(text), -1),
-        "video_mask": video_mask.reshape(len(video), -1),
-        **weights,
-    }
-    arrays = {name: x.detach().float().cpu().numpy() for name, x in tensors.items()}
+    tensors = {"text": text, "video": video, "text_mask": text_mask, "video_mask": video_mask}
+    arrays = {name: _arrays(x) for name, x in (tensors | weights).items()}
     found.add(DRL, sim=sim, interaction=interaction, **arrays, **truth)
 
 
-def _emcl_net(found: Captured, calls: Calls, sim: np.ndarray[Any, Any], truth: Any) -> None:
-    del calls
+def _emcl_net(found: Captured, _: Calls, sim: np.ndarray[Any, Any], truth: Any) -> None:
     found.add(EMCLNet, sim=sim, **truth)
 
 

@@ -76,12 +76,8 @@ class CLIP4Clip(Adapter):
         self.notes = []
         if text is not None and video is not None:
             self.features = one_vector(text), mean_of_frames(video, video_mask)
-        self._settle(
-            sim,
-            cut_off_points=cut_off_points,
-            logit_scale=logit_scale,
-            orientation=orientation,
-        )
+        points, scale = cut_off_points, logit_scale
+        self._settle(sim, cut_off_points=points, logit_scale=scale, orientation=orientation)
 
 
 class CLIP2Video(CLIP4Clip):

@@ -84,24 +84,18 @@ class HuggingFace(Adapter):
         text_to_item: Any = None,
     ) -> None:
         self.notes = []
-        given = {
-            "text_embeds": text_embeds,
-            "image_embeds": image_embeds,
-            "logits_per_text": logits_per_text,
-        }
+        given = [text_embeds, image_embeds, logits_per_text]
         if outputs is not None:
-            for name in given:
-                for called in (name, *self.FIELDS[name]):
-                    found = _entry(outputs, called)
-                    if given[name] is None and found is not None:
-                        given[name] = found
-        text, item = given["text_embeds"], given["image_embeds"]
+            for place, name in enumerate(("text_embeds", "image_embeds", "logits_per_text")):
+                names = (name, *self.FIELDS[name])
+                found = [x for x in (_entry(outputs, n) for n in names) if x is not None]
+                given[place] = found[0] if given[place] is None and found else given[place]
+        text, item, logits = given
         if getattr(text, "ndim", 2) == 3:
             self.notes.append("the text vectors depend on the videos (X-CLIP): logits only")
             text = None
         if text is not None and item is not None:
             self.features = stacked(text, "text_embeds"), stacked(item, "image_embeds")
-        logits = given["logits_per_text"]
         self._settle(logits, orientation="auto" if logits is None else "text-video")
         if text_to_item is not None:
             self.ground_truth = GroundTruth.from_index(text_to_item, self.shape[1])

@@ -40,12 +40,8 @@ class EMCLNet(Adapter):
         orientation: str = "auto",
     ) -> None:
         self.notes = []
-        self._settle(
-            sim,
-            cut_off_points=cut_off_points,
-            logit_scale=logit_scale,
-            orientation=orientation,
-        )
+        points, scale = cut_off_points, logit_scale
+        self._settle(sim, cut_off_points=points, logit_scale=scale, orientation=orientation)
 
 
 class DBSN(MMT):

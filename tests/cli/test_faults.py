@@ -341,7 +341,7 @@ def test_names_that_cannot_be(forks, home, name, words):
 
 def test_the_demo_replaces_nobodys_files(forks, home):
     (home / "text.npy").write_text("mine")
-    told(forks.run("demo", "--save", ".", cwd=home), "another file of this name is there")
+    told(forks.run("demo", "--save", ".", cwd=home), "a different file of this name exists")
     assert new(home) == ["text.npy"]
     for _ in range(2):  # its own it may
         told(forks.run("demo", "--save", "again", cwd=home), status=0)

@@ -300,7 +300,7 @@ FILES = [
     Row("export fitted --to npy -o s.npy", 1, "the output is a file"),
     Row("serve no", 1, "there is no saved corrector"),
     Row("demo --save used", 1, "used/text.npy"),
-    Row("demo --save words.npy/x", 1, "the folder cannot be made"),
+    Row("demo --save words.npy/x", 1, "the folder cannot be created"),
 ]  # fmt: skip
 
 ROWS = [*USAGE, *FILES]
