@@ -13,6 +13,7 @@ import numpy as np
 from emcl_plugin.errors import InputFileError
 from emcl_plugin.io.formats import READERS, read_vectors
 from emcl_plugin.io.members import check_magic, check_ratio, library, parsing, utf8_name
+from emcl_plugin.io.parts import check_link
 from emcl_plugin.io.pickled import holds_pickle, refuse_pickle, unpickle
 from emcl_plugin.io.remote import fetched, is_address
 from emcl_plugin.io.stdin import STDIN, spooled
@@ -94,10 +95,7 @@ def _of_folder(folder: Path, trust_pickle: bool, home: Path) -> dict[str, Any]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
-        target = Path(os.path.realpath(path))
-        if not target.is_relative_to(home):
-            problem, remedy = "the folder links to a file outside", "copy that file into the folder"
-            raise InputFileError(problem, f"{path} -> {target}", remedy)
+        check_link(path, home)
         if path.is_symlink() and path.is_dir():
             problem = "the folder links to a folder inside, which may contain the link itself"
             received = f"{path} -> {path.resolve()}"

@@ -6,14 +6,7 @@ import math
 from pathlib import Path
 
 from emcl_plugin.io.hdf5 import MAGIC, read_hdf5
-from emcl_plugin.io.members import (
-    Matrix,
-    check_claim,
-    first_bytes,
-    no_false_claims,
-    parsing,
-    pick,
-)
+from emcl_plugin.io.members import Matrix, check_claim, first_bytes, no_false_claims, parsing, pick
 from emcl_plugin.io.vectors import Vectors
 
 _NUMBERS = ("double", "single")

@@ -89,10 +89,7 @@ def write_npy(
 
 
 def stream_npy(
-    file: Any,
-    shape: tuple[int, int],
-    dtype: np.dtype[Any],
-    blocks: Iterable[np.ndarray[Any, Any]],
+    file: Any, shape: tuple[int, int], dtype: np.dtype[Any], blocks: Iterable[np.ndarray[Any, Any]]
 ) -> None:
     """Write row blocks in ``.npy`` format to an open file or archive member."""
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}

@@ -25,11 +25,7 @@ def read_parquet(path: Path, key: str | None = None) -> Vectors:
     """Return the column of vectors, by name if there are several, and the column of ids."""
     check_magic(path, b"PAR1", "a Parquet file")
     parquet = library("pyarrow.parquet", path)
-    with (
-        parsing(path, "Parquet"),
-        utf8_name(path) as named,
-        parquet.ParquetFile(named) as file,
-    ):
+    with parsing(path, "Parquet"), utf8_name(path) as named, parquet.ParquetFile(named) as file:
         schema = file.schema_arrow
         name = _vector_column(schema, key, path)
         numbers = sum(piece.num_values for piece in _pieces(file, name))

@@ -54,14 +54,18 @@ def _in_folder(path: Path) -> list[Path]:
     except OSError as error:
         problem, received = "the folder cannot be read", f"{path}: {error.strerror}"
         raise InputFileError(problem, received, "check its permissions") from None
-    home = path.resolve()
     for file in inside:
-        target = Path(os.path.realpath(file))
-        if file.is_symlink() and not target.is_relative_to(home):
-            remedy = "copy that file into the folder, or name the files themselves"
-            received = f"{file} -> {target}"
-            raise InputFileError("the folder links to a file outside", received, remedy)
+        check_link(file, path.resolve())
     return inside
+
+
+def check_link(file: Path, home: Path) -> None:
+    """Refuse a symbolic link that leads out of the folder ``home``."""
+    target = Path(os.path.realpath(file))
+    if file.is_symlink() and not target.is_relative_to(home):
+        remedy = "copy that file into the folder, or name the files themselves"
+        received = f"{file} -> {target}"
+        raise InputFileError("the folder links to a file outside", received, remedy)
 
 
 def numbered(inside: list[Path], where: object, kinds: Collection[str]) -> list[Path]:

@@ -13,12 +13,7 @@ from emcl_plugin.io.scratch import new_folder, spoken_of
 
 STDIN = "-"
 
-_BEGINNINGS = {
-    b"\x93NUMPY": ".npy",
-    b"PK": ".npz",
-    b"PAR1": ".parquet",
-    b"\x80": ".pkl",
-}
+_BEGINNINGS = {b"\x93NUMPY": ".npy", b"PK": ".npz", b"PAR1": ".parquet", b"\x80": ".pkl"}
 
 
 @contextmanager

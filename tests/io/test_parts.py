@@ -1,4 +1,4 @@
-"""Parts of one array: whole, in bounded memory, with their ids; what is wrong is named by file."""
+"""Sharded arrays: concatenated in bounded memory with their ids; errors name the file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LARGE = np.random.default_rng(0).standard_normal((1000, 5))
 
 @pytest.fixture
 def small_machine(monkeypatch):
-    """A quarter of the memory is 4 KiB, and blocks are of 1 KiB."""
+    """Simulate 16 KiB of memory and blocks of 1 KiB."""
     monkeypatch.setattr(out_of_core, "physical_memory", lambda: 1 << 14)
     monkeypatch.setattr(out_of_core, "BLOCK", 1 << 10)
 
@@ -92,7 +92,7 @@ def test_nan_in_one_part_is_named_with_its_place(tmp_path, monkeypatch, bad, mem
 
 @pytest.mark.slow
 def test_a_thousand_parts(tmp_path):
-    """More than there may be open files."""
+    """More shards than a process may have open files."""
     for i in range(1100):
         np.save(tmp_path / f"{i}.npy", np.full((1, 2), i, "f4"))
     assert_array_equal(read_array(tmp_path)[:, 0], np.arange(1100))
@@ -175,7 +175,7 @@ def test_the_first_known_column_counts(tmp_path):
 
 
 def clip_retrieval(home, parts=3, rows=4):
-    """Folders as clip-retrieval writes them."""
+    """Write folders as clip-retrieval does."""
     for name in ("img_emb", "text_emb", "metadata"):
         (home / name).mkdir()
     for i in range(parts):
@@ -214,7 +214,7 @@ def test_clip_retrieval_of_other_lengths(tmp_path):
 
 @pytest.mark.slow
 def test_one_long_id_for_all_rows(tmp_path):
-    """A gigabyte of ids in a few kilobytes: one object, or refused, and never a gigabyte."""
+    """A gigabyte of ids in a few kilobytes becomes one object or is refused."""
     long = "x" * 1_000_000
     table = pa.table({"id": [long] * 1_000, "vector": column(np.ones((1_000, 2)))})
     parquet.write_table(table, tmp_path / "a.parquet")
@@ -243,7 +243,7 @@ def test_hdf5_ids_in_other_files_and_of_other_kinds(tmp_path):
     "pattern", ["**/*.npy", "a/**/*.npy", "**/b/**/[0-9].npy", "*/**/[12].npy"]
 )
 def test_all_folders_below_are_those_of_glob_but_links(tmp_path, monkeypatch, pattern):
-    """A folder that links to itself twice would have 2 ^ 40 folders below."""
+    """Two links to a parent would yield 2 ^ 40 folders."""
     monkeypatch.chdir(tmp_path)
     for name in ("1", "a/1", "a/b/2", "a/b/c/10", "a/.hidden/1", "d/b/3"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Pickles of plain things are read; whatever else they ask for is named and never run."""
+"""Pickles of plain objects are read; any other name is reported and never run."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_objects_inside_arrays_and_scalars_and_fortran_order(tmp_path, protocol)
 
 
 class Calls:
-    """Asks a pickle's reader to call this."""
+    """Makes the unpickler call this."""
 
     def __init__(self, *what):
         self.what = what
@@ -163,7 +163,7 @@ def test_dictionaries_that_hold_themselves_and_each_other(tmp_path):
 
 
 def array_pickle(shape="(I1\nI1\nt", kind="S'f4'", data="S'abcd'"):
-    """As protocol 0 writes an array of one number."""
+    """Return an array of one number as protocol 0 writes it."""
     return (
         "cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
         f"(I1\n{shape}cnumpy\ndtype\n({kind}\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntb"
@@ -172,7 +172,7 @@ def array_pickle(shape="(I1\nI1\nt", kind="S'f4'", data="S'abcd'"):
 
 
 def test_an_array_written_by_hand(tmp_path):
-    """So that the refusals below are of what each of them changes."""
+    """The unmodified pickle of the refusals below is valid."""
     (tmp_path / "a.pkl").write_bytes(array_pickle())
     assert_array_equal(unpickle(tmp_path / "a.pkl"), np.frombuffer(b"abcd", "f4")[:, None])
 

@@ -1,4 +1,4 @@
-"""What stands in the place of a file and is none, and archives whose names lead elsewhere."""
+"""Pipes, devices and sockets instead of files, and archives with paths as names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SPECIAL = {
 
 @pytest.fixture(autouse=True)
 def no_waiting():
-    """A test that waits for a writer fails, and does not hang."""
+    """Fail instead of hanging when a read blocks."""
 
     def late(*_):
         raise AssertionError("it waits")
@@ -44,7 +44,7 @@ def no_waiting():
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    """A special file of this name, in a folder that is short enough for a socket's."""
+    """Return a maker of special files; sockets need short relative names."""
 
     def make(kind, name):
         monkeypatch.chdir(tmp_path)
@@ -82,7 +82,7 @@ def corrector(tmp_path_factory):
 @pytest.mark.parametrize("name", ["corrector.json", "corrector.safetensors", "names.json"])
 @pytest.mark.parametrize("kind", ["a pipe", "an endless device", "a folder", "a secret"])
 def test_a_saved_corrector_with_something_else_in_a_files_place(corrector, tmp_path, kind, name):
-    """A link to another file of the machine is read as what it claims to be, and not shown."""
+    """The content of a linked file of the machine is not shown in the error."""
     folder = shutil.copytree(corrector, tmp_path / "fitted")
     (folder / name).unlink()
     if kind == "a folder":

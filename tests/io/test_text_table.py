@@ -1,4 +1,4 @@
-"""Text tables: numbers and ids as they were written, or an error that names the line."""
+"""Text tables return the numbers and ids that were written, or an error names the line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ground truth from every format is the same ground truth; bad files are refused in words."""
+"""All formats give the same ground truth; bad files give this project's errors."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_missing_and_binary_files(tmp_path):
 
 
 def test_only_line_feeds_end_a_line(tmp_path):
-    """Captions may hold what Unicode calls a line separator; CSV fields may hold line feeds."""
+    """Captions may contain Unicode line separators; CSV fields may contain line feeds."""
     captions = ["a\u2028b", "c\x0bd", "", "e\x85"]
     (tmp_path / "names.txt").write_text("\r\n".join(captions) + "\n", "utf-8")
     assert read_lines(tmp_path / "names.txt", 4, "text names") == captions

@@ -1,4 +1,4 @@
-"""Files of every format, for the tests that read them."""
+"""Writers of every input format, for the tests of the readers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def save_h5(path, x, **how):
 
 
 def save_mat73(path, x):
-    """As MATLAB does: 512 bytes of its own, then HDF5, arrays transposed."""
+    """Write as MATLAB does: a block of 512 bytes, then HDF5 with transposed arrays."""
     with h5py.File(path, "w", userblock_size=512) as file:
         file["features"] = x.T
     with path.open("r+b") as file:
