@@ -271,7 +271,7 @@ def test_standard_input_once(tmp_path):
     assert found["text -> video"]["R@1"] == 100
     out = run("eval", "--text", "-", "--video", "-", input=content)
     assert out.exit_code == 2
-    assert "one of the options only" in out.output
+    assert "only one option can read standard input" in out.output
 
 
 def test_addresses_on_the_command_line():
