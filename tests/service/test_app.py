@@ -1,4 +1,4 @@
-"""The service gives what `search` gives, refuses everything else politely, and describes itself."""
+"""The service returns what `search` returns, refuses invalid requests, and describes its API."""
 
 from __future__ import annotations
 
@@ -119,24 +119,16 @@ def vector_with(number):
         (b"", 400, "EOF"),
         (b"{", 400, "EOF"),
         (b"not JSON", 400, "Invalid JSON"),
-        (b"\xff\xfe\x00", 400, "Invalid JSON"),
         (b'{"vector": [1, 2, 3, 4]} more', 400, "trailing"),
         (b"[" * 1900, 400, "recursion"),
-        (b'{"vector": ' * 150, 400, "EOF"),
-        (b'{"vector": ' * 180 + b"}" * 18, 400, "Invalid JSON"),
         (b'{"vector": ' + b"[" * 300 + b"]" * 300 + b"}", 400, "recursion"),
         (vector_with(b"9" * 1900), 422, "be a finite"),
         (b'"vector"', 422, "object"),
-        (b"[1, 2, 3, 4]", 422, "object"),
-        (b"null", 422, "object"),
         (b"{}", 422, "vector: Field required"),
         (b'{"vector": null}', 422, "array"),
-        (b'{"vector": {"0": 1}}', 422, "array"),
-        (b'{"vector": "1234"}', 422, "array"),
         (b'{"vector": []}', 422, "4 items"),
         (b'{"vector": [1, 2, 3]}', 422, "3 entries"),
         (b'{"vector": [1, 2, 3, 4, 5]}', 422, "5 entries"),
-        (b'{"vector": [[1, 2, 3, 4]]}', 422, "vector[0]"),
         (b'{"vector": [1, 2, 3, [4]]}', 422, "vector[3]"),
         *(
             (vector_with(x), 422, "be a finite")
@@ -147,7 +139,6 @@ def vector_with(number):
         (b'{"vector": [0, 0.0, -0.0, 0]}', 422, "all zeros"),
         (b'{"vector": [0, 0, 1e-60, 0]}', 422, "all zeros"),
         (GOOD.replace(b"3}", b"0}"), 422, "k: "),
-        (GOOD.replace(b"3}", b"-1}"), 422, "k: "),
         (GOOD.replace(b"3}", b"%d}" % (MAX_K + 1)), 422, f"or equal to {MAX_K}"),
         (GOOD.replace(b"3}", b"9" * 1900 + b"}"), 422, "k: "),
         *(
@@ -170,12 +161,8 @@ def test_refused_bodies(app, body, status, words):
     [
         ("POST", "/search", {}, 415, "content-type: application/json"),
         ("POST", "/search", {"content-type": "text/plain"}, 415, "text/plain"),
-        ("POST", "/search", {"content-type": "application/jsonp"}, 415, "jsonp"),
-        ("POST", "/search", {"content-type": "multipart/form-data; boundary=x"}, 415, "multipart"),
         ("POST", "/search", {"content-type": "x" * 5000}, 415, "xxx"),
         ("GET", "/search", JSON, 405, "Not Allowed"),
-        ("PUT", "/search", JSON, 405, "Not Allowed"),
-        ("OPTIONS", "/search", JSON, 405, "Not Allowed"),
         ("DELETE", "/healthz", JSON, 405, "Not Allowed"),
         ("POST", "/", JSON, 405, "Not Allowed"),
         ("POST", "/search/", JSON, 404, "/search/"),
