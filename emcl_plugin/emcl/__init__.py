@@ -1,4 +1,4 @@
-"""EMCL: shared directions of text and video features found by EM, and weakened or strengthened.
+"""EMCL: weaken or amplify directions that text and video features share, found by EM.
 
 The equations and the EM are in :mod:`emcl_plugin.emcl.subspaces`.
 """

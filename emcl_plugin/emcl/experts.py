@@ -30,18 +30,17 @@ from emcl_plugin.errors import InputValueError
 from emcl_plugin.scores import Features, Similarity, rows_per_block
 
 NO_EXPERT = 1e-5
-"""The denominator of a pair without a common expert, which scores 0; the release's."""
+"""Denominator of the release for a pair without a common expert, which scores 0."""
 
 
 @dataclass(frozen=True)
 class Experts:
-    """What a mixture of experts gives for each text and video; pass it to ``rescore`` as ``sim``.
+    """Embeddings and weights of a mixture of experts; pass it to ``rescore`` as ``sim``.
 
     Parameters
     ----------
     text, video : mapping of str to (n_text, D_e) and (n_video, D_e) array
-        Embeddings by expert, of any D_e each. Rows of items that lack an expert are not looked
-        at but must be finite.
+        Embeddings by expert. Rows of items that lack an expert are ignored but must be finite.
     text_weights, video_weights : (n_text, E) and (n_video, E) array
         In the order of ``text``'s names; not negative, 0 for an expert that an item lacks.
 
@@ -104,7 +103,7 @@ class Experts:
 
     @property
     def arrays(self) -> list[Array]:
-        """All arrays, the first of which says of what kind the result is."""
+        """All arrays; the first determines the array type of the result."""
         return [*self.text.values(), *self.video.values(), self.text_weights, self.video_weights]
 
     @property
@@ -113,7 +112,7 @@ class Experts:
         return sum(int(array.shape[1]) for array in self.text.values())
 
     def take(self, texts: Any, videos: Any) -> Experts:
-        """These texts and videos, in this order."""
+        """Return these texts and videos, in this order."""
         return Experts(
             {name: array[texts] for name, array in self.text.items()},
             {name: array[videos] for name, array in self.video.items()},
@@ -122,7 +121,7 @@ class Experts:
         )
 
     def open(self, *, dtype: torch.dtype, device: torch.device, memory: int) -> Mixture:
-        """The scores, in blocks."""
+        """Return the scores as a similarity source."""
         weights = [
             read_rows(given, 0, len(given), dtype, device)
             for given in (self.text_weights, self.video_weights)
@@ -173,7 +172,7 @@ class _Side:
         return len(self.weights)
 
     def part(self, which: slice | torch.Tensor) -> Iterator[torch.Tensor]:
-        """a_ie t_ie of these items, expert by expert."""
+        """Yield a_ie t_ie of these items, expert by expert."""
         for e, features in enumerate(self.embeddings):
             if isinstance(which, slice):
                 rows = features.rows(which.start, which.stop)
@@ -218,15 +217,15 @@ class Mixture(Similarity):
 
 
 class ExpertMaps:
-    """EMCL's map of every expert, and the mixture that a strength makes of them.
+    """EMCL's map of every expert, and the mixture at a given strength.
 
     Parameters
     ----------
     mixture : Mixture
     config : EMCL
-        With a ``beta`` every expert has a strength of its own, beta times its eigenvalue.
+        With ``beta``, each expert has its own strength, beta times its eigenvalue.
     weights : (n_text,), optional
-        As how many each text counts.
+        Weight of each text.
     """
 
     def __init__(self, mixture: Mixture, config: EMCL, weights: torch.Tensor | None) -> None:
@@ -254,11 +253,11 @@ class ExpertMaps:
 
     @property
     def effective_rank(self) -> float:
-        """Distinct subspaces per expert, in the mean."""
+        """Mean effective number of subspaces per expert."""
         return sum(found.effective_rank for found in self.maps) / len(self.maps)
 
     def scores(self, strength: float) -> Similarity:
-        """The mixture after every expert's map of this strength."""
+        """Return the mixture after every expert's map of this strength."""
         gains = [
             ((1 + found.factors(strength * share)).square() - 1).to(self.mixture.text.weights)
             for found, share in zip(self.maps, self._shares, strict=True)
@@ -270,9 +269,9 @@ class ExpertMaps:
         return made.among(self.mixture.group)
 
     def _changed(self, side: _Side, which: int, gains: list[torch.Tensor]) -> _Side:
-        """A side with what its embeddings have become: their lengths, and their coordinates."""
+        """Return a side with the lengths and coordinates of its mapped embeddings."""
         scaled, projected = side.weights.clone(), self._projected[which]
-        if self.renormalize:  # to the length that it had
+        if self.renormalize:  # to the original length
             for e, norms in enumerate(self._norms[which]):
                 kept = renormalizing(norms, projected[e], gains[e]) * norms.sqrt()
                 scaled[:, e] *= torch.where(norms > 0, kept, 1)

@@ -1,4 +1,4 @@
-"""Scores after EMCL's map, for any of its strengths, from one projection of each side."""
+"""Scores after EMCL's map at any strength, from one projection of each side."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from emcl_plugin.scores.candidates import Candidates
 
 
 class Reconstruction:
-    """The scores after EMCL, for any strength, from one projection of each side.
+    """Scores after EMCL at any strength, from one projection of each side.
 
     With c_k = (1 + beta lambda_k)^2 - 1, a_i = U^T t_i and b_j = U^T v_j,
 
         <t_i (I + beta W), v_j (I + beta W)> = <t_i, v_j> + sum_k c_k a_ik b_jk
         |t_i (I + beta W)|^2                 = |t_i|^2    + sum_k c_k a_ik^2
 
-    so that a candidate costs a product of rank r, not of dimension D. For a similarity that is
-    not the features' inner product the same sum is added as a residual, in its scale.
+    so each strength costs a product of rank r, not of dimension D. For a similarity that is not
+    the features' inner product, the same sum is added as a residual in its scale.
 
     Parameters
     ----------
     text, video : Features
     subspaces : Subspaces
     renormalize : bool
-        Divide by the lengths of the reconstructed vectors (only for their own inner product).
+        Divide by the lengths of the reconstructed vectors (only for the features' own scores).
     scale : float, default 1
         Units of the similarity per unit of the features' inner product.
     """
@@ -49,7 +49,7 @@ class Reconstruction:
             self._norms = text.squared_norms(), video.squared_norms()
 
     def scores(self, base: Similarity, strength: float) -> Similarity:
-        """``base`` after the map of this strength."""
+        """Return ``base`` after the map of this strength."""
         gain = ((1 + self.subspaces.factors(strength)).square() - 1).to(self._text)
         left = self._text * (gain * self.scale)
         scales = [
@@ -63,7 +63,7 @@ class Reconstruction:
         return base.changed(left, self._video, *scales)
 
     def _products(self, base: Candidates) -> list[torch.Tensor]:
-        """sum_k l_k a_ik b_jk and sum_k l_k^2 a_ik b_jk of every candidate."""
+        """Return sum_k l_k a_ik b_jk and sum_k l_k^2 a_ik b_jk of every candidate."""
         if self._of_candidates is None:
             shares = self.subspaces.factors(1.0).to(self._text)
             lefts = self._text * shares, self._text * shares.square()
@@ -72,6 +72,6 @@ class Reconstruction:
 
 
 def renormalizing(norms: torch.Tensor, projected: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
-    """One over the new length of every vector, (n,), from its squared length and projections."""
+    """Return 1 / new length, (n,), from squared lengths and projections."""
     squared = norms + projected.square() @ gain
     return torch.maximum(squared, NORM_FLOOR * norms).rsqrt()

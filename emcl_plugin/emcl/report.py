@@ -1,4 +1,4 @@
-"""What EMCL did, for people and for JSON."""
+"""Report of EMCL."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class EMCLReport:
-    """What EMCL did.
+    """Report of EMCL.
 
     Attributes
     ----------
     strength : float
-        The one applied (or tried, where the guard held the result back); 0 means that EMCL
-        changed nothing.
+        Strength applied, or tried if the guard rejected the result; 0: EMCL changed nothing.
     effective_rank : float
-        Distinct subspaces that EM found.
+        Effective number of distinct subspaces.
     tried : tuple of (strength, share)
-        Candidates and their mutual nearest neighbours, in [0, 1]; empty if none was tried.
+        Candidates and their shares of mutual nearest neighbours; empty if none was tried.
     reason : str
         The choice in words.
     """
@@ -29,7 +28,7 @@ class EMCLReport:
     reason: str
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the report for JSON."""
         return {
             "strength": self.strength,
             "effective_rank": self.effective_rank,

@@ -14,9 +14,9 @@ M is X Z with its columns rescaled, so everything the loop needs is in G = X^T X
     X^T M = G Z diag(1 / (1e-6 + |X z_k|)),   |X z_k| = sqrt(z_k^T G z_k)
     X'    = X (I + beta W),                   W = sum_k z_k z_k^T / (1e-6 + |X z_k|)
 
-One pass over the data gives G; after it the cost does not depend on the number of items. W is
-symmetric and positive semi-definite with few non-zero eigenvalues: EMCL multiplies the
-coordinate along eigenvector u_k by 1 + beta lambda_k and leaves the rest alone.
+One pass over the data gives G; then the cost does not depend on the number of items. W is
+symmetric and positive semi-definite with few non-zero eigenvalues. EMCL multiplies the coordinate
+along eigenvector u_k by 1 + beta lambda_k and changes nothing else.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from emcl_plugin.emcl.settings import EMCL
 from emcl_plugin.errors import InputValueError
 from emcl_plugin.scores import Features
 
-_EPS = 1e-6  # the release's guard against division by zero, part of its result
-_ROWS = 1024  # per product: few enough for the working memory of a matrix product to stay small
-NORM_FLOOR = 1e-4  # a vector that the map removes almost whole is not blown up beyond this
+_EPS = 1e-6  # of the release, which it affects
+_ROWS = 1024  # per product, to limit its working memory
+NORM_FLOOR = 1e-4  # of squared lengths: vectors that lose more are noise, and not rescaled
 
 
 @dataclass(frozen=True)
 class SecondMoments:
-    """What EM needs of the data: G = X^T X, (D, D), and X^T 1, (D,), in float64."""
+    """Sufficient statistics of EM in float64: G = X^T X, (D, D), and X^T 1, (D,)."""
 
     gram: torch.Tensor
     total: torch.Tensor
 
     @cached_property
     def eigen(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Eigenvalues of G, none below 0, and eigenvectors, in rising order."""
+        """Eigenvalues of G in rising order, clamped at 0, and eigenvectors."""
         values, vectors = torch.linalg.eigh(self.gram)
         return values.clamp(min=0), vectors
 
@@ -57,17 +57,17 @@ def second_moments(
     batch: int | None = 128,
     weights: Sequence[torch.Tensor | None] = (),
 ) -> SecondMoments:
-    """G and X^T 1 in one streaming pass.
+    """Return G and X^T 1 in one streaming pass.
 
     Parameters
     ----------
     *sides : Features
-        Text and video (one or more sets of vectors of one dimension).
+        Text and video; one or more sets of vectors of one dimension.
     batch : int or None
-        A number: ``batch`` times the mean over sides of each side's mean, its trace made 1, as
-        if a batch of that size held each side in equal parts. None: all rows stacked.
+        A number: ``batch`` times the mean of both sides' means, normalized to trace 1, as in a
+        batch of that size with equal parts of each side. None: all rows stacked.
     weights : sequence of (n,) or None
-        As how many each vector of each side counts, one if not given; only with a ``batch``.
+        Weight of each vector of each side, default 1; only with a ``batch``.
     """
     dimension = sides[0].shape[1]
     gram = torch.zeros(dimension, dimension, dtype=torch.float64, device=sides[0].device)
@@ -101,7 +101,7 @@ def second_moments(
 
 @dataclass(frozen=True)
 class Subspaces:
-    """What EM found: the eigenvectors and eigenvalues of W, largest first.
+    """Eigenvectors and eigenvalues of W, largest first.
 
     Attributes
     ----------
@@ -116,38 +116,38 @@ class Subspaces:
 
     @property
     def effective_rank(self) -> float:
-        """(sum lambda)^2 / sum lambda^2: how many distinct subspaces W amounts to."""
+        """Effective number of distinct subspaces, (sum lambda)^2 / sum lambda^2."""
         return float(self.eigenvalues.sum() ** 2 / self.eigenvalues.square().sum())
 
     def above_rounding(self, dtype: torch.dtype) -> Subspaces:
-        """Without directions that a strength of 1 changes by less than this dtype's rounding."""
+        """Drop directions that a strength of 1 changes by less than this dtype's rounding."""
         keep = self.eigenvalues > torch.finfo(dtype).eps / 8 * self.eigenvalues[0]
         return Subspaces(self.basis[:, keep], self.eigenvalues[keep])
 
     def strength(self, config: EMCL) -> float | None:
-        """The strength that the settings fix, or None where it is to be chosen."""
+        """Return the strength given by the settings, or None if it is to be chosen."""
         if config.beta is not None:
             return config.beta * float(self.eigenvalues[0])
         return config.strength
 
     def factors(self, strength: float) -> torch.Tensor:
-        """beta lambda_k for beta = strength / lambda_max: the relative change of direction k."""
+        """Return beta lambda_k for beta = strength / lambda_max: the change of direction k."""
         return strength * self.eigenvalues / self.eigenvalues[0]
 
     def apply(self, x: torch.Tensor, strength: float, *, renormalize: bool = False) -> torch.Tensor:
-        """X' = X (I + beta W), (n, D), in the dtype of ``x`` (R)."""
+        """Return X' = X (I + beta W), (n, D), in the dtype of ``x`` (R)."""
         basis = self.basis.to(device=x.device, dtype=x.dtype)
         change = self.factors(strength).to(device=x.device, dtype=x.dtype)
-        out = x + ((x @ basis) * change) @ basis.T
+        out = x + ((x @ basis) * change) @ basis.T  # (R)
         if not renormalize:
             return out
         return renormalized(out, torch.linalg.vector_norm(x, dim=1, keepdim=True))
 
 
 def renormalized(out: torch.Tensor, length: torch.Tensor | float) -> torch.Tensor:
-    """``out``, (n, D), which the map made of vectors of these lengths, (n, 1), at unit length.
+    """Normalize ``out``, (n, D), mapped from vectors of these lengths, (n, 1), to unit length.
 
-    A vector that lost almost all of its length is left shorter than that: it is noise.
+    Vectors that lost almost all of their length are noise and stay shorter.
     """
     least = math.sqrt(NORM_FLOOR) * length
     if isinstance(least, torch.Tensor):
@@ -162,13 +162,13 @@ def fit_subspaces(moments: SecondMoments, config: EMCL) -> Subspaces:
     Deterministic; cost grows with D^2 K, not with the number of items.
     """
     gram = moments.gram
-    products, copies = _start(moments, config)  # X^T M, and how often each base occurs in K
+    products, copies = _start(moments, config)  # X^T M, and each base's multiplicity in K
     log_copies = copies.log()
     for _ in range(config.iterations):
         z = torch.softmax(products / config.sigma + log_copies, dim=1) / copies  # (E)
-        z = z / (_EPS + z.sum(0))
+        z = z / (_EPS + z.sum(0))  # (E)
         norms = (z * (gram @ z)).sum(0).clamp(min=0).sqrt()  # |X z_k|
-        products = (gram @ z) / (_EPS + norms)  # X^T M after (M)
+        products = (gram @ z) / (_EPS + norms)  # (M), as X^T M
     # W = F F^T with K columns: its eigenvectors are the left singular vectors of F
     factor = z * (copies / (_EPS + norms)).sqrt()
     basis, roots, _ = torch.linalg.svd(factor, full_matrices=False)
@@ -177,7 +177,7 @@ def fit_subspaces(moments: SecondMoments, config: EMCL) -> Subspaces:
 
 
 def _start(moments: SecondMoments, config: EMCL) -> tuple[torch.Tensor, torch.Tensor]:
-    """X^T M of the first bases, (D, distinct), and how many of the K bases each stands for."""
+    """Return X^T M of the distinct first bases, (D, distinct), and their multiplicities."""
     gram, k = moments.gram, config.subspaces
     generator = torch.Generator().manual_seed(config.seed)
     if config.start == "signs":
@@ -204,6 +204,6 @@ def _start(moments: SecondMoments, config: EMCL) -> tuple[torch.Tensor, torch.Te
 
 
 def _sign(vectors: torch.Tensor) -> torch.Tensor:
-    """+-1 per column, so that each column's entry of largest magnitude becomes positive."""
+    """Return the sign of each column's entry of largest magnitude."""
     rows = vectors.abs().argmax(0)
     return vectors[rows, torch.arange(vectors.shape[1], device=vectors.device)].sign()

@@ -1,4 +1,4 @@
-"""NCL: one bias per text and per video by Sinkhorn-Knopp, so that no item is a hub.
+"""NCL: one bias per text and per video by Sinkhorn-Knopp, which removes hubs.
 
 Equations and iterations: :mod:`emcl_plugin.ncl.sinkhorn`. The kernels read the scores.
 """

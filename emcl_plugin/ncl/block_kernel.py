@@ -1,4 +1,4 @@
-"""Sinkhorn's sums over scores that are recomputed block by block.
+"""Sinkhorn sums over scores that are recomputed block by block.
 
 (f) is that of :mod:`emcl_plugin.ncl.sinkhorn`.
 """
@@ -13,11 +13,11 @@ from emcl_plugin.scores import Similarity, ranges_in_cache
 
 
 class BlockKernel:
-    """Sweeps over blocks of scores that are recomputed each time.
+    """Sweeps over recomputed blocks of scores, with one exponential per score.
 
-    One exponential per score: shifted so that the largest of every row is 1, it is summed along
-    the row and then, weighted by exp(f), along the column. Where a column's sum comes too close
-    to the smallest numbers of the dtype to be trusted, the sweep is done again in the log domain.
+    Exponentials are shifted so that the largest of every row is 1, summed along the row and then,
+    weighted by exp(f), along the column. If a column's sum comes close to the smallest numbers of
+    the dtype, the sweep is repeated in the log domain.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class BlockKernel:
         self.centre = torch.zeros(source.shape[1]).to(log_a)
 
     def absorb(self, g: torch.Tensor) -> None:
-        """Nothing is stored, so nothing is made around anything."""
+        """Do nothing: no kernel is stored."""
 
     def sweep(self, g: torch.Tensor, rho: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         wanted = self.rho if rho is None else rho

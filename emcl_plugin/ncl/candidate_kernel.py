@@ -1,4 +1,4 @@
-"""Sinkhorn's sums over candidates, and over the samples that stand for all other pairs.
+"""Sinkhorn sums over candidates and over samples that represent all other pairs.
 
 (f) is that of :mod:`emcl_plugin.ncl.sinkhorn`, (s) that of
 :mod:`emcl_plugin.scores.candidates.sampled_complement`.
@@ -15,9 +15,7 @@ from emcl_plugin.scores.candidates import Candidates
 
 
 class CandidateKernel(StoredKernel):
-    """Sweeps over candidates: K is sparse, stored by rows and by columns, and beside it lie the
-    samples that stand for all other pairs, see (s).
-    """
+    """Sweeps over a sparse K of candidates, and samples that represent all other pairs, (s)."""
 
     def __init__(
         self,
@@ -75,12 +73,12 @@ class CandidateKernel(StoredKernel):
 
 
 def _largest(values: torch.Tensor, group: torch.Tensor, count: int) -> torch.Tensor:
-    """The largest value of every group, (count,)."""
+    """Return the largest value of every group, (count,)."""
     return torch.full((count,), -math.inf).to(values).scatter_reduce_(0, group, values, "amax")
 
 
 def _log_sums(values: torch.Tensor, group: torch.Tensor, count: int) -> torch.Tensor:
-    """log sum exp of every group, (count,)."""
+    """Return log sum exp of every group, (count,)."""
     largest = _largest(values, group, count)
     sums = torch.zeros_like(largest).index_add_(0, group, (values - largest[group]).exp())
     return sums.log() + largest

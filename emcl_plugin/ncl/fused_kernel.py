@@ -1,4 +1,4 @@
-"""Sinkhorn's sums over inner products that never leave the GPU's registers.
+"""Sinkhorn sums over inner products that never leave the GPU's registers.
 
 (f) is that of :mod:`emcl_plugin.ncl.sinkhorn`.
 """
@@ -14,9 +14,9 @@ from emcl_plugin.errors import InputValueError
 
 
 class FusedKernel:
-    """Sweeps by two log-sum-exps in one GPU kernel each; vectors (n, d) are all that is read.
+    """Sweeps by two log-sum-exps, each a GPU kernel that reads only the vectors (n, d).
 
-    Every score is computed twice per iteration, and neither written nor read.
+    Every score is computed twice per iteration and never written.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class FusedKernel:
         self.centre = torch.zeros(len(video)).to(log_a)
 
     def absorb(self, g: torch.Tensor) -> None:
-        """Nothing is stored, so nothing is made around anything."""
+        """Do nothing: no kernel is stored."""
 
     def sweep(self, g: torch.Tensor, rho: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         rho = self.rho if rho is None else rho
@@ -45,18 +45,18 @@ class FusedKernel:
 
 
 def _whole(x: torch.Tensor) -> torch.Tensor:
-    """With zeros up to a multiple of 16 numbers, so that a GPU reads several at once."""
+    """Pad with zeros to a multiple of 16 numbers, so that a GPU reads several at once."""
     return torch.nn.functional.pad(x, (0, -x.shape[1] % 16)).contiguous()
 
 
 def require_triton(device: torch.device) -> None:
-    """Raise where no such kernel can run."""
+    """Raise if Triton or a GPU is missing."""
     if find_spec("triton") is None:
         problem, received = 'solver="fused" needs Triton', "a Python without it"
         advice = "pip install triton (it comes with torch for CUDA), or leave solver out"
     elif device.type != "cuda" and not os.environ.get("TRITON_INTERPRET"):
         problem, received = 'solver="fused" needs a GPU', f"device={str(device)!r}"
-        advice = "leave solver out: it is for CUDA alone"
+        advice = "leave solver out: it needs CUDA"
     else:
         return
     raise InputValueError(problem, received, advice)

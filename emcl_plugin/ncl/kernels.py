@@ -1,4 +1,4 @@
-"""Which kernel serves a source: stored where it fits, recomputed where not, fused if asked for."""
+"""Choice of the kernel: stored if it fits, otherwise recomputed; fused on request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def kernel_for(
     *,
     memory: int | None = None,
 ) -> tuple[str, Kernel]:
-    """The kernel that these settings and this memory lead to, and the name of its solver."""
+    """Return the solver's name and the kernel for these settings and this memory budget."""
     first, last = source.own
     solver, dtype = config.solver, config.kernel_dtype(source.dtype)
     if solver == "auto":
@@ -45,7 +45,7 @@ def kernel_for(
     elif solver == "stored":
         kernel = own.storing(partial(StoredKernel, own, *given, dtype))
     if kernel is None:
-        solver = "pot" if solver == "pot" else "blocks"  # POT's is asked for masses alone
+        solver = "pot" if solver == "pot" else "blocks"  # with POT the kernel only computes masses
         kernel = BlockKernel(own.rough() if config.products == "bfloat16" else own, *given)
     if source.group.size > 1:
         kernel = SharedKernel(kernel, source.group, source.shape[0])
@@ -57,7 +57,7 @@ def _fused(
     products: str,
     given: tuple[float, torch.Tensor, float, torch.Tensor],
 ) -> Kernel | None:
-    """None where scores are no products of float32 vectors that are in memory."""
+    """Return None unless scores are products of float32 vectors in memory."""
     require_triton(source.device)
     vectors = source.vectors() if source.dtype == torch.float32 else None
     if vectors is None:

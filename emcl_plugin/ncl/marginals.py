@@ -1,4 +1,4 @@
-"""The mass that every text and every video should get: checked, and of one total."""
+"""Marginals: the mass of every text and every video, checked and with equal totals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from emcl_plugin.scores import Similarity
 def log_marginals(
     config: NCL, source: Similarity, weights: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """log a (n_text,) and log b (n_video,), with equal totals, each text counted by its weight."""
+    """Return log a (n_text,) and log b (n_video,) with equal totals; texts count by weight."""
     n_text, n_video = source.shape
     a = _marginal(config.text_marginal, n_text, "text_marginal", source)
     b = _marginal(config.video_marginal, n_video, "video_marginal", source)

@@ -1,4 +1,4 @@
-"""The same problem solved by POT, to compare with."""
+"""The same problem solved by POT, for comparison."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from emcl_plugin.scores import Similarity
 def solve_with_pot(
     source: Similarity, tau: float, log_a: torch.Tensor, log_b: torch.Tensor, config: NCL
 ) -> Potentials:
-    """Potentials by POT's ``sinkhorn_log``: cost -S, regularisation tau."""
+    """Return potentials by POT's ``sinkhorn_log``: cost -S, regularisation tau."""
     import ot
 
     total = log_a.exp().sum()

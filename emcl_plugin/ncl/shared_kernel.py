@@ -1,4 +1,4 @@
-"""Sinkhorn's sums of several processes, each over its own texts, put together."""
+"""Sinkhorn sums of several processes, each over its own texts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from emcl_plugin.ncl.sinkhorn import Kernel
 
 
 class SharedKernel:
-    """Sweeps of several processes, each over its own texts, put together."""
+    """Combines the sweeps of several processes, each over its own texts."""
 
     def __init__(self, own: Kernel, group: ProcessGroup, n_text: int) -> None:
         self.own, self.group, self.n_text = own, group, n_text

@@ -1,4 +1,4 @@
-"""Sinkhorn's sums over exponentials that are stored once.
+"""Sinkhorn sums from a stored kernel.
 
 (f) is that of :mod:`emcl_plugin.ncl.sinkhorn`.
 """
@@ -17,11 +17,11 @@ from emcl_plugin.scores import Similarity, ranges_in_cache
 class StoredKernel:
     """Matrix-vector sweeps over a stored K_ij = exp(S_ij / tau + f0_i + g0_j).
 
-    The shifts f0 and g0 make the largest entry of every row and of every column 1 for the
-    potentials at hand, so that nothing overflows. A sweep whose sums come too close to the
-    smallest numbers of the dtype to be trusted is done again around the present potentials
-    (absorption), and if that does not help either, as with extreme temperatures and rho < 1,
-    in the log domain. A kernel in a narrower ``dtype`` is widened part by part.
+    The shifts f0 and g0 make the largest entry of every row and column 1 for the current
+    potentials, so nothing overflows. If sums come close to the smallest numbers of the dtype,
+    the kernel is rebuilt around the current potentials (absorption). If that does not help, as
+    with extreme temperatures and rho < 1, the sweep runs in the log domain. A kernel in a
+    narrower ``dtype`` is widened part by part.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class StoredKernel:
         return blocks.sweep(g, rho)
 
     def _attempt(self, g: torch.Tensor, rho: float) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """f and the columns' log-sum-exp, or None where they cannot be trusted."""
+        """Return f and the columns' log-sum-exp, or None if they cannot be trusted."""
         v = g - self.g0
         v_level = v.max()
         v = (v - v_level).exp()
@@ -78,7 +78,7 @@ class StoredKernel:
         return f, columns.log() + u_level - self.g0
 
     def _read(self) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """K in parts, in the dtype of the scores, each to be used before the next."""
+        """Yield K in parts, in the dtype of the scores; each is valid until the next."""
         room = None
         for first, last in self._parts(0, len(self.log_a)):
             block = self.kernel[first:last]
@@ -88,7 +88,7 @@ class StoredKernel:
             yield first, last, block
 
     def _absorb(self, g: torch.Tensor) -> None:
-        """Make K around g: shifts from the maxima of S / tau + g, then one exponential."""
+        """Build K around g: shifts from the maxima of S / tau + g, then one exponential."""
         n_text, n_video = self.source.shape
         self.centre = g
         self.f0 = torch.empty(n_text).to(g)
@@ -109,11 +109,11 @@ class StoredKernel:
 
     @property
     def _wide(self) -> bool:
-        """Whether exponents can be kept in the kernel's place."""
+        """Whether the kernel's memory can hold exponents."""
         return self.kernel.dtype == self.source.dtype
 
     def _scaled(self, g: torch.Tensor) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """S / tau + g in parts to be written to, in the kernel's place if that is as wide."""
+        """Yield writable parts of S / tau + g, in the kernel's memory if it is wide enough."""
         for start, stop, block in self.source.blocks():
             for first, last in self._parts(start, stop):
                 out = self.kernel[first:last] if self._wide else None
