@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING
 
 from emcl_plugin._internal.moved import keep_old_names
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from emcl_plugin.ncl import NCL
     from emcl_plugin.pipeline.report import Report
     from emcl_plugin.reranker import Reranker
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 # Loaded on first use, so that `emcl-rerank --help` does not wait for torch.
 _HOMES = {

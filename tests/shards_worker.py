@@ -1,4 +1,4 @@
-"""What one of several processes does in test_world.py: re-score its own texts, keep the result."""
+"""One process of test_process_group.py: re-score its own texts and keep the result."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def main(folder):
     resumed = rescore(matrix, process_group=group, resume=kept_in)
     kept["resumed"] = np.asarray(resumed.scores)
     told["left"] = os.path.exists(kept_in)
-    alone = rescore(None, (text[own], video))  # the group is there, and not asked for
+    alone = rescore(None, (text[own], video))  # without the group
     kept["alone"] = np.asarray(alone.scores)
     np.savez(f"{folder}/{rank}.npz", **kept)
     with open(f"{folder}/{rank}.json", "w") as file:

@@ -261,15 +261,6 @@ def test_changes_no_input(name, banks):
             assert_array_equal(given[key], x)
 
 
-@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if not m.needs])
-def test_changes_no_similarity(name):
-    """A matrix of scores is only read."""
-    scores = torch.from_numpy(scores_of(data()))
-    held = scores.clone()
-    METHODS[name].correct(Direction(Dense(scores, dtype=F64))).dense()
-    assert_array_equal(scores, held)
-
-
 @pytest.mark.parametrize(("name", "banks"), RUNS)
 def test_follows_a_permutation(name, banks):
     """Reordered queries, items and banks give reordered scores."""
@@ -423,16 +414,6 @@ def test_applicable_are_those_that_run(banks):
                     method.correct(problem)
     assert METHODS["pca"].missing(problem) == ("features",)
     assert METHODS["dbsn"].missing(problem) == ("query bank", "gallery bank")
-
-
-@pytest.mark.parametrize(
-    ("name", "what"),
-    [("dis", "query bank"), ("dual-is", "query bank"), ("dbsn", "query bank"), ("pca", "features")],
-)
-def test_a_method_without_its_needs_says_so(name, what):
-    """Called all the same, the message names what is missing."""
-    with pytest.raises(InputValueError, match=what):
-        METHODS[name].correct(Direction(Dense(torch.eye(3))))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Products in tiles: a row's result is its own, bit for bit, whoever else is there."""
+"""Batch-invariant products: the result of a row does not depend on other rows, bit for bit."""
 
 from __future__ import annotations
 
@@ -53,16 +53,11 @@ def test_padded_is_the_matrix_with_zeros_up_to_multiples_of_16(rows, columns, dt
     assert out.count_nonzero() == x.count_nonzero()
 
 
-def test_padding_nothing_copies_nothing():
-    x = normal(32, 48)
-    assert padded(x) is x
-
-
 # --- tiles -------------------------------------------------------------------------------
 
 
 @given(st.integers(1, 100), st.integers(1, 40), dtypes)
-def test_tiles_are_all_rows_in_order_32_at_a_time_and_zeros(n, columns, dtype):
+def test_tiles_are_all_rows_in_order_16_at_a_time_and_zeros(n, columns, dtype):
     x = normal(n, columns)
     end = 0
     for start, stop, tile in tiles(x, dtype, CPU):
@@ -91,7 +86,7 @@ def test_tiles_of_an_array_a_view_and_a_mapped_file_are_those_of_the_tensor(tmp_
 
 
 def test_a_tile_is_not_the_input():
-    """To write into one does not change what came in."""
+    """Writing into a tile does not change the input."""
     for x in (np.ones((40, 16), "f4"), torch.ones(40, 16)):
         for _, _, tile in tiles(x, torch.float32, CPU):
             tile += 1
@@ -104,7 +99,7 @@ def test_a_tile_is_not_the_input():
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 @given(st.integers(1, 70), st.integers(1, 300), st.integers(1, 200), dtypes, seeds, st.booleans())
-def test_a_row_of_a_product_does_not_depend_on_position_or_company(
+def test_a_row_of_a_product_does_not_depend_on_position_or_other_rows(
     count, n, others, dimension, dtype, seed, large
 ):
     """Alone, in any order, among other rows, after any cut: the same bits."""
