@@ -43,12 +43,8 @@ def pairs(adapter):
 def test_clip4clips_features_make_its_scores(many, scale):
     items = Items(many=many)
     text, rows = clip4clip(items, scale=scale)
-    given = {
-        "text": text.numpy(),
-        "video": items.video.numpy(),
-        "video_mask": items.video_mask.numpy(),
-        "cut_off_points": items.cut_off_points,
-    }
+    given = {"text": text.numpy(), "video": items.video.numpy()}
+    given |= {"video_mask": items.video_mask.numpy(), "cut_off_points": items.cut_off_points}
     of_features, both = CLIP4Clip(**given), CLIP4Clip(**given, sim=rows)
     expected = np.concatenate(rows) / scale
     assert_allclose(of_features.scores(), expected, **WITHIN)
@@ -126,26 +122,17 @@ def test_drls_tokens_make_its_scores(interaction, many):
     items = Items(many=many, videos=40)
     nets = weight_networks(items.dimension)
     expected = np.concatenate(drl(items, interaction, nets))
-    weights = {}
+    given = {"text": items.text, "video": items.video, "cut_off_points": items.cut_off_points}
+    masks = {"text_mask": items.text_mask[:, None], "video_mask": items.video_mask}
     if interaction == "wti":
-        weights["text_weights"] = nets[0](items.text).squeeze(2)
-        weights["video_weights"] = nets[1](items.video).squeeze(2)
-    run = DRL(
-        text=items.text,
-        video=items.video,
-        text_mask=items.text_mask[:, None],
-        video_mask=items.video_mask,
-        interaction=interaction,
-        cut_off_points=items.cut_off_points,
-        **weights,
-    )
+        masks["text_weights"] = nets[0](items.text).squeeze(2)
+        masks["video_weights"] = nets[1](items.video).squeeze(2)
+    run = DRL(interaction=interaction, **given, **masks)
     assert_allclose(run.scores(), expected, **WITHIN)
     assert run.features[0].shape == (len(items.index), 12)
     assert run.rescore().emcl is not None
     assert pairs(run) == items.index.tolist()
-    with_matrix = DRL(text=items.text, video=items.video, sim=expected, interaction="xti",
-                      cut_off_points=items.cut_off_points)  # fmt: skip
-    assert_array_equal(with_matrix.scores(), expected)
+    assert_array_equal(DRL(sim=expected, interaction="xti", **given).scores(), expected)
 
 
 def test_the_interaction_that_is_assumed_is_said():
@@ -306,54 +293,38 @@ def test_sentence_transformers_relevant_documents():
 # --- wrong input ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: CLIP4Clip(), "neither scores nor features of clip4clip"),
-        (lambda: CLIP4Clip(text=np.ones((3, 1, 4))), "neither scores nor features"),
-        (
-            lambda: CLIP4Clip(sim=np.ones((3, 3)), cut_off_points=[2, 1, 3]),
-            "invalid cut-off points",
-        ),
-        (lambda: CLIP4Clip(sim=np.ones((3, 3)), logit_scale=0), "one positive number"),
-        (lambda: CLIP4Clip(sim="x"), "not an array"),
-        (lambda: CLIP4Clip(sim=np.ones((3, 3)), orientation="up"), "unknown orientation"),
-        (lambda: CLIP4Clip(text=np.ones((3, 2, 4)), video=np.ones((3, 5, 4))), "one vector per"),
-        (
-            lambda: CLIP4Clip(
-                text=np.ones((3, 4)), video=np.ones((3, 5, 4)), video_mask=np.ones((3, 4))
-            ),
-            "video_mask does not match",
-        ),
-        (lambda: CLIP4Clip(text=np.ones((3, 4)), video=np.ones(3)), "video must hold frames"),
-        (lambda: EMCLNet(sim=np.full((2, 2, 2), -np.inf)), "padding of the matrix"),
-        (lambda: EMCLNet(sim=np.ones((2, 2, 3))), "not a padded matrix"),
-        (
-            lambda: DRL(text=np.ones((3, 2, 4)), video=np.ones((3, 2, 4)), interaction="x"),
-            "unknown",
-        ),
-        (
-            lambda: DRL(
-                text=np.ones((3, 2, 4)), video=np.ones((3, 2, 4)), text_weights=np.ones((3, 2))
-            ),
-            "one side only",
-        ),
-        (lambda: MMT(), "neither scores nor experts"),
-        (lambda: MMT(sims=np.ones((5, 3))), "not a multiple of the videos"),
-        (
-            lambda: MMT(**{**mmt()[0], "text_weights": np.ones(70)}),
-            "text_weights must have two or three dimensions",
-        ),
-        (lambda: read("vhs", "x"), "unknown adapter"),
-        (
-            lambda: SentenceTransformers(queries=unit(0), corpus=unit(0), query_ids=["a"] * 6),
-            "one unique id per row",
-        ),
-    ],
-)
-def test_wrong_input_is_refused(make, words):
+TOKENS = {"text": np.ones((3, 2, 4)), "video": np.ones((3, 2, 4))}
+SQUARE, VECTORS = np.ones((3, 3)), np.ones((3, 4))
+WRONG = [
+    (CLIP4Clip, {}, "neither scores nor features of clip4clip"),
+    (CLIP4Clip, {"text": np.ones((3, 1, 4))}, "neither scores nor features"),
+    (CLIP4Clip, {"sim": SQUARE, "cut_off_points": [2, 1, 3]}, "invalid cut-off points"),
+    (CLIP4Clip, {"sim": SQUARE, "logit_scale": 0}, "one positive number"),
+    (CLIP4Clip, {"sim": "x"}, "not an array"),
+    (CLIP4Clip, {"sim": SQUARE, "orientation": "up"}, "unknown orientation"),
+    (CLIP4Clip, TOKENS, "one vector per"),
+    (CLIP4Clip, {**TOKENS, "text": VECTORS, "video_mask": VECTORS}, "video_mask does not match"),
+    (CLIP4Clip, {"text": VECTORS, "video": np.ones(3)}, "video must hold frames"),
+    (EMCLNet, {"sim": np.full((2, 2, 2), -np.inf)}, "padding of the matrix"),
+    (EMCLNet, {"sim": np.ones((2, 2, 3))}, "not a padded matrix"),
+    (DRL, {**TOKENS, "interaction": "x"}, "unknown"),
+    (DRL, {**TOKENS, "text_weights": np.ones((3, 2))}, "one side only"),
+    (MMT, {}, "neither scores nor experts"),
+    (MMT, {"sims": np.ones((5, 3))}, "not a multiple of the videos"),
+    (MMT, {**mmt()[0], "text_weights": np.ones(70)}, "text_weights must have two or three"),
+    (read, {"name": "vhs", "path": "x"}, "unknown adapter"),
+    (
+        SentenceTransformers,
+        {"queries": unit(0), "corpus": unit(0), "query_ids": ["a"] * 6},
+        "one unique id per row",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "given", "words"), WRONG)
+def test_wrong_input_is_refused(make, given, words):
     with pytest.raises(EmclError, match=words):
-        make()
+        make(**given)
 
 
 def test_every_adapter_has_a_name_and_fields():
