@@ -10,12 +10,11 @@ import click
 PAGE = Path(__file__).with_name("command_line.md")
 HEAD = """# Command line
 
-Made from the program's own help pages. Results for machines go to standard output, words and
-progress to standard error; every option can also be given in the environment, as
-`EMCL_RERANK_<OPTION>` and `EMCL_RERANK_<COMMAND>_<OPTION>`. Exit status: 0 done, 1 something went
-wrong, 2 wrong usage.
+This page is generated from the program's help. JSON goes to standard output, messages and progress
+to standard error. Every option can also be set in the environment, as `EMCL_RERANK_<OPTION>` or
+`EMCL_RERANK_<COMMAND>_<OPTION>`. Exit status: 0 success, 1 failure, 2 wrong usage.
 
-Files that it reads: [formats](formats.md). Files that it writes: [outputs](outputs.md).
+Input files: [formats](formats.md). Output files: [outputs](outputs.md).
 """
 FOOT = """```{toctree}
 :hidden:

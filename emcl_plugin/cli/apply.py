@@ -12,19 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from emcl_plugin.cli import options as opt
 from emcl_plugin.cli.inputs import Inputs, TruthFiles, read_source
-from emcl_plugin.cli.options import (
-    PATH,
-    Sections,
-    device_option,
-    file,
-    force_option,
-    json_option,
-    quiet_option,
-    source,
-    trust_option,
-    wrong_usage,
-)
 from emcl_plugin.errors import escaped
 
 if TYPE_CHECKING:
@@ -41,31 +30,26 @@ if TYPE_CHECKING:
 
 @click.command(
     "apply",
-    cls=Sections,
+    cls=opt.Sections,
     epilog="\b\nExamples:\n  emcl-rerank apply fitted --text q.npy\n"
     "  emcl-rerank apply fitted --text q.npy --top 10\n"
     "  emcl-rerank apply fitted --text q.npy --gt diagonal --output out.npy",
 )
-@click.argument("folder", metavar="DIR", type=PATH)
-@source("--text", "Q.npy", "Queries that are texts.")
-@source("--video", "Q.npy", "Queries that are videos.")
-@file(
+@click.argument("folder", metavar="DIR", type=opt.PATH)
+@opt.source("--text", "Q.npy", "Queries that are texts.")
+@opt.source("--video", "Q.npy", "Queries that are videos.")
+@opt.file(
     "--output -o",
     "OUT",
     "File for the scores, queries x gallery. Default: scores.npy; with --top: top.csv.",
 )
-@click.option(
-    "--top",
-    type=click.IntRange(min=1),
-    metavar="K",
-    help="Write only the K best items of each query, with their names. E.g. 10.",
-)
-@file("--gt", "FILE", "Right item of every query, to measure the gain; as in the main command.")
-@force_option
-@trust_option
-@device_option
-@json_option
-@quiet_option
+@opt.number("--top", "K", "Write only the K best items of each query, with their names. E.g. 10.")
+@opt.file("--gt", "FILE", "Right item of every query, to measure the gain; as in the main command.")
+@opt.force_option
+@opt.trust_option
+@opt.device_option
+@opt.json_option
+@opt.quiet_option
 def apply_command(
     folder: Path,
     text: str | None,
@@ -84,7 +68,7 @@ def apply_command(
     batch.
     """
     if (text is None) == (video is None):
-        raise wrong_usage("give the queries with either --text or --video")
+        raise opt.wrong_usage("give the queries with either --text or --video")
     output = _named(output, top)
     started = time.perf_counter()
 
@@ -125,7 +109,7 @@ def _named(output: Path | None, top: int | None) -> Path:
     output = output or Path("scores.npy" if top is None else "top.csv")
     if output.suffix != (".npy" if top is None else ".csv"):
         what = "scores need an .npy" if top is None else "--top needs a .csv"
-        raise wrong_usage(f"{what} output, not {escaped(output.name)}")
+        raise opt.wrong_usage(f"{what} output, not {escaped(output.name)}")
     return output
 
 

@@ -6,41 +6,29 @@ from typing import Any
 
 import click
 
+from emcl_plugin.cli import options as opt
 from emcl_plugin.cli.inputs import Banks, Inputs, Sources, TruthFiles, read_measures
-from emcl_plugin.cli.options import (
-    Sections,
-    bank_options,
-    choice,
-    device_options,
-    flag,
-    input_options,
-    measure_options,
-    quiet_option,
-    section,
-    truth_options,
-    wrong_usage,
-)
 
 
 @click.command(
     "compare",
-    cls=Sections,
+    cls=opt.Sections,
     epilog="\b\nExamples:\n  emcl-rerank compare --demo\n"
     "  emcl-rerank compare --text t.npy --video v.npy --format markdown\n"
     "  emcl-rerank compare --sim sims.npy --gt gt.npy --methods input,csls,emcl_plugin",
 )
-@input_options
-@truth_options
-@bank_options
-@section("Input", flag("--demo", "Use the demo data that ship with the package."))
+@opt.input_options
+@opt.truth_options
+@opt.bank_options
+@opt.section("Input", opt.flag("--demo", "Use the demo data that ship with the package."))
 @click.option("--methods", metavar="LIST", help="Comma-separated names. Default: all that can run.")
-@measure_options
+@opt.measure_options
 @click.option(
     "--sort", default="R@1", show_default=True, help="A measure (mean of directions), or none."
 )
-@choice("--format", ["text", "markdown", "latex", "csv", "json"], "Format of the table.")
-@device_options
-@quiet_option
+@opt.choice("--format", ["text", "markdown", "latex", "csv", "json"], "Format of the table.")
+@opt.device_options
+@opt.quiet_option
 def compare_command(
     demo: bool,
     methods: str | None,
@@ -64,7 +52,7 @@ def compare_command(
     if not demo:
         sources.check()
     elif sources.named:
-        raise wrong_usage("--demo has its own data: omit the files")
+        raise opt.wrong_usage("--demo has its own data: omit the files")
     names = read_measures(measures)
     if sort != "none":
         read_measures(sort, "--sort")
@@ -105,7 +93,9 @@ def _chosen(methods: str | None) -> list[str] | None:
     chosen = [name.strip() for name in methods.split(",")]
     wrong = [name for name in chosen if name not in KNOWN]
     if wrong:
-        raise wrong_usage(f"--methods: unknown method {', '.join(wrong)}; use {', '.join(KNOWN)}")
+        raise opt.wrong_usage(
+            f"--methods: unknown method {', '.join(wrong)}; use {', '.join(KNOWN)}"
+        )
     return chosen
 
 

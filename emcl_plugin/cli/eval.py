@@ -7,28 +7,21 @@ from typing import Any
 
 import click
 
+from emcl_plugin.cli import options as opt
 from emcl_plugin.cli.inputs import Sources, TruthFiles, read_measures
-from emcl_plugin.cli.options import (
-    Sections,
-    device_options,
-    input_options,
-    json_option,
-    measure_options,
-    truth_options,
-)
 
 
 @click.command(
     "eval",
-    cls=Sections,
+    cls=opt.Sections,
     epilog="\b\nExamples:\n  emcl-rerank eval --sim sims.npy\n"
     "  emcl-rerank eval --text t.npy --video v.npy --gt gt.csv --measures R@1,mAP@10,nDCG",
 )
-@input_options
-@truth_options
-@measure_options
-@device_options
-@json_option
+@opt.input_options
+@opt.truth_options
+@opt.measure_options
+@opt.device_options
+@opt.json_option
 def evaluate_command(
     measures: str, several: str, device: str, memory: int | None, as_json: bool, **options: Any
 ) -> None:

@@ -9,18 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emcl_plugin.cli.options import (
-    PATH,
-    Group,
-    Sections,
-    choice,
-    file,
-    flag,
-    quiet_option,
-    source,
-    trust_option,
-    wrong_usage,
-)
+from emcl_plugin.cli import options as opt
 from emcl_plugin.errors import escaped
 
 if TYPE_CHECKING:
@@ -33,33 +22,35 @@ _RANKED_BY = {"ip": "inner product", "cosine": "cosine", "l2": "Euclidean distan
 
 @click.command(
     "export",
-    cls=Sections,
+    cls=opt.Sections,
     epilog="\b\nExamples:\n  emcl-rerank export fitted --to faiss --output gallery.faiss\n"
     "  emcl-rerank export fitted --to faiss --factory HNSW32 --output hnsw.faiss\n"
     "  emcl-rerank export fitted --to qdrant --space cosine --output qdrant\n"
     "  emcl-rerank export fitted --queries q.npy --queries-output qv.npy",
 )
-@click.argument("folder", metavar="DIR", type=PATH)
+@click.argument("folder", metavar="DIR", type=opt.PATH)
 @click.option("--to", type=click.Choice(_STORES), help="Store to write the gallery for.")
-@file("--output -o", "PATH", "A file for faiss and parquet, a folder for the others.")
+@opt.file("--output -o", "PATH", "A file for faiss and parquet, a folder for the others.")
 @click.option(
     "--factory",
     metavar="TEXT",
     help='FAISS factory string, e.g. HNSW32 or "IVF64,Flat". Default: Flat (exact).',
 )
-@choice("--space", tuple(_RANKED_BY), "What the store ranks by; ip, the inner product, if it can.")
-@click.option(
-    "--phi",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="LENGTH",
-    help="With cosine and l2, where items will be added: length of the longest vector to expect. "
-    "Default: that of the longest vector now.",
+@opt.choice(
+    "--space", tuple(_RANKED_BY), "What the store ranks by; ip, the inner product, if it can."
 )
-@source("--queries", "Q.npy", "Queries to convert, queries x dimensions.")
-@file("--queries-output", "QV.npy", "File for the converted queries.")
-@flag("--force", "Replace an earlier export.")
-@trust_option
-@quiet_option
+@opt.number(
+    "--phi",
+    "LENGTH",
+    "With cosine and l2, where items will be added: length of the longest vector to expect. "
+    "Default: that of the longest vector now.",
+    click.FloatRange(min=0, min_open=True),
+)
+@opt.source("--queries", "Q.npy", "Queries to convert, queries x dimensions.")
+@opt.file("--queries-output", "QV.npy", "File for the converted queries.")
+@opt.flag("--force", "Replace an earlier export.")
+@opt.trust_option
+@opt.quiet_option
 def export_command(folder: Path, force: bool, quiet: bool, **options: Any) -> None:
     """Write the corrected gallery of the corrector in DIR for a vector store.
 
@@ -101,7 +92,7 @@ def export_command(folder: Path, force: bool, quiet: bool, **options: Any) -> No
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Wanted(Group):
+class _Wanted(opt.Group):
     """What to write, and where."""
 
     to: str | None
@@ -115,15 +106,15 @@ class _Wanted(Group):
     def check(self) -> None:
         """Refuse contradictions."""
         if (self.to is None) != (self.output is None):
-            raise wrong_usage("--to and --output need each other")
+            raise opt.wrong_usage("--to and --output need each other")
         if (self.queries is None) != (self.queries_output is None):
-            raise wrong_usage("--queries and --queries-output need each other")
+            raise opt.wrong_usage("--queries and --queries-output need each other")
         if self.to is None and self.queries is None:
-            raise wrong_usage("nothing to write: give --to and --output, or --queries")
+            raise opt.wrong_usage("nothing to write: give --to and --output, or --queries")
         if self.factory is not None and self.to != "faiss":
-            raise wrong_usage("--factory needs --to faiss")
+            raise opt.wrong_usage("--factory needs --to faiss")
         if self.phi is not None and self.space == "ip":
-            raise wrong_usage("--phi needs --space cosine or l2")
+            raise opt.wrong_usage("--phi needs --space cosine or l2")
 
 
 def _export(corrector: Corrector, wanted: _Wanted, *, force: bool) -> list[str]:

@@ -9,34 +9,26 @@ from typing import Any
 
 import click
 
+from emcl_plugin.cli import options as opt
 from emcl_plugin.cli.inputs import Banks, Sides, names_of
 from emcl_plugin.cli.method import Method, bank_ncl, method_options
-from emcl_plugin.cli.options import (
-    Sections,
-    bank_options,
-    device_options,
-    flag,
-    json_option,
-    quiet_option,
-    saved_options,
-)
 from emcl_plugin.errors import escaped
 
 
 @click.command(
     "fit",
-    cls=Sections,
+    cls=opt.Sections,
     epilog="\b\nExamples:\n  emcl-rerank fit --text-bank tb.npy --video v.npy --save fitted\n"
     "  emcl-rerank fit --text-bank tb.npy --video v.npy --names ids.txt --save fitted\n"
     "  emcl-rerank fit --video-bank vb.npy --text t.npy --save other-way",
 )
-@saved_options(required=True)
-@bank_options
+@opt.saved_options(required=True)
+@opt.bank_options
 @method_options
-@device_options
-@quiet_option
-@flag("--verbose -v", "Also print the strengths tried.")
-@json_option
+@opt.device_options
+@opt.quiet_option
+@opt.flag("--verbose -v", "Also print the strengths tried.")
+@opt.json_option
 def fit_command(
     text: str | None,
     video: str | None,

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
+from emcl_plugin.cli import options as opt
 from emcl_plugin.cli import processes, streams
 from emcl_plugin.cli.apply import apply_command
 from emcl_plugin.cli.compare import compare_command
@@ -23,18 +24,6 @@ from emcl_plugin.cli.eval import evaluate_command
 from emcl_plugin.cli.export import export_command
 from emcl_plugin.cli.fit import fit_command
 from emcl_plugin.cli.method import method_options
-from emcl_plugin.cli.options import (
-    Sections,
-    bank_options,
-    candidate_options,
-    device_options,
-    input_options,
-    measure_options,
-    output_options,
-    report_options,
-    truth_options,
-    wrong_usage,
-)
 from emcl_plugin.cli.rerank import run_rerank
 from emcl_plugin.cli.saved import show_command
 from emcl_plugin.cli.serve import serve_command
@@ -60,7 +49,7 @@ Exit status: 0 success, 1 failure, 2 wrong usage.
 """
 
 
-class _Commands(Sections, click.Group):
+class _Commands(opt.Sections, click.Group):
     """Sub-commands; explains stray file arguments."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -71,7 +60,7 @@ class _Commands(Sections, click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.commands and Path(args[0]).suffix:
-            raise wrong_usage(
+            raise opt.wrong_usage(
                 f"unexpected argument {args[0]}: pass files with options, as in --text t.npy"
             )
         return super().resolve_command(ctx, args)
@@ -87,15 +76,15 @@ class _Commands(Sections, click.Group):
     },
     epilog=EPILOG,
 )
-@input_options
-@bank_options
-@candidate_options
+@opt.input_options
+@opt.bank_options
+@opt.candidate_options
 @method_options
-@truth_options
-@measure_options
-@report_options
-@device_options
-@output_options
+@opt.truth_options
+@opt.measure_options
+@opt.report_options
+@opt.device_options
+@opt.output_options
 @click.version_option(__version__, "--version", message="%(prog)s %(version)s")
 @click.pass_context
 def command(context: click.Context, /, **options: Any) -> None:
@@ -110,7 +99,7 @@ def command(context: click.Context, /, **options: Any) -> None:
     """
     processes.check_environment()
     if context.invoked_subcommand is not None and processes.count() > 1:
-        raise wrong_usage(
+        raise opt.wrong_usage(
             f"{context.invoked_subcommand} runs in one process: start it without torchrun"
         )
     if context.invoked_subcommand is None:
@@ -123,7 +112,7 @@ def command(context: click.Context, /, **options: Any) -> None:
         and context.get_parameter_source(option.name) is click.core.ParameterSource.COMMANDLINE
     ]
     if given:
-        raise wrong_usage(
+        raise opt.wrong_usage(
             f"{', '.join(given)} does not go with the sub-command {context.invoked_subcommand}"
         )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emcl_plugin.cli.options import Group, choice, section, wrong_usage
+from emcl_plugin.cli.options import Group, choice, number, section, wrong_usage
 from emcl_plugin.errors import InputValueError
 
 if TYPE_CHECKING:
@@ -21,24 +21,19 @@ EMCL_NAMES = ("auto", "off", "clip2video", "emcl-net", "mmt", "mmt-lsmdc")
 method_options = section(
     "Method",
     choice("--emcl", EMCL_NAMES, "EMCL: strength chosen without labels, off, or a preset."),
-    click.option(
+    number(
         "--emcl-strength",
-        type=float,
-        metavar="S",
-        help="Fix EMCL's strength: negative removes the shared component (-1: fully), positive "
+        "S",
+        "Fix EMCL's strength: negative removes the shared component (-1: fully), positive "
         "amplifies it. E.g. -0.5. Default: chosen.",
+        click.FLOAT,
     ),
-    click.option(
-        "--subspaces",
-        type=click.IntRange(min=1),
-        metavar="K",
-        help="Number of EM bases, e.g. 16. Default: 32, or that of the preset.",
-    ),
-    click.option(
+    number("--subspaces", "K", "Number of EM bases, e.g. 16. Default: 32, or that of the preset."),
+    number(
         "--seed",
-        type=click.IntRange(min=0),
-        metavar="N",
-        help="Start EM from Gaussian bases with this seed. Default: eigenvectors, no seed.",
+        "N",
+        "Start EM from Gaussian bases with this seed. Default: eigenvectors, no seed.",
+        click.IntRange(min=0),
     ),
     choice("--ncl", ["auto", "off"], "NCL normalisation, or none."),
     choice(
@@ -47,12 +42,12 @@ method_options = section(
         "How often each video is requested. auto: estimated from the scores. even: equally often, "
         "as in benchmarks and in the NCL paper. gentle: unknown, correct hubs only. off: no NCL.",
     ),
-    click.option(
+    number(
         "--temperature",
-        type=click.FloatRange(min=0, min_open=True),
-        metavar="TAU",
-        help="NCL temperature in the units of the scores, e.g. 0.01. Default: 0.15 of their "
+        "TAU",
+        "NCL temperature in the units of the scores, e.g. 0.01. Default: 0.15 of their "
         "standard deviation.",
+        click.FloatRange(min=0, min_open=True),
     ),
     click.option(
         "--iterations",

@@ -77,6 +77,7 @@ class _Size(click.types.StringParamType):
 
 SOURCE = _Source()
 PATH = click.Path(path_type=Path)
+_COUNT = click.IntRange(min=1)
 
 
 class Sections(click.Command):
@@ -120,6 +121,11 @@ def choice(name: str, values: Sequence[str], text: str) -> Callable[[F], F]:
     """Option with a few values, of which the first is the default."""
     kind = click.Choice(values)
     return click.option(name, type=kind, default=values[0], show_default=True, help=text)
+
+
+def number(name: str, metavar: str, text: str, kind: Any = _COUNT, **more: Any) -> Callable[[F], F]:
+    """Option for a number, at least 1 unless ``kind`` says otherwise."""
+    return click.option(name, type=kind, metavar=metavar, help=text, **more)
 
 
 def flag(name: str, text: str, **more: Any) -> Callable[[F], F]:
@@ -258,21 +264,17 @@ report_options = section(
 device_options = section(
     "Device",
     device_option,
-    click.option(
-        "--memory",
-        type=_Size(),
-        metavar="SIZE",
-        help="Memory budget, e.g. 4G. Default: half of the free memory.",
+    number(
+        "--memory", "SIZE", "Memory budget, e.g. 4G. Default: half of the free memory.", _Size()
     ),
 )
 
 candidate_options = section(
     "Large collections",
-    click.option(
+    number(
         "--candidates",
-        type=click.IntRange(min=1),
-        metavar="K",
-        help="Score only the K best videos of each text and the K best texts of each video, found "
+        "K",
+        "Score only the K best videos of each text and the K best texts of each video, found "
         "by FAISS, where a matrix would be too large; needs --run. E.g. 100.",
     ),
     click.option(
@@ -296,13 +298,7 @@ output_options = section(
         "File for the best videos of each text: .csv, .tsv, .jsonl, .parquet, or .trec (TREC).",
     ),
     file("--run-v2t", "RUN.csv", "File for the best texts of each video."),
-    click.option(
-        "--top",
-        type=click.IntRange(min=1),
-        metavar="K",
-        show_default="100",
-        help="Number of results per query in a run.",
-    ),
+    number("--top", "K", "Number of results per query in a run.", show_default="100"),
     force_option,
     file(
         "--resume",

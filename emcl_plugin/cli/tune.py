@@ -9,19 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from emcl_plugin.cli import options as opt
 from emcl_plugin.cli.inputs import Banks, Sides, TruthFiles, check_gallery, names_of, read_source
-from emcl_plugin.cli.options import (
-    Sections,
-    bank_options,
-    device_options,
-    file,
-    flag,
-    json_option,
-    quiet_option,
-    saved_options,
-    section,
-    wrong_usage,
-)
 
 if TYPE_CHECKING:
     from emcl_plugin.cli.inputs import Matrix
@@ -43,24 +32,24 @@ def _seconds(context: click.Context, _: click.Parameter, given: str) -> float:
 
 @click.command(
     "tune",
-    cls=Sections,
+    cls=opt.Sections,
     epilog="\b\nExamples:\n"
     "  emcl-rerank tune --text-bank tb.npy --video-bank vb.npy\n"
     "  emcl-rerank tune --text-bank tb.npy --video-bank vb.npy --video v.npy --save tuned\n"
     "  emcl-rerank tune --text-bank tb.npy --video-bank vb.npy --bank-gt gt.npy --budget 5m",
 )
-@bank_options
-@section(
+@opt.bank_options
+@opt.section(
     "Query banks",
-    file(
+    opt.file(
         "--bank-gt",
         "FILE",
         "Right video of each text in the bank, as --gt of the main command. Default: row i "
         "belongs to row i.",
     ),
 )
-@saved_options(required=False)
-@section(
+@opt.saved_options(required=False)
+@opt.section(
     "Search",
     click.option(
         "--budget",
@@ -85,10 +74,10 @@ def _seconds(context: click.Context, _: click.Parameter, given: str) -> float:
         help="Seed of the splits.",
     ),
 )
-@device_options
-@json_option
-@quiet_option
-@flag("--verbose -v", "Print the whole table.")
+@opt.device_options
+@opt.json_option
+@opt.quiet_option
+@opt.flag("--verbose -v", "Print the whole table.")
 def tune_command(
     text: str | None,
     video: str | None,
@@ -154,13 +143,13 @@ def tune_command(
 
 def _check_usage(text: str | None, video: str | None, banks: Banks, save: Path | None) -> None:
     if banks.text_bank is None or banks.video_bank is None:
-        raise wrong_usage(
+        raise opt.wrong_usage(
             "tuning needs pairs: give --text-bank and --video-bank with matching rows, or --bank-gt"
         )
     if text is not None or video is not None:
         Sides.of(text, video, banks)
     elif save is not None:
-        raise wrong_usage("--save needs the gallery to search: --video or --text")
+        raise opt.wrong_usage("--save needs the gallery to search: --video or --text")
 
 
 def _gallery(
