@@ -1,4 +1,4 @@
-"""Any numbers: what comes out is finite and of the kind that came in, or an error says why not."""
+"""Degenerate and extreme input: a finite result of the kind of the input, or a clear error."""
 
 from __future__ import annotations
 
@@ -268,7 +268,7 @@ def test_scores_at_the_ends_of_the_range_are_refused(kind, unit, std, words, sol
     ],
 )
 def test_vectors_too_long_for_inner_products_are_refused_by_their_place(run, unit):
-    """Their squares overflow float32, in which FAISS computes even for float64."""
+    """Their squares overflow float32, which FAISS uses even for float64."""
     text, video = (x.astype("f4") for x in features_of("random", (9, 8)))
     text[5] *= unit
     with pytest.raises(InputValueError, match=r"(?s)too long for inner products.*\[5\].*cosine"):

@@ -1,4 +1,4 @@
-"""Any numbers, part two: the right result, whatever their unit, layout, order or thread count."""
+"""Correct results for any unit, layout, order or number of threads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNITS = [1e-6, 1e-3, 1.0, 100.0, 1e6]
 
 @pytest.fixture
 def threads():
-    """Sets the number of threads; afterwards it is as before."""
+    """Set the number of threads; restore it afterwards."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)

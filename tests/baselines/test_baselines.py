@@ -1,4 +1,4 @@
-"""Every baseline against its formula in NumPy, and the properties all of them share."""
+"""Every baseline against its formula in NumPy, and their common properties."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ CASES = [(name, settings, banks) for name, settings in CASES for n, banks in RUN
 
 
 def test_every_method_has_a_formula():
-    """None is left untested."""
+    """All methods are tested."""
     assert list(PLAIN) == list(METHODS)
 
 

@@ -1,4 +1,4 @@
-"""Baselines on arrays: the kind that comes in goes out, and misuse is refused."""
+"""Baselines on arrays: the result is of the kind of the input, and misuse is refused."""
 
 from __future__ import annotations
 

@@ -294,14 +294,14 @@ def test_a_process_that_hangs_ends_the_job_after_a_while(folder):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--report", "r.html", "--gt", "diagonal"], "--report: one process alone can do that"),
-        (["--candidates", "5", "--run", "r.csv"], "--candidates: one process alone"),
+        (["--report", "r.html", "--gt", "diagonal"], "--report needs a single process"),
+        (["--candidates", "5", "--run", "r.csv"], "--candidates needs a single process"),
         (["compare"], "compare runs in one process"),
         (["--sim", "-"], "several processes cannot read standard input"),
     ],
 )
 @pytest.mark.parametrize("rank", [0, 1])
-def test_what_one_process_alone_can_do_is_wrong_usage(
+def test_options_for_a_single_process_are_refused_under_torchrun(
     folder, arguments, said, rank, monkeypatch, capsys
 ):
     here = {"WORLD_SIZE": 2, "RANK": rank, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}

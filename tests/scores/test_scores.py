@@ -1,4 +1,4 @@
-"""Similarity sources: the same scores whatever they are read from, and however they are cut."""
+"""Similarity sources: the same scores for every kind of array and block size."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_dense_reads_bfloat16():
 
 
 def test_a_copy_on_write_map_keeps_its_changes(tmp_path):
-    """What the caller changed in memory is what is read, every time, and stays changed."""
+    """Changes of the caller in memory are read, every time, and stay."""
     np.save(tmp_path / "x.npy", np.zeros((4, 5000)))
     x = np.load(tmp_path / "x.npy", mmap_mode="c")
     x[2] = 7.0
@@ -87,7 +87,7 @@ def test_a_copy_on_write_map_keeps_its_changes(tmp_path):
 
 @pytest.mark.parametrize("kind", ["array", "tensor"])
 def test_nothing_writes_to_its_input(kind):
-    """Sources may share memory with what came in, and leave it alone."""
+    """Sources may share memory with the input and must not change it."""
     x, u, v = normal(12, 5), normal(12, 2), normal(9, 2)
     text, video = normal(12, 6, seed=1), normal(9, 6, seed=2)
     before = [y.copy() for y in (x, text, video)]
@@ -112,7 +112,7 @@ def test_blocks_keep_to_the_memory_budget(columns, dtype, memory):
 
 @given(st.integers(1, 40), st.integers(1, 30), st.integers(1, 60_000))
 def test_blocks_cover_all_rows_once_in_order(n_text, n_video, memory):
-    """Neither gap nor overlap, whatever the block size."""
+    """Without gap or overlap, for any block size."""
     x = normal(n_text, n_video)
     seen = list(Dense(x, dtype=F64, memory=memory).blocks())
     assert seen[0][0] == 0
