@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import pkgutil
+from importlib.util import find_spec
 
 import pytest
 
@@ -13,8 +14,10 @@ import emcl_plugin
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(emcl_plugin.__path__, "emcl_plugin.")
-    if not module.name.endswith("__main__")
+    if not module.name.endswith(("__main__", "fused_lse"))
 ]
+if find_spec("triton"):
+    MODULES.append("emcl_plugin.ncl.fused_lse")
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -36,7 +36,6 @@ KNOWN = {
     ("index/vectors.py", "importlib.import_module"),  # a store's library
     ("io/pickled.py", "pickle"),  # an Unpickler that finds the names of its own table only
     ("service/app.py", "socket"),  # of `serve`, which listens
-    ("service/connection.py", "http"),  # the names of statuses
 }
 
 
