@@ -319,6 +319,12 @@ def plain_reliability(S, w, size, tau, rho, *, by=None):
 # --- agreement and ranks -----------------------------------------------------------------
 
 
+def tied_scores(shape, seed):
+    """Scores from a few values, as coarse quantisation makes them."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, rng.integers(2, 40), shape) / 64
+
+
 def plain_mutual(S):
     """Which texts and which videos are in a mutual pair, by looking at every pair.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from oracles import queries
 
@@ -15,6 +16,14 @@ LARGE = 1 << 30
 EXACT = NCL(tolerance=1e-9, iterations=50_000)
 SOLVED = NCL(tolerance=1e-6, iterations=50_000)
 HARD = {"n_video": 60, "popular": 6, "times": 3, "asked": 0.7, "noise": 2.0}
+
+
+def centred(x, axis=None):
+    return x - x.mean(axis, keepdims=True)
+
+
+def random_weights(n, seed=0):
+    return np.random.default_rng(seed).uniform(0.1, 1, n)
 
 
 def small(seed, how="direction", **changes):

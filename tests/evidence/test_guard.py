@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
-from oracles import plain_folds, plain_mutual, plain_partners
+from oracles import plain_folds, plain_mutual, plain_partners, tied_scores
 
 from emcl_plugin import rescore
 from emcl_plugin.evidence.guard import Evidence, decide, stratified_folds, weigh
@@ -21,12 +21,6 @@ shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))
 many = st.tuples(st.integers(1, 60), st.integers(1, 8))
 seeds = st.integers(0, 10_000)
 memories = st.integers(1, 5000)
-
-
-def tied_scores(shape, seed):
-    """Scores from a few values, as coarse quantisation makes them."""
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, rng.integers(2, 40), shape) / 64
 
 
 # --- evidence ----------------------------------------------------------------------------
@@ -247,8 +241,3 @@ def test_a_guard_that_is_off_lets_everything_through():
     assert (decision.enabled, decision.applied, decision.strength) == (False, True, 1.0)
     assert "switched off" in decision.reason
     assert "50.0 % -> 40.0 %" in decision.reason
-
-
-def test_the_share_of_mutual_pairs_alone_decides_nothing():
-    """It may rise where no more texts than by chance have found a partner."""
-    assert not decide(Evidence(1, 0), 0.0, 0.2, 0.9).applied

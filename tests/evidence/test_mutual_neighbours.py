@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
-from oracles import hubby_scores, plain_mutual, plain_mutual_share
+from oracles import hubby_scores, plain_mutual, plain_mutual_share, tied_scores
 
 from emcl_plugin.evidence.mutual_neighbours import mutual_nearest_neighbours, nearest
 from emcl_plugin.scores import Dense, FeaturePair, Features
@@ -17,12 +17,6 @@ shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))
 seeds = st.integers(0, 10_000)
 memories = st.integers(1, 5000)
 dtypes = st.sampled_from([torch.float32, torch.float64])
-
-
-def tied_scores(shape, seed):
-    """Scores from a few values, as coarse quantisation makes them."""
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, rng.integers(2, 40), shape) / 64
 
 
 @given(shapes, seeds, memories, dtypes)

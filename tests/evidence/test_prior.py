@@ -13,7 +13,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from oracles import plain_masses, plain_ncl, plain_ramp, plain_sinkhorn, plain_weights, unit
-from prior_data import EXACT, HARD, SOLVED, context, small
+from prior_data import EXACT, HARD, SOLVED, centred, context, random_weights, small
 
 from emcl_plugin import NCL, Reranker, rerank, rescore
 from emcl_plugin.errors import ConvergenceWarning, InputValueError
@@ -32,14 +32,6 @@ from emcl_plugin.scores import Dense
 F32, F64 = torch.float32, torch.float64
 SOLVERS = ("stored", "blocks")
 LARGE = 1 << 30
-
-
-def centred(x, axis=None):
-    return x - x.mean(axis, keepdims=True)
-
-
-def random_weights(n, seed=0):
-    return np.random.default_rng(seed).uniform(0.1, 1, n)
 
 
 # --- numbers without a jump --------------------------------------------------------------

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from oracles import plain_prior, plain_weights, queries
-from prior_data import HARD, SOLVED, small
+from prior_data import HARD, SOLVED, centred, small
 
 from emcl_plugin import NCL, rescore
 from emcl_plugin.evidence.guard import EVIDENCE
@@ -22,10 +22,6 @@ RULE = {
     "evenness": EVENNESS,
 }
 seeds = st.integers(0, 10_000)
-
-
-def centred(x, axis=None):
-    return x - x.mean(axis, keepdims=True)
 
 
 def state(result):

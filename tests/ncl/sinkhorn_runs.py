@@ -14,6 +14,10 @@ from emcl_plugin.scores import Dense
 F32, F64 = torch.float32, torch.float64
 
 
+def centred(x):
+    return x - x.mean()
+
+
 def fit(scores, *, dtype=F64, memory=None, **settings):
     return fit_biases(Dense(scores, dtype=dtype, memory=memory), NCL(**settings))
 

@@ -9,10 +9,9 @@ import numpy as np
 import ot
 import pytest
 import torch
-from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from oracles import cone_pair, hubby_scores, plain_sinkhorn
-from sinkhorn_runs import fit, fit_rounds, plan, random_marginals, total
+from sinkhorn_runs import centred, fit, fit_rounds, plan, random_marginals, total
 
 from emcl_plugin.errors import ConvergenceWarning
 from emcl_plugin.ncl import NCL, Problem, fit_biases
@@ -31,10 +30,6 @@ class CountedPasses(Dense):
     def blocks(self):
         self.passes += 1
         return super().blocks()
-
-
-def centred(x):
-    return x - x.mean()
 
 
 # --- against POT -------------------------------------------------------------------------
@@ -271,9 +266,3 @@ def test_auto_stores_what_fits_and_recomputes_what_does_not():
     )
     assert (small.solver, large.solver) == ("blocks", "stored")
     assert_allclose(total(small), total(large), rtol=0, atol=1e-9)
-
-
-# --- symmetries --------------------------------------------------------------------------
-
-
-solvers = st.sampled_from(SOLVERS)

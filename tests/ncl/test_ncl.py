@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from oracles import cone_pair, hubby_scores
-from sinkhorn_runs import fit, fit_rounds, plan, random_marginals, total
+from sinkhorn_runs import centred, fit, fit_rounds, plan, random_marginals, total
 
 from emcl_plugin.errors import ConvergenceWarning, EmclError, InputValueError, ScaleWarning
 from emcl_plugin.ncl import NCL, fit_biases
@@ -19,10 +19,6 @@ from emcl_plugin.scores import Dense
 
 F32, F64 = torch.float32, torch.float64
 SOLVERS = ("stored", "blocks")
-
-
-def centred(x):
-    return x - x.mean()
 
 
 # --- convergence -------------------------------------------------------------------------

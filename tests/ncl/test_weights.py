@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from oracles import plain_ncl, plain_sinkhorn
-from prior_data import small
+from prior_data import random_weights, small
+from sinkhorn_runs import centred
 
 from emcl_plugin import NCL
 from emcl_plugin.errors import ConvergenceWarning
@@ -21,14 +22,6 @@ from emcl_plugin.scores import Dense
 F32, F64 = torch.float32, torch.float64
 SOLVERS = ("stored", "blocks")
 seeds = st.integers(0, 10_000)
-
-
-def centred(x, axis=None):
-    return x - x.mean(axis, keepdims=True)
-
-
-def random_weights(n, seed=0):
-    return np.random.default_rng(seed).uniform(0.1, 1, n)
 
 
 # --- NCL with weights --------------------------------------------------------------------
