@@ -1,4 +1,4 @@
-"""Correctors that were fitted on made data, and the plain way to the same."""
+"""Correctors fitted on synthetic data, with slow reference computations."""
 
 from __future__ import annotations
 

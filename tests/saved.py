@@ -1,4 +1,4 @@
-"""Correctors to be saved, and saved ones to be spoilt."""
+"""Fitted correctors to save, and damaged copies of saved ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Correctors of the demo, and whether what a store found is what they would."""
+"""Correctors of the demo data, and checks of what a vector store returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a bank taught, applied to queries: scores of their own, drift, and what is refused."""
+"""Corrector: scores of new queries, independent of the batch, and refused inputs."""
 
 from __future__ import annotations
 

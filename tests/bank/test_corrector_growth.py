@@ -1,4 +1,4 @@
-"""What a bank taught, as gallery and bank grow: new biases, and the drift from a new fit."""
+"""Updates of gallery and bank: new biases, and the drift from a new fit."""
 
 from __future__ import annotations
 

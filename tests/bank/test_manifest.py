@@ -1,4 +1,4 @@
-"""corrector.json and the names: whatever is not as it was saved is refused, and said."""
+"""corrector.json and names.json: every altered value is refused with its place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate for items of another kind: against loops, and what opens and closes it."""
+"""Out-of-distribution gate: compared with loops, and what opens and closes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A saved corrector comes back to the last bit, and is written whole or not at all."""
+"""Saved correctors: exact round trips, complete or absent, format 1 stays loadable."""
 
 from __future__ import annotations
 

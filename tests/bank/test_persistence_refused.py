@@ -1,4 +1,4 @@
-"""Saved correctors that were spoilt: tensors, whole folders, and any byte at random."""
+"""Damaged saved correctors are refused: tensors, headers and folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is exported to files is what was told, replaced on demand only, and whole or not at all."""
+"""Exported files: contents, replacement only on request, complete or absent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exported vectors rank in real vector stores as the corrector does, in all three spaces."""
+"""FAISS, LanceDB and Qdrant rank exported vectors as the corrector does, in all three spaces."""
 
 from __future__ import annotations
 

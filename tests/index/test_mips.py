@@ -1,4 +1,4 @@
-"""Distances and cosines rank as the inner products that they stand for, on any vectors."""
+"""MIPS reductions rank as the inner product does, on any vectors."""
 
 from __future__ import annotations
 

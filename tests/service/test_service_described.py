@@ -1,4 +1,4 @@
-"""What the service says of itself in OpenAPI is so: requests of it, and schemathesis' checks."""
+"""The OpenAPI description of the service is true: generated requests, checked by schemathesis."""
 
 from __future__ import annotations
 

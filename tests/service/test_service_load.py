@@ -1,4 +1,4 @@
-"""The real command under load: every answer is right, memory stays, a signal ends it in time."""
+"""The service under load: right answers, stable memory, and a clean stop after a signal."""
 
 from __future__ import annotations
 
