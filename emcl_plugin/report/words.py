@@ -26,10 +26,10 @@ def headline(ablation: Ablation, gains: dict[str, Comparison]) -> str:
     protocol = report.protocol
     if protocol == "transductive":
         what = "correction was" if report.biases is None else "biases were"
-        protocol += f": the {what} computed from all texts of this run"
+        protocol += f" (the {what} computed from all texts of this run)"
     elif protocol == "bank":
         sides = " and ".join(d.partition(" ")[0] + "s" for d in report.banks)
-        protocol += f": the correction was learned from other {sides}"
+        protocol += f" (the correction was learned from other {sides})"
     return f"R@1 {parts[0]}. R@1 {parts[1]}. Protocol: {protocol}."
 
 
@@ -78,7 +78,7 @@ def choices(ablation: Ablation) -> list[tuple[str, str]]:
     ]
     if (emcl := report.emcl) is not None:
         facts += [
-            ("EMCL strength", f"{emcl.strength:g} ({emcl.reason})"),
+            ("EMCL strength", f"{emcl.strength:g}: {emcl.reason}"),
             ("distinct subspaces found by EM", f"{emcl.effective_rank:.4g}"),
         ]
     if (b := report.biases) is not None:

@@ -110,7 +110,7 @@ def test_the_page_says_bank_and_never_transductive(folder, emcl, banks):
     result = emcl(*BOTH, *banks, "--gt", "diagonal", "--report", "page.html")
     page = (folder / "page.html").read_text("utf-8")
     sides = " and ".join(f"{way.partition(' ')[0]}s" for way in ways(banks))
-    assert f"(bank: the correction was learnt from other {sides})" in page
+    assert f"bank (the correction was learned from other {sides})" in page
     for way in ways(banks):
         assert f"{way}: bank" in page.replace("&gt;", ">")
     assert "transductive" not in page.lower()

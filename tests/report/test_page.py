@@ -94,7 +94,7 @@ def test_the_demo_page_says_what_was_found(demo, demo_page):
     found, _ = demo
     before, after = (found.rows[i].evaluation.text_to_video.metric("R@1") for i in (0, -1))
     assert f"R@1 text to video rose from {before:.1f} % to {after:.1f} %" in page.text
-    assert "transductive: the biases were computed from all texts of this run" in page.text
+    assert "transductive (the biases were computed from all texts of this run)" in page.text
     assert "95 % interval" in page.text
     assert len(page.all("svg")) == len(FIGURES) + 1
     assert len(page.all("article")) == 20
