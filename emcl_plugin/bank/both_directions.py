@@ -91,19 +91,9 @@ def correct_by_banks(
     OverlapWarning
         Some texts are in the text bank, or some videos in the video bank.
     """
-    if job.features is None or job.sim is not None:
-        raise InputValueError(
-            "banks correct embeddings, not a similarity",
-            "sim" if job.features is None else "sim and feats",
-            "pass the embeddings of both sides alone",
-        )
-    banks = job.bank(text_bank, "text_bank"), job.bank(video_bank, "video_bank")
-    if banks == (None, None):
-        raise InputValueError("there is no bank", "none", "pass text_bank, video_bank or both")
-    both = None not in banks
-    text, video = (side.rows(0, side.shape[0]) for side in job.features)
-    texts, videos = (None if side is None else side.rows(0, side.shape[0]) for side in banks)
-    metric = job.features[0].metric
+    text, video, texts, videos = _vectors(job, text_bank, video_bank)
+    both = texts is not None and videos is not None
+    metric = job.settings.metric
     found: dict[str, tuple[Corrector, BankReport]] = {}
 
     def fit(
@@ -145,15 +135,31 @@ def correct_by_banks(
             left = torch.cat([left, second.bias[:, None]], 1)
             right = torch.cat([right, asks[:, -1:]], 1)
     source = BatchInvariantPair(left, right)
-    whats = dict(zip(DIRECTIONS, ("texts", "videos"), strict=True))
-    for direction, count in seen.items():
-        if count:
-            total = len(text if direction == forward else video)
-            warn(overlap_message(count, total, whats[direction]), OverlapWarning)
+    for direction, total, what in zip(DIRECTIONS, job.shape, ("texts", "videos"), strict=True):
+        if count := seen.get(direction):
+            warn(overlap_message(count, total, what), OverlapWarning)
     base = job.source()
     report = _report(job, base, source, {way: facts for way, (_, facts) in found.items()})
     correctors = {way: corrector for way, (corrector, _) in found.items()}
     return Banked(base, source, report, correctors, gates, seen)
+
+
+def _vectors(
+    job: Job, text_bank: Array | None, video_bank: Array | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """Return texts, videos and the banks of both, as the job reads them."""
+    if job.features is None or job.sim is not None:
+        raise InputValueError(
+            "banks correct embeddings, not a similarity",
+            "sim" if job.features is None else "sim and feats",
+            "pass only the embeddings of both sides",
+        )
+    banks = job.bank(text_bank, "text_bank"), job.bank(video_bank, "video_bank")
+    if banks == (None, None):
+        raise InputValueError("there is no bank", "none", "pass text_bank, video_bank or both")
+    text, video = (side.rows(0, side.shape[0]) for side in job.features)
+    texts, videos = (None if side is None else side.rows(0, side.shape[0]) for side in banks)
+    return text, video, texts, videos
 
 
 def _report(job: Job, base: Similarity, source: Similarity, banks: dict[str, BankReport]) -> Report:

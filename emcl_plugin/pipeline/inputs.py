@@ -16,7 +16,7 @@ FeaturesPair: TypeAlias = "tuple[Array, Array]"
 
 
 def check_inputs(sim: Array | Scorer | None, feats: FeaturesPair | None) -> list[Array]:
-    """The arrays that came in, features first, after checks of kind and shape."""
+    """Check kinds and shapes, and return the arrays, features first."""
     if sim is None and feats is None:
         raise InputValueError(
             "there is nothing to re-score", "neither sim nor feats", "pass at least one of the two"
@@ -52,16 +52,20 @@ def check_inputs(sim: Array | Scorer | None, feats: FeaturesPair | None) -> list
                 "leave feats out: EMCL finds one map per expert",
             )
         if arrays:
-            expected = (arrays[0].shape[0], arrays[1].shape[0])
-            if tuple(sim.shape) != expected:
-                swapped = tuple(sim.shape) == expected[::-1]
-                raise InputValueError(
-                    "the similarity is video x text" if swapped else "shapes do not agree",
-                    f"sim {tuple(sim.shape)}, text {tuple(arrays[0].shape)}, "
-                    f"video {tuple(arrays[1].shape)}",
-                    "pass sim.T, or swap text and video"
-                    if swapped
-                    else "sim must have one row per text and one column per video",
-                )
+            _check_agreement(sim, *arrays)
         arrays += [sim] if isinstance(sim, np.ndarray | torch.Tensor) else sim.arrays
     return arrays
+
+
+def _check_agreement(sim: Array | Scorer, text: Array, video: Array) -> None:
+    found, expected = tuple(sim.shape), (text.shape[0], video.shape[0])
+    if found == expected:
+        return
+    swapped = found == expected[::-1]
+    raise InputValueError(
+        "the similarity is video x text" if swapped else "shapes do not agree",
+        f"sim {found}, text {tuple(text.shape)}, video {tuple(video.shape)}",
+        "pass sim.T, or swap text and video"
+        if swapped
+        else "sim must have one row per text and one column per video",
+    )

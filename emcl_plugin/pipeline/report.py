@@ -32,16 +32,15 @@ class Report:
         Strength, effective rank, strengths tried and why. None if EMCL was off or there were no
         features.
     biases : Biases or None
-        Text and video biases, temperature, iterations, error, converged. None where NCL was off.
+        Text and video biases, temperature, iterations, error, converged. None if NCL was off.
         These were added to the scores, scaled by ``guard.strength``; where that is 0 they are
         those of the gentle run, and nothing was added.
     probes : Probes or None
         Biases of the gentle and of the leave-best-out run, which prior and guard rest on. The
         videos with the lowest ``probes.leave_best_out.video`` are hubs, however popular they
-        are. None where NCL was off.
+        are. None if NCL was off.
     prior : Prior or None
-        What was assumed about how often each video is asked for. None where NCL was not
-        applied.
+        How often each video was assumed to be requested. None if NCL was not applied.
     guard : GuardDecision
         How much of the correction was applied. If none, the scores are those of the input.
     hubs_before, hubs_after : Hubs
