@@ -1,4 +1,4 @@
-"""The order of things in a correction, and what has to be borne out before a part takes part."""
+"""A strength of EMCL is kept only if the evidence supports it."""
 
 from __future__ import annotations
 
@@ -51,11 +51,9 @@ def test_a_strength_is_kept_where_it_finds_many_partners() -> None:
     rng = np.random.default_rng(1)
     meaning = rng.standard_normal((400, 96)) * 0.9 ** np.arange(96)
     direction = 3 * rng.standard_normal(96)
-    text = (
+    text, video = (
         meaning + 0.1 * rng.standard_normal(meaning.shape) + direction * rng.gamma(1, 1, (400, 1))
-    )
-    video = (
-        meaning + 0.1 * rng.standard_normal(meaning.shape) + direction * rng.gamma(1, 1, (400, 1))
+        for _ in range(2)
     )
     found = rescore(None, (text, video))
     without = rescore(None, (text, video), emcl=None)
