@@ -8,6 +8,7 @@ import torch
 
 from emcl_plugin import EMCL, NCL
 from emcl_plugin.baselines import correct
+from emcl_plugin.evidence.prior import Probes
 from emcl_plugin.ncl import Biases
 
 SCORES = np.array([[0.9, 0.5], [0.8, 0.7]], "float32")
@@ -36,4 +37,11 @@ def test_a_baseline_keeps_its_old_keyword():
     with pytest.warns(DeprecationWarning, match="rounds is now iterations") as told:
         found = correct("sn", SCORES, rounds=3)
     assert (found == correct("sn", SCORES, iterations=3)).all()
+    assert told[0].filename == __file__
+
+
+def test_the_leave_best_out_run_keeps_its_old_name():
+    probes = Probes(gentle=BIASES, leave_best_out=BIASES)
+    with pytest.warns(DeprecationWarning, match="cautious is now leave_best_out") as told:
+        assert probes.cautious is BIASES
     assert told[0].filename == __file__
