@@ -12,7 +12,7 @@ from emcl_plugin.errors import escaped
 
 if TYPE_CHECKING:
     from emcl_plugin.cli.config import RunConfig
-    from emcl_plugin.cli.rerank import Result
+    from emcl_plugin.cli.opened import Result
     from emcl_plugin.evaluation.metrics import Placement
     from emcl_plugin.ground_truth import GroundTruth
     from emcl_plugin.pipeline.job import Job

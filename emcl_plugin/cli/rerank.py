@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from emcl_plugin.cli import processes
 from emcl_plugin.cli.config import RunConfig
+from emcl_plugin.cli.opened import Opened, Result
 from emcl_plugin.cli.outputs import Outputs, Writer
 from emcl_plugin.errors import escaped
 
@@ -22,39 +22,11 @@ if TYPE_CHECKING:
     from emcl_plugin.cli.inputs import Inputs
     from emcl_plugin.cli.show import Progress
     from emcl_plugin.distributed.process_group import ProcessGroup
-    from emcl_plugin.evaluation.ablation import Ablation, Names
-    from emcl_plugin.ground_truth import GroundTruth
+    from emcl_plugin.evaluation.ablation import Ablation
     from emcl_plugin.pipeline.checkpoint import Checkpoint, SharedCheckpoint
     from emcl_plugin.pipeline.correct import Correction
     from emcl_plugin.pipeline.job import Job
     from emcl_plugin.pipeline.report import Report
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A run whose inputs are open and whose outputs are checked, before any work."""
-
-    inputs: Inputs
-    job: Job
-    truth: GroundTruth | None
-    names: Names
-    writer: Writer
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run found; its scores are written.
-
-    ``moved`` is the share of queries whose rank a permutation of all items changes, and
-    ``resumed`` the iterations that an earlier run did; None where not asked for.
-    """
-
-    opened: Opened
-    found: Correction | Banked
-    report: Report
-    measured: Ablation | None
-    moved: float | None
-    resumed: int | None
 
 
 def run_rerank(context: click.Context, **options: Any) -> None:
