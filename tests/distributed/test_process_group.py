@@ -164,7 +164,7 @@ def test_processes_with_other_videos_are_refused(among):
     _, told, _ = among
     for of_one in told:
         assert of_one["other videos"][0] == "InputValueError"
-        assert "different widths" in of_one["other videos"][1]
+        assert "differ in width or dtype" in of_one["other videos"][1]
 
 
 # --- the command line -------------------------------------------------------------------------
