@@ -93,7 +93,7 @@ class BankReport:
         if self.gallery_bank:
             bank += f"; gallery bank of {self.gallery_bank} items"
         covered = f"{100 * self.coverage:.0f} % of the {self.gallery} gallery items"
-        ncl, emcl = "not applied", "off"
+        ncl = "not applied"
         if self.iterations:
             std = self.temperature / self.score_std
             state = "converged" if self.converged else f"NOT converged ({self.error:.2g})"
@@ -102,17 +102,13 @@ class BankReport:
                 f"scores), rho {self.rho:g}, {self.iterations} iteration"
                 f"{'s' if self.iterations != 1 else ''}, {state}"
             )
-        if self.emcl is not None:
-            emcl = f"strength {self.emcl.strength:g}: {self.emcl.reason}"
         lines = [
             ("bank", bank),
             ("coverage", f"{covered} are among the {TOP} best of a bank query"),
             ("NCL", ncl),
-            ("EMCL", emcl),
+            *([("EMCL", "off")] if self.emcl is None else self.emcl.lines(verbose)),
+            ("guard", self.guard.reason.replace(" texts ", " queries ")),
         ]
-        if self.emcl is not None and verbose:
-            lines.append(("", f"{self.emcl.effective_rank:.1f} distinct subspaces"))
-        lines.append(("guard", self.guard.reason.replace(" texts ", " queries ")))
         if self.guard.enabled and self.iterations:
             agreement = f"{100 * self.reliability:.0f} % (agreement between two halves of the bank)"
             lines.append(("reliability", agreement))

@@ -89,12 +89,8 @@ def _emcl(report: Report, verbose: bool) -> Lines:
     emcl = report.emcl
     if emcl is None:
         return [("EMCL", "off")]
-    words = emcl.reason
-    if not words.startswith("not applied"):
-        words = f"strength {emcl.strength:g}: {words}"
-    lines = [("EMCL", words)]
+    lines = emcl.lines(verbose)
     if verbose:
-        lines.append(("", f"{emcl.effective_rank:.1f} distinct subspaces"))
         for strength, agreement in emcl.tried:
             share = f"{100 * agreement:.1f} % mutual nearest neighbours"
             lines.append(("", f"strength {strength:+.2f}: {share}"))

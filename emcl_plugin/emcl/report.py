@@ -27,6 +27,14 @@ class EMCLReport:
     tried: tuple[tuple[float, float], ...]
     reason: str
 
+    def lines(self, verbose: bool = False) -> list[tuple[str, str]]:
+        """Return the lines of a summary as (label, text)."""
+        off = self.reason.startswith("not applied")
+        found = [("EMCL", self.reason if off else f"strength {self.strength:g}: {self.reason}")]
+        if verbose:
+            found.append(("", f"{self.effective_rank:.1f} distinct subspaces"))
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report for JSON."""
         return {
