@@ -40,6 +40,10 @@ DATABASES = re.compile("lancedb|qdrant")
 
 sys.path.insert(0, str(TESTS / "repository"))  # campaigns
 
+# one thread each, here and in processes that tests start: the arrays are small
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+
 if not torch.cuda.is_available():  # heeded when a kernel is first defined
     os.environ.setdefault("TRITON_INTERPRET", "1")
 

@@ -20,18 +20,42 @@ from emcl_plugin.adapters.matrices import DBSN, EMCLNet
 from emcl_plugin.adapters.mmt import MMT, CollaborativeExperts
 from emcl_plugin.errors import InputValueError
 
-# fmt: off
 __all__ = [
-    "ADAPTERS", "DBSN", "DRL", "MMT", "XCLIP", "Adapter", "CLIP2Video", "CLIP4Clip", "Captured",
-    "ClipRetrieval", "CollaborativeExperts", "Collected", "Collector", "EMCLNet", "HuggingFace",
-    "OpenCLIP", "SentenceTransformers", "capture", "read",
+    "ADAPTERS",
+    "DBSN",
+    "DRL",
+    "MMT",
+    "XCLIP",
+    "Adapter",
+    "CLIP2Video",
+    "CLIP4Clip",
+    "Captured",
+    "ClipRetrieval",
+    "CollaborativeExperts",
+    "Collected",
+    "Collector",
+    "EMCLNet",
+    "HuggingFace",
+    "OpenCLIP",
+    "SentenceTransformers",
+    "capture",
+    "read",
 ]
 
 _KINDS: tuple[type[Adapter], ...] = (
-    MMT, CollaborativeExperts, CLIP4Clip, CLIP2Video, XCLIP, DRL, EMCLNet, DBSN,
-    OpenCLIP, HuggingFace, SentenceTransformers, ClipRetrieval,
+    MMT,
+    CollaborativeExperts,
+    CLIP4Clip,
+    CLIP2Video,
+    XCLIP,
+    DRL,
+    EMCLNet,
+    DBSN,
+    OpenCLIP,
+    HuggingFace,
+    SentenceTransformers,
+    ClipRetrieval,
 )
-# fmt: on
 ADAPTERS: dict[str, type[Adapter]] = {kind.NAME: kind for kind in _KINDS}
 """Adapters by the names that ``--from`` and :func:`read` accept."""
 
