@@ -1,5 +1,6 @@
 """What a type checker infers: NumPy in, NumPy out; torch in, torch out."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +40,9 @@ def test_the_kind_of_array_is_that_of_the_input(tmp_path):
     file.write_text(SOURCE)
     command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", str(file)]
     root = Path(emcl_plugin.__file__).parents[1]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root)
+    place = {} if root.name == "site-packages" else {"MYPYPATH": str(root)}  # found there anyway
+    environment = {**os.environ, **place}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     errors = [line for line in done.stdout.splitlines() if ": error: " in line]
     last = SOURCE.count("\n")
     assert len(errors) == 1, done.stdout
