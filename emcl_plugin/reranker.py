@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from emcl_plugin.emcl import EMCL
 from emcl_plugin.errors import DriftWarning, InputValueError, NotFittedError, OverlapWarning
 from emcl_plugin.ncl import NCL
 from emcl_plugin.pipeline.report import Report
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing's from Python 3.11 on
 
 
 class Reranker:
