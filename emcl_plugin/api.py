@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, overload
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from emcl_plugin.pipeline.settings import Resources, Settings
 from emcl_plugin.pipeline.shards import shared
 from emcl_plugin.scores import Scorer
 from emcl_plugin.scores.candidates import Candidates
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # typing's from Python 3.11 on
 
 Arr_co = TypeVar("Arr_co", np.ndarray[Any, Any], torch.Tensor, Array, covariant=True)
 
