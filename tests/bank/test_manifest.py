@@ -57,7 +57,7 @@ def test_missing_keys_and_wrong_types(folder, key):
         ("n_directions", -1, "the n_directions is out of its range"),
         ("metric", "euclid", "the metric is out of its range"),
         ("temperature", 0.0, "the temperature is out of its range"),
-        ("temperature", 10**400, "another type|out of its range"),  # msgspec 0.18 reads it as -1
+        ("temperature", 10**400, "another type"),
         ("rho", 0, "the rho is out of its range"),
         ("strength", 1.1, "the strength is out of its range"),
         ("likeness_low", 0.875, "the likeness_low is out of its range"),
