@@ -44,8 +44,8 @@ class Adapter(abc.ABC):
     """
 
     NAME: ClassVar[str]
-    FIELDS: ClassVar[Fields]
-    """Parameters that can be read from a file, with the names they may have there."""
+    FIELDS: ClassVar[Fields] = {}
+    """Other names that the constructor's parameters may have in a file."""
 
     features: FeaturesPair | None = None
     similarity: Array | Scorer | None = None
@@ -99,36 +99,27 @@ class Adapter(abc.ABC):
         from emcl_plugin.io.members import parsing
 
         parameters = _parameters(cls)
-        strange = settings.keys() - parameters.keys()
-        if strange:
-            raise InputValueError(
-                f"{cls.NAME} has no such setting", ", ".join(sorted(strange)), "omit it"
-            )
+        if strange := ", ".join(sorted(settings.keys() - parameters.keys())):
+            raise InputValueError(f"{cls.NAME} has no such setting", strange, "omit it")
         found = read_bundle(path, trust_pickle=trust_pickle)
+        held = f"{path}: {', '.join(map(str, found)) or 'nothing'}"
+        known = {field: (field, *cls.FIELDS.get(field, ())) for field in parameters}
         given = {}
-        known = {field: (field, *names) for field, names in cls.FIELDS.items()}
         for field, names in known.items():
-            name = next((name for name in names if name in found), None)
-            if name is not None:
+            if (name := next((name for name in names if name in found), None)) is not None:
                 value = found[name]
                 single = isinstance(value, np.ndarray) and value.ndim == 0
                 given[field] = value.item() if single else value
         if not given:
             wanted = ", ".join(sorted({n for names in known.values() for n in names if n}))
-            raise InputValueError(
-                f"no arrays of {cls.NAME} found",
-                f"{path}: {', '.join(map(str, found)) or 'nothing'}",
-                f"use these array names: {wanted}",
-            )
+            remedy = f"use these array names: {wanted}"
+            raise InputValueError(f"no arrays of {cls.NAME} found", held, remedy)
         given |= settings
         needed = [name for name, p in parameters.items() if p.default is p.empty]
-        missing = [name for name in needed if name not in given]
-        if missing:
-            raise InputValueError(
-                f"arrays of {cls.NAME} are missing",
-                f"{path}: {', '.join(map(str, found))}; no {', '.join(missing)}",
-                "save them in the same file, under these names",
-            )
+        if missing := ", ".join(name for name in needed if name not in given):
+            remedy = "save them in the same file, under these names"
+            problem = f"arrays of {cls.NAME} are missing"
+            raise InputValueError(problem, f"{held}; no {missing}", remedy)
         with parsing(Path(path), cls.NAME):
             return cls(**given)
 

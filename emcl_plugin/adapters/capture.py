@@ -10,7 +10,6 @@ functions up in their module at each call, so they can be wrapped for the durati
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
@@ -58,11 +57,11 @@ class Captured:
         self.adapters: list[Adapter] = []
         self.results: list[RerankResult[Any]] = []
         self._settings = settings
-        self._given: list[dict[str, Any]] = []
+        self._last: dict[str, Any] = {}
 
     def add(self, kind: type[Adapter], **given: Any) -> None:
         """Add an adapter, given the arguments of its constructor."""
-        self._given.append(given)
+        self._last = given
         self.adapters.append(kind(**given))
 
     @property
@@ -83,22 +82,18 @@ class Captured:
         return "\n\n".join(adapter.summary(result, **self._settings) for adapter, result in pairs)
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
-        """Write the arrays of the last matrix to an ``.npz`` file for ``--from``.
+        """Write the arrays of the last matrix to an ``.npz`` file.
 
-        ``emcl-rerank --from clip4clip run.npz --report out.html`` then re-scores them again, with
-        a report.
+        ``emcl-rerank --from clip4clip run.npz --report out.html`` re-scores them again.
         """
         self._check()
         target = Path(path)
         if target.suffix.lower() != ".npz":
-            raise InputValueError(
-                "captured arrays can only be saved as .npz",
-                str(path),
-                "choose a name that ends in .npz",
-            )
+            problem = "captured arrays can only be saved as .npz"
+            raise InputValueError(problem, str(path), "choose a name that ends in .npz")
         check_target(target, 0, force=force)
         with atomic_writer(target, force=force) as file:
-            np.savez(file, **_flat(self._given[-1]))
+            np.savez(file, **_flat(self._last))
 
     def _check(self) -> None:
         if not self.adapters:
@@ -107,9 +102,6 @@ class Captured:
                 "no matrix was evaluated in the block",
                 "call the retriever's own evaluation inside the block",
             )
-
-    def _rescore(self) -> None:
-        self.results = [adapter.rescore(**self._settings) for adapter in self.adapters]
 
 
 @contextmanager
@@ -146,30 +138,24 @@ def capture(name: str, *, module: ModuleType | None = None, **settings: Any) -> 
         print(run.summary())
     """
     if name not in _HOOKS:
-        raise InputValueError(
-            "cannot capture this retriever",
-            repr(name),
-            f"use one of {', '.join(_HOOKS)}",
-        )
+        remedy = f"use one of {', '.join(_HOOKS)}"
+        raise InputValueError("cannot capture this retriever", repr(name), remedy)
     found = Captured(settings)
-    home = _home(name) if module is None else module
-    with _HOOKS[name](home, found):
+    with _HOOKS[name](_home(name) if module is None else module, found):
         yield found
     found._check()
-    found._rescore()
+    found.results = [adapter.rescore(**settings) for adapter in found.adapters]
 
 
 def _home(name: str) -> ModuleType:
     """Return the loaded module that defines the retriever's functions."""
-    needed = (SHARDED, GATHER) if name == "mmt" else (RUN, METRICS)
-    defines: Callable[[ModuleType], Any] = _trainers if name == "mmt" else _runs
+    needed, defines = ((SHARDED, GATHER), _trainers) if name == "mmt" else ((RUN, METRICS), _runs)
     homes = [module for module in list(sys.modules.values()) if defines(module)]
     if len(homes) != 1:
+        several = f"several modules may be {name}"
         listed = ", ".join(sorted(module.__name__ for module in homes)) or "no loaded module"
         raise InputValueError(
-            f"the evaluation of {name} was not found"
-            if not homes
-            else f"several modules may be {name}",
+            several if homes else f"the evaluation of {name} was not found",
             f"{listed} with {' and '.join(needed)}",
             "import it first, or pass module=",
         )
@@ -177,13 +163,17 @@ def _home(name: str) -> ModuleType:
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, around: Callable[[Callable[..., Any]], Any]) -> Iterator[None]:
-    """Wrap ``owner.name`` while the block runs."""
+def _replaced(owner: Any, name: str, around: Callable[..., Any]) -> Iterator[None]:
+    """Call ``around(original, ...)`` in place of ``owner.name`` while the block runs."""
     if name not in vars(owner):
         yield
         return
     original = vars(owner)[name]
-    wrapped = wraps(original)(around(original))
+
+    @wraps(original)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        return around(original, *args, **kwargs)
+
     setattr(owner, name, wrapped)
     try:
         yield
@@ -200,40 +190,41 @@ def _runs(module: ModuleType) -> bool:
 # --- CLIP4Clip and its descendants ----------------------------------------------------------
 
 
-class _Runs:
-    """Calls of ``_run_on_single_gpu`` since the last matrix, from several threads."""
+def _matrix_hooks(build: Callable[..., None]) -> Callable[..., Any]:
+    """Record calls of ``_run_on_single_gpu``, maybe by several threads, until a matrix is measured.
 
-    def __init__(self, build: Callable[..., None], found: Captured) -> None:
-        self.build, self.found = build, found
-        self.calls: list[tuple[tuple[Any, ...], list[Any]]] = []
-        self.lock = threading.Lock()
+    ``build`` adds the adapter, given the arguments of the calls and the matrix.
+    """
 
-    def run(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
+    @contextmanager
+    def hooks(module: ModuleType, found: Captured) -> Iterator[None]:
+        calls: list[tuple[tuple[Any, ...], list[Any]]] = []
+
+        def run(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             rows = original(*args, **kwargs)
-            with self.lock:
-                self.calls.append(((*args, *kwargs.values()), rows))
+            calls.append(((*args, *kwargs.values()), rows))
             return rows
 
-        return wrapped
-
-    def measure(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(sim: Any, *args: Any, **kwargs: Any) -> Any:
-            if self.calls:
-                self._build(np.asarray(sim))
+        def measure(original: Callable[..., Any], sim: Any, *args: Any, **kwargs: Any) -> Any:
+            if calls:  # with several GPUs, each covers a part of the texts
+                parts = sorted(calls, key=lambda call: _device_index(call[0][1]))
+                calls.clear()
+                flat = np.concatenate([np.asarray(rows) for _, part in parts for rows in part])
+                known: dict[str, Any] = {"orientation": "text-video"}
+                if np.ndim(sim) == 3:
+                    index = unpadded(np.asarray(sim))[1]
+                    known["cut_off_points"] = np.cumsum(np.bincount(index))
+                build(found, [args for args, _ in parts], flat, known)
             return original(sim, *args, **kwargs)
 
-        return wrapped
+        with (
+            _replaced(module, RUN, run),
+            _replaced(module, METRICS, measure),
+            _replaced(module, PADDED, measure),
+        ):
+            yield
 
-    def _build(self, sim: np.ndarray[Any, Any]) -> None:
-        """Build an adapter; with several GPUs, each call covers a part of the texts."""
-        calls = sorted(self.calls, key=lambda call: _device_index(call[0][1]))
-        self.calls = []
-        flat = np.concatenate([np.asarray(rows) for _, part in calls for rows in part])
-        known: dict[str, Any] = {"orientation": "text-video"}
-        if sim.ndim == 3:
-            known["cut_off_points"] = np.cumsum(np.bincount(unpadded(sim)[1]))
-        self.build(self.found, [args for args, _ in calls], flat, known)
+    return hooks
 
 
 def _device_index(batches: Any) -> int:
@@ -291,20 +282,6 @@ def _emcl_net(found: Captured, _: Calls, sim: np.ndarray[Any, Any], truth: Any) 
     found.add(EMCLNet, sim=sim, **truth)
 
 
-def _matrix_hooks(build: Callable[..., None]) -> Callable[..., Any]:
-    @contextmanager
-    def hooks(module: ModuleType, found: Captured) -> Iterator[None]:
-        runs = _Runs(build, found)
-        with (
-            _replaced(module, RUN, runs.run),
-            _replaced(module, METRICS, runs.measure),
-            _replaced(module, PADDED, runs.measure),
-        ):
-            yield
-
-    return hooks
-
-
 # --- MMT ------------------------------------------------------------------------------------
 
 
@@ -319,27 +296,21 @@ def _trainers(module: ModuleType) -> list[type]:
 def _mmt_hooks(module: ModuleType, found: Captured) -> Iterator[None]:
     masks: list[tuple[Any, Any]] = []
 
-    def gather(original: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            gathered = original(*args, **kwargs)
-            masks.append((gathered["text_weights"], gathered["query_masks"]))
-            return gathered
+    def gather(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        gathered = original(*args, **kwargs)
+        masks.append((gathered["text_weights"], gathered["query_masks"]))
+        return gathered
 
-        return wrapped
-
-    def mix(original: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            given = {**dict(zip(MIXED, args, strict=False)), **kwargs}
-            parts = {name: _arrays(given[name]) for name in MIXED}  # reshaped in place by MMT
-            sims = original(*args, **kwargs)
-            weights = given["text_weights"]
-            query_masks = next((mask for key, mask in masks if key is weights), None)
-            if query_masks is not None:
-                parts["query_masks"] = np.asarray(query_masks)
-            found.add(MMT, **parts)
-            return sims
-
-        return wrapped
+    def mix(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        given = {**dict(zip(MIXED, args, strict=False)), **kwargs}
+        parts = {name: _arrays(given[name]) for name in MIXED}  # reshaped in place by MMT
+        sims = original(*args, **kwargs)
+        weights = given["text_weights"]
+        query_masks = next((mask for key, mask in masks if key is weights), None)
+        if query_masks is not None:
+            parts["query_masks"] = np.asarray(query_masks)
+        found.add(MMT, **parts)
+        return sims
 
     (trainer,) = _trainers(module)[:1] or (module,)  # without a trainer, no mask
     with _replaced(trainer, GATHER, gather), _replaced(module, SHARDED, mix):

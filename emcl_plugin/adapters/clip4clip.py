@@ -57,9 +57,6 @@ class CLIP4Clip(Adapter):
         "video": ("batch_visual_output_list", "visual_output"),
         "video_mask": ("batch_video_mask_list",),
         "sim": ("sim_matrix", "sims"),
-        "cut_off_points": (),
-        "logit_scale": (),
-        "orientation": (),
     }
 
     def __init__(
@@ -112,9 +109,8 @@ def one_vector(text: Any) -> Array:
     if x.ndim == 3 and x.shape[1] == 1:
         x = x[:, 0]
     if x.ndim != 2:
-        raise InputValueError(
-            "text must be one vector per text", describe(x), "(n_text, 1, D) or (n_text, D)"
-        )
+        shapes = "(n_text, 1, D) or (n_text, D)"
+        raise InputValueError("text must be one vector per text", describe(x), shapes)
     return x
 
 
@@ -128,9 +124,8 @@ def mean_of_frames(video: Any, mask: Any = None) -> Array:
     if x.ndim == 2:
         return x
     if x.ndim != 3:
-        raise InputValueError(
-            "video must hold frames", describe(x), "(n_video, frames, D) or (n_video, D)"
-        )
+        shapes = "(n_video, frames, D) or (n_video, D)"
+        raise InputValueError("video must hold frames", describe(x), shapes)
     there = np.ones(x.shape[:2]) if mask is None else stacked(mask, "video_mask")
     if there.ndim > 2:  # the data loader yields (n, 1, frames)
         there = there.reshape(len(there), -1)

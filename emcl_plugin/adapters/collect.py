@@ -6,9 +6,9 @@ dropped, and rows are sorted by id, so that the result does not depend on the nu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -39,8 +39,7 @@ class Collected(Adapter):
         By id, or by row number without ids: the vector and, for a text, the id of its video.
     """
 
-    NAME: ClassVar[str] = "collected"
-    FIELDS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    NAME = "collected"
 
     def __init__(self, texts: dict[Key, Row], videos: dict[Key, Row]) -> None:
         self.notes = []

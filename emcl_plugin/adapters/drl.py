@@ -8,7 +8,7 @@ transformer: the matrix only).
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, TypeGuard
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -63,9 +63,6 @@ class DRL(Adapter):
         "text_weights": ("text_weight",),
         "video_weights": ("video_weight",),
         "sim": ("sim_matrix", "sims"),
-        "cut_off_points": (),
-        "interaction": (),
-        "orientation": (),
     }
 
     def __init__(
@@ -115,16 +112,12 @@ class DRL(Adapter):
 def mask_of(mask: Any, tokens: Array, side: str) -> Array:
     """Return the mask, (n, tokens); all ones by default."""
     if mask is None:
-        shape = tuple(tokens.shape[:2])
-        whole = np.ones(shape, np.int64)
-        return torch.from_numpy(whole).to(tokens.device) if is_tensor(tokens) else whole
+        whole = np.ones(tuple(tokens.shape[:2]), np.int64)
+        if isinstance(tokens, torch.Tensor):
+            return torch.from_numpy(whole).to(tokens.device)
+        return whole
     given = stacked(mask, f"{side}_mask")
     return given.reshape(len(given), -1)  # the data loader yields (n, 1, tokens)
-
-
-def is_tensor(x: Array) -> TypeGuard[torch.Tensor]:
-    """Return whether an array is a tensor."""
-    return isinstance(x, torch.Tensor)
 
 
 def last_word(text: Array, mask: Array) -> Array:
@@ -134,5 +127,4 @@ def last_word(text: Array, mask: Array) -> Array:
     [[2.0, 3.0]]
     """
     last = (mask != 0).sum(1) - 1
-    rows = torch.arange(len(text), device=text.device) if is_tensor(text) else np.arange(len(text))
-    return text[rows, last]
+    return text[range(len(text)), last]

@@ -33,7 +33,6 @@ class OpenCLIP(Adapter):
     FIELDS: ClassVar[Fields] = {
         "texts_emb": ("text", "texts", "text_features", "text_emb"),
         "images_emb": ("image", "images", "image_features", "img_emb", "video", "video_emb"),
-        "texts_image_index": (),
     }
 
     def __init__(self, *, texts_emb: Any, images_emb: Any, texts_image_index: Any = None) -> None:
@@ -70,8 +69,6 @@ class HuggingFace(Adapter):
     FIELDS: ClassVar[Fields] = {
         "text_embeds": ("text", "text_features"),
         "image_embeds": ("video_embeds", "audio_embeds", "image", "video", "image_features"),
-        "logits_per_text": (),
-        "text_to_item": (),
     }
 
     def __init__(
@@ -87,7 +84,7 @@ class HuggingFace(Adapter):
         given = [text_embeds, image_embeds, logits_per_text]
         if outputs is not None:
             for place, name in enumerate(("text_embeds", "image_embeds", "logits_per_text")):
-                names = (name, *self.FIELDS[name])
+                names = (name, *self.FIELDS.get(name, ()))
                 found = [x for x in (_entry(outputs, n) for n in names) if x is not None]
                 given[place] = found[0] if given[place] is None and found else given[place]
         text, item, logits = given
@@ -130,8 +127,6 @@ class SentenceTransformers(Adapter):
     FIELDS: ClassVar[Fields] = {
         "queries": ("text", "query_embeddings"),
         "corpus": ("video", "image", "corpus_embeddings"),
-        "query_ids": (),
-        "corpus_ids": (),
     }
 
     def __init__(
@@ -200,7 +195,6 @@ class ClipRetrieval(Adapter):
     """
 
     NAME = "clip-retrieval"
-    FIELDS: ClassVar[Fields] = {"text_emb": (), "img_emb": (), "ids": ()}
 
     def __init__(self, *, text_emb: Any, img_emb: Any, ids: Sequence[str] | None = None) -> None:
         self.notes = []
@@ -224,6 +218,6 @@ class ClipRetrieval(Adapter):
             )
         text = read_vectors(folder / "text_emb", trust_pickle=trust_pickle)
         image = read_vectors(folder / "img_emb", trust_pickle=trust_pickle)
-        for found, name in ((text, "text_emb"), (image, "img_emb")):
-            check_matrix(found.array, name)
+        check_matrix(text.array, "text_emb")
+        check_matrix(image.array, "img_emb")
         return cls(text_emb=text.array, img_emb=image.array, ids=image.ids, **settings)

@@ -24,12 +24,7 @@ class EMCLNet(Adapter):
     """
 
     NAME = "emcl-net"
-    FIELDS: ClassVar[Fields] = {
-        "sim": ("sim_matrix", "sims", ""),
-        "cut_off_points": (),
-        "logit_scale": (),
-        "orientation": (),
-    }
+    FIELDS: ClassVar[Fields] = {"sim": ("sim_matrix", "sims", "")}
 
     def __init__(
         self,
@@ -56,11 +51,7 @@ class DBSN(MMT):
     """
 
     NAME = "dbsn"
-    FIELDS: ClassVar[Fields] = {
-        "sims": ("sim", "sim_matrix", ""),
-        "query_masks": ("query_mask",),
-        "orientation": (),
-    }
+    FIELDS: ClassVar[Fields] = {"sims": ("sim", "sim_matrix", ""), "query_masks": ("query_mask",)}
 
     def __init__(self, *, sims: Any, query_masks: Any = None, orientation: str = "auto") -> None:
         matrix, turned = stacked(sims, "sims"), False
@@ -74,6 +65,5 @@ class DBSN(MMT):
             orientation, turned = "video-text", True  # videos have captions
         super().__init__(sims=matrix, query_masks=query_masks, orientation=orientation)
         if turned:
-            self.notes.append(
-                "sim has fewer rows than columns: it is video x text and was transposed"
-            )
+            why = "sim has fewer rows than columns"
+            self.notes.append(f"{why}: it is video x text and was transposed")

@@ -57,14 +57,8 @@ class MMT(Adapter):
 
     NAME = "mmt"
     FIELDS: ClassVar[Fields] = {
-        "text_embds": (),
-        "vid_embds": (),
-        "text_weights": (),
-        "vid_weights": (),
         "query_masks": ("query_mask", "masks"),
         "sims": ("sim", "sim_matrix", ""),
-        "experts": (),
-        "orientation": (),
     }
 
     def __init__(
@@ -88,7 +82,9 @@ class MMT(Adapter):
                 ", ".join(missing),
                 f"pass {', '.join(_PARTS)}, or sims alone",
             )
-        mask = None if query_masks is None else np.asarray(_numpy(query_masks))
+        if isinstance(query_masks, torch.Tensor):
+            query_masks = query_masks.cpu()
+        mask = None if query_masks is None else np.asarray(query_masks)
         matrix: Any
         if not missing:
             matrix = _mixture(**parts, experts=experts)
@@ -97,9 +93,8 @@ class MMT(Adapter):
             whole = stacked(sims, "sims")
             matrix = oriented(whole, orientation, self.notes, texts=texts, videos=videos)
         else:
-            raise InputValueError(
-                "neither scores nor experts given", "nothing", "pass sims, or the embeddings"
-            )
+            remedy = "pass sims, or the embeddings"
+            raise InputValueError("neither scores nor experts given", "nothing", remedy)
         n_text, n_video = matrix.shape
         rows, index = unmasked(self._caption_mask(mask, n_text, n_video))
         if len(rows) < n_text:
@@ -177,14 +172,9 @@ def _flat(given: Any, name: str) -> Array:
     """Return captions as rows, (n_video * captions, D)."""
     x = stacked(given, name)
     if x.ndim not in (2, 3):
-        raise InputValueError(
-            f"{name} must have two or three dimensions", describe(x), "(videos, captions, D)"
-        )
+        problem = f"{name} must have two or three dimensions"
+        raise InputValueError(problem, describe(x), "(videos, captions, D)")
     return x.reshape(-1, x.shape[-1])
-
-
-def _numpy(x: Any) -> Any:
-    return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else x
 
 
 def _rows(matrix: Any, rows: np.ndarray[Any, Any]) -> Any:

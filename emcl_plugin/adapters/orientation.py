@@ -41,9 +41,7 @@ def oriented(
     """
     if orientation not in ORIENTATIONS:
         raise InputValueError(
-            "unknown orientation",
-            repr(orientation),
-            f"use one of {', '.join(ORIENTATIONS)}",
+            "unknown orientation", repr(orientation), f"use one of {', '.join(ORIENTATIONS)}"
         )
     matrix = check_matrix(sim, "sim")
     shape = int(matrix.shape[0]), int(matrix.shape[1])

@@ -18,10 +18,7 @@ from emcl_plugin.scores.reductions import logsumexp
 
 
 def dual_is(
-    direction: Direction,
-    *,
-    query_temperature: float = 0.0199,
-    gallery_temperature: float = 0.03,
+    direction: Direction, *, query_temperature: float = 0.0199, gallery_temperature: float = 0.03
 ) -> Similarity:
     """The product of two inverted softmaxes, one over a query bank, one over a gallery bank.
 

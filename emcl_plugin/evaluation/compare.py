@@ -201,8 +201,7 @@ class _Runner:
             protocol = self.forward.protocol if method.bank else "transductive"
             source, turned = method.correct(self.forward), method.correct(self.backward)
             evaluation = Evaluation(
-                place(source, self.truth, self.several),
-                place(turned, self.truth.T, self.several),
+                place(source, self.truth, self.several), place(turned, self.truth.T, self.several)
             )
         seconds = time.perf_counter() - started
         return Row(name, title, protocol, serves, seconds, evaluation, hubness(source))

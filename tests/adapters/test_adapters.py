@@ -9,7 +9,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 from producers import Items, clip4clip, drl, mmt, padded, weight_networks
 
 from emcl_plugin.adapters import (
-    ADAPTERS,
     DBSN,
     DRL,
     MMT,
@@ -325,7 +324,3 @@ WRONG = [
 def test_wrong_input_is_refused(make, given, words):
     with pytest.raises(EmclError, match=words):
         make(**given)
-
-
-def test_every_adapter_has_a_name_and_fields():
-    assert all(name == kind.NAME and kind.FIELDS for name, kind in ADAPTERS.items())
