@@ -15,6 +15,8 @@ the query bank of the other.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -36,20 +38,10 @@ from emcl_plugin.scores.batch_invariant import BatchInvariantPair
 
 @dataclass(frozen=True)
 class Banked:
-    """Scores before and after the correction, (texts, videos), and the report.
+    """Scores before (``base``) and after the correction, (texts, videos), and the report.
 
-    Attributes
-    ----------
-    base, source : Similarity
-        Before and after.
-    report : Report
-        With ``protocol="bank"``.
-    correctors : dict of str to Corrector
-        By direction.
-    gates : dict of str to float
-        By direction, the mean of s over the queries: how far they resemble the bank.
-    seen : dict of str to int
-        By direction, the number of queries in their bank.
+    By direction: the correctors; gates, the mean of s over the queries, which says how far they
+    resemble the bank; and seen, the number of queries that are in their bank.
     """
 
     base: Similarity
@@ -95,27 +87,14 @@ def correct_by_banks(
     both = texts is not None and videos is not None
     metric = job.settings.metric
     found: dict[str, tuple[Corrector, BankReport]] = {}
-
-    def fit(
-        bank: torch.Tensor, gallery: torch.Tensor, others: torch.Tensor | None
-    ) -> tuple[Corrector, BankReport]:
-        return fit_corrector(
-            bank,
-            gallery,
-            gallery_bank=others,
-            emcl=emcl,
-            ncl=ncl,
-            prior=job.settings.prior,
-            guard=job.settings.guard,
-            metric=metric,
-            memory=job.memory,
-            progress=progress,
-        )
-
+    options: dict[str, Any] = {"ncl": ncl, "memory": job.memory, "progress": progress}
+    options |= {"prior": job.settings.prior, "guard": job.settings.guard}
+    fit: Any = partial(fit_corrector, **options)
     seen, gates = {}, {}
     forward, backward = DIRECTIONS
     if texts is not None:
-        first, _ = found[forward] = fit(texts, video, videos)
+        found[forward] = fit(texts, video, gallery_bank=videos, emcl=emcl, metric=metric)
+        first = found[forward][0]
         seen[forward] = first.seen(text)
         left = torch.cat(list(first.vectors(text, gate=not both)))  # [M t_i, s_i]
         right = first.vectors_of_gallery()  # [M v_j, tau g_j]
@@ -125,7 +104,8 @@ def correct_by_banks(
         if texts is not None:
             videos, emcl = first.map(videos), None
             metric = metric if first.renormalize or not len(first.change) else "dot"
-        second, _ = found[backward] = fit(videos, text, texts)
+        found[backward] = fit(videos, text, gallery_bank=texts, emcl=emcl, metric=metric)
+        second = found[backward][0]
         seen[backward] = second.seen(video)
         asks = torch.cat(list(second.vectors(video, gate=not both)))  # [M v_j, s'_j]
         gates[backward] = float(asks[:, -1].mean())
@@ -139,7 +119,7 @@ def correct_by_banks(
         if count := seen.get(direction):
             warn(overlap_message(count, total, what), OverlapWarning)
     base = job.source()
-    report = _report(job, base, source, {way: facts for way, (_, facts) in found.items()})
+    report = _report(job, base, source, {way: report for way, (_, report) in found.items()})
     correctors = {way: corrector for way, (corrector, _) in found.items()}
     return Banked(base, source, report, correctors, gates, seen)
 
@@ -165,8 +145,6 @@ def _vectors(
 def _report(job: Job, base: Similarity, source: Similarity, banks: dict[str, BankReport]) -> Report:
     """Return the common report; each bank's own is in ``banks``."""
     main = next(iter(banks.values()))
-    guards = [found.guard for found in banks.values()]
-    guard = max(guards, key=lambda guard: guard.strength)
     return Report(
         shape=job.shape,
         protocol="bank",
@@ -175,7 +153,7 @@ def _report(job: Job, base: Similarity, source: Similarity, banks: dict[str, Ban
         biases=None,
         probes=None,
         prior=None,
-        guard=guard,
+        guard=max((bank.guard for bank in banks.values()), key=lambda guard: guard.strength),
         hubs_before=nearest(base).hubs(),
         hubs_after=nearest(source).hubs(),
         repeated_texts=job.repeated[0],

@@ -224,23 +224,21 @@ class Corrector:
         new = self._read(queries, "bank")
         found, known = self._full_potential(new), self._full_potential(self.bank)
         found += (self.potential - known).mean()  # the constant of the others
-        dtype, device = self.gallery.dtype, self.gallery.device
+        like: dict[str, Any] = {"dtype": new.dtype, "device": new.device}
         bank, gallery = (
-            Features(x, metric="dot", dtype=dtype, device=device)
-            for x in (torch.cat([self.bank, new]), self.gallery)
+            Features(x, metric="dot", **like) for x in (torch.cat([self.bank, new]), self.gallery)
         )
         best = nearest(FeaturePair(bank, gallery))
+        rows = bank.rows(0, bank.shape[0])
         weight = duplicate_weights(bank, best.video_of_text, memory=DEFAULT_MEMORY)
         ood_gate = self.ood_gate
         if len(ood_gate.known):  # otherwise it is open
             ood_gate = fit_ood_gate(bank, best.video_of_text, best.text_score, ood_gate.plane)
         return replace(
             self,
-            bank=bank.rows(0, bank.shape[0]),
+            bank=rows,
             potential=torch.cat([self.potential, found]),
-            weight=bank.rows(0, bank.shape[0]).new_ones(bank.shape[0])
-            if weight is None
-            else weight,
+            weight=rows.new_ones(len(rows)) if weight is None else weight,
             ood_gate=ood_gate,
         ).renewed()
 
@@ -284,11 +282,9 @@ class Corrector:
         full = self._full_bias(self.gallery)
         mean = float(full.mean())
         out = replace(self, bias=self.strength * (full - mean), level=self.level - mean)
-        return (
-            replace(out, auxiliary_bias=out._full_bias(self.auxiliary))
-            if len(self.auxiliary)
-            else out
-        )
+        if not len(self.auxiliary):
+            return out
+        return replace(out, auxiliary_bias=out._full_bias(self.auxiliary))
 
     def weakened(self, share: float) -> Corrector:
         """Return a copy with this share of the biases."""

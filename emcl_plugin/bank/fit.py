@@ -12,7 +12,8 @@ infinite bank. A bank of ten queries keeps little of its biases, one of thousand
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from emcl_plugin.evidence.near_duplicates import first_equal
 from emcl_plugin.ncl import NCL, Biases, fit_biases
 from emcl_plugin.pipeline.job import Job
 from emcl_plugin.pipeline.settings import Resources, Settings
-from emcl_plugin.scores import Biased, FeaturePair, Features, Similarity
+from emcl_plugin.scores import Biased, FeaturePair, Features
 from emcl_plugin.scores.reductions import topk
 
 
@@ -54,18 +55,14 @@ def fit_corrector(
 
     Parameters
     ----------
-    bank : (n_bank, D)
-        Queries that will not be scored: of a training set, a log or another split.
-    gallery : (n_gallery, D)
-        The items that will be searched.
+    bank, gallery, names
+        As in :meth:`emcl_plugin.Reranker.fit`.
     gallery_bank : (n, D), optional
-        More items of the gallery's kind, ideally those that the bank's queries ask for. NCL then
-        runs over both, so that these take their own mass (dual-bank Sinkhorn).
+        As there. NCL then runs over both galleries, so that these items take their own mass
+        (dual-bank Sinkhorn).
     emcl, ncl, prior, guard, metric, device, memory, progress
         As in :func:`emcl_plugin.rerank`, but NCL defaults to :data:`BANK`. ``guard=False`` also
         sets reliability and the in-domain score to 1 and opens the gate.
-    names : tuple of str
-        One name per gallery item.
 
     Returns
     -------
@@ -134,18 +131,12 @@ def _stacked(gallery: Array, gallery_bank: Array) -> Array:
     return np.concatenate([gallery, np.asarray(gallery_bank)])
 
 
-@dataclass(frozen=True)
-class Trust:
+class Trust(NamedTuple):
     """Unshrunk biases (None: no NCL) and their shrinkage factors."""
 
     biases: Biases | None
     reliability: float = 1.0
     in_domain: float | None = None
-
-    @property
-    def share(self) -> float:
-        """Reliability times the gallery's in-domain score."""
-        return self.reliability * (1.0 if self.in_domain is None else self.in_domain)
 
 
 class BankFit:
@@ -189,7 +180,8 @@ class BankFit:
         gate = fit_ood_gate(self.queries, before.video_of_text, before.text_score, plane)
         in_domain = self._in_domain(plane) if self.size < self.job.shape[1] else None
         trust = Trust(biases, self._reliability(corrector), in_domain)
-        return replace(corrector, ood_gate=gate).weakened(trust.share), trust
+        share = trust.reliability * (1.0 if in_domain is None else in_domain)
+        return replace(corrector, ood_gate=gate).weakened(share), trust
 
     def bare(self) -> Corrector:
         """Return a corrector with EMCL only: no biases, an open gate."""
@@ -223,9 +215,10 @@ class BankFit:
 
     def _pair(self, corrector: Corrector, queries: torch.Tensor) -> FeaturePair:
         """Return the scores after EMCL of queries x (gallery and gallery bank)."""
-        columns = corrector.map(self.columns.rows(0, self.columns.shape[0]))
-        sides = self._features(corrector.map(queries)), self._features(columns)
-        return FeaturePair(*sides, memory=self.job.memory)
+        sides = queries, self.columns.rows(0, self.columns.shape[0])
+        return FeaturePair(
+            *(self._features(corrector.map(x)) for x in sides), memory=self.job.memory
+        )
 
     def _in_domain(self, plane: torch.Tensor) -> float:
         """How far the gallery is of the gallery bank's kind."""
@@ -268,14 +261,16 @@ class BankFit:
 
     def report(self, corrector: Corrector, trust: Trust) -> BankReport:
         """Return the report on the fit."""
-        biases = trust.biases
-        job, found = self.job, self.found
-        bank = self._features(corrector.map(corrector.bank))
-        gallery = self._features(corrector.map(corrector.gallery))
+        job, found, biases = self.job, self.found, trust.biases
+        names = ("temperature", "iterations", "error", "converged")
+        solved: dict[str, Any] = dict(zip(names, (0.0, 0, 0.0, True), strict=True))
+        if biases is not None:
+            solved = {name: getattr(biases, name) for name in names}
+        sides = (self._features(corrector.map(x)) for x in (corrector.bank, corrector.gallery))
+        mapped = FeaturePair(*sides, memory=job.memory)
+        after = Biased(mapped, corrector.bias.new_zeros(job.shape[0]), corrector.bias)
         own = FeaturePair(self.queries, self._features(corrector.gallery), memory=job.memory)
         before = found.before if self.size == job.shape[1] else nearest(own)
-        after: Similarity = FeaturePair(bank, gallery, memory=job.memory)
-        after = Biased(after, corrector.bias.new_zeros(len(corrector.bank)), corrector.bias)
         ranked = topk(own, TOP)[1]
         return BankReport(
             bank=job.shape[0],
@@ -284,11 +279,8 @@ class BankFit:
             queries=float(self.weights.sum()),
             score_std=found.score_std,
             emcl=found.emcl,
-            temperature=biases.temperature if biases is not None else 0.0,
-            rho=corrector.rho if biases is not None else 0.0,
-            iterations=biases.iterations if biases is not None else 0,
-            error=biases.error if biases is not None else 0.0,
-            converged=biases is None or biases.converged,
+            **solved,
+            rho=0.0 if biases is None else corrector.rho,
             guard=found.guard,
             reliability=trust.reliability,
             in_domain=trust.in_domain,
@@ -306,8 +298,5 @@ def overlap_message(count: int, total: int, what: str) -> str:
     >>> overlap_message(3, 50, "queries")
     '3 of the 50 queries are in the bank: their gain does not carry over to new ones'
     """
-    verb = "is" if count == 1 else "are"
-    return (
-        f"{count} of the {total} {what} {verb} in the bank: their gain does not carry over to new "
-        "ones"
-    )
+    held = f"{count} of the {total} {what} {'is' if count == 1 else 'are'} in the bank"
+    return f"{held}: their gain does not carry over to new ones"

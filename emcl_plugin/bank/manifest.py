@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
 from reprlib import repr as shown
@@ -18,16 +18,14 @@ from emcl_plugin.emcl import EMCL, PRESETS
 from emcl_plugin.evidence.prior import MODES
 from emcl_plugin.io.strict_json import bad, parse_json, read_as, same_keys, saved_fields
 from emcl_plugin.ncl import NCL
+from emcl_plugin.pipeline.settings import METRICS
 from emcl_plugin.version import __version__
 
 KIND = "emcl_plugin corrector"
 FORMAT = 1
 CODES = {"float32": "F32", "float64": "F64"}
 
-_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
-"""Step k converts the content of format k into that of format k + 1."""
 SCALARS = ("metric", "renormalize", "level", "temperature", "rho", "strength")
-_METRICS = ("cosine", "dot")
 
 
 class Fitted(Protocol):
@@ -122,7 +120,7 @@ class Manifest:
             ("dtype", self.dtype, self.dtype in CODES, tuple(CODES)),
             *((name, vars(self)[name], low <= vars(self)[name] < 1 << 48, f"from {low}")
               for name, low in least.items()),
-            ("metric", self.metric, self.metric in _METRICS, _METRICS),
+            ("metric", self.metric, self.metric in METRICS, METRICS),
             ("temperature", self.temperature, self.temperature > 0, "above 0"),
             ("rho", self.rho, 0 < self.rho <= 1, "above 0 and at most 1"),
             ("strength", self.strength, 0 <= self.strength <= 1, "0 to 1"),
@@ -133,7 +131,7 @@ class Manifest:
             ("emcl", emcl, not isinstance(emcl, str) or emcl in ("auto", *PRESETS), "a preset"),
             ("ncl", ncl, not isinstance(ncl, str) or ncl == "auto", "auto"),
             ("prior", prior, prior in MODES, MODES),
-            ("settings' metric", self.settings.metric, self.settings.metric in _METRICS, _METRICS),
+            ("settings' metric", self.settings.metric, self.settings.metric in METRICS, METRICS),
         ):  # fmt: skip
             if not good:
                 received = f"{path}: {shown(value)}, not {allowed}"
@@ -191,19 +189,12 @@ def checked(content: Any, path: Path) -> Manifest:
             f"is {__version__!r}, which reads formats up to {FORMAT}",
             "upgrade: pip install --upgrade emcl-plugin",
         )
-    if version < FORMAT and version not in _UPGRADES:
+    if version < FORMAT:
         raise bad("there is no such format", f"{path}: format_version {version}")
-    current = content
-    try:
-        for step in range(version, FORMAT):
-            current = _UPGRADES[step](current)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        received = f"{path}: {shown(error)}"
-        raise bad(f"the file does not match format {version}", received) from None
-    nested = {"report": _nested(current["report"])} if "report" in current else {}
-    manifest: Manifest = read_as(Manifest, current | nested, f"{path}")
+    nested = {"report": _nested(content["report"])} if "report" in content else {}
+    manifest: Manifest = read_as(Manifest, content | nested, f"{path}")
     manifest.check(path)
-    if current["report"] != (None if manifest.report is None else manifest.report.to_dict()):
+    if content["report"] != (None if manifest.report is None else manifest.report.to_dict()):
         raise bad("the report is not one of a fit", f"{path}: report")
     if seal(content) != content["sha256"]:
         raise bad("the file was changed after it was saved", f"{path}: another sha256")

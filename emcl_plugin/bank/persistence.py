@@ -55,16 +55,10 @@ AnyFitted = TypeVar("AnyFitted", bound=Fitted)
 
 
 def save(reranker: Fitted, folder: Path, *, force: bool = False) -> None:
-    """Write a fitted Reranker to a folder, completely or not at all.
+    """Write a fitted Reranker to a new folder, completely or not at all.
 
-    Parameters
-    ----------
-    reranker : Reranker
-        Fitted on a bank. Its device and memory budget are not saved.
-    folder : Path
-        New folder in an existing one.
-    force : bool
-        Replace a saved corrector or an empty folder. Nothing else is ever replaced.
+    Its device and memory budget are not saved. With ``force`` a saved corrector or an empty folder
+    is replaced, and never anything else.
 
     Raises
     ------
@@ -75,18 +69,6 @@ def save(reranker: Fitted, folder: Path, *, force: bool = False) -> None:
     StateError
         The result could not be loaded: it holds NaN or infinity, marginals, or names that are
         not text. Also if ``force`` would replace something that is not a saved corrector.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from emcl_plugin import Reranker
-    >>> from emcl_plugin.data.demo import load_demo
-    >>> fitted = Reranker().fit(load_demo().text_bank, load_demo().video)
-    >>> with tempfile.TemporaryDirectory() as place:
-    ...     save(fitted, Path(place) / "corrector")
-    ...     again = load(Path(place) / "corrector", Reranker)
-    >>> bool((again.transform(load_demo().text) == fitted.transform(load_demo().text)).all())
-    True
     """
     folder, corrector = Path(folder), reranker.corrector_
     tensors = _tensors(corrector)
@@ -106,28 +88,23 @@ def save(reranker: Fitted, folder: Path, *, force: bool = False) -> None:
     for name, text in texts.items():
         check_size(folder / name, len(text), LARGEST[name])
     with atomic_folder(folder, force=force, files=FILES) as part:
-        _write(part / MANIFEST, texts[MANIFEST])
-        _write(part / TENSORS, to_bytes(tensors))
+        (part / MANIFEST).write_bytes(texts[MANIFEST])
+        (part / TENSORS).write_bytes(to_bytes(tensors))
         if names:
-            _write(part / NAMES, texts[NAMES])
+            (part / NAMES).write_bytes(texts[NAMES])
 
 
 def load(folder: Path, kind: Callable[..., AnyFitted], *, device: str | None = None) -> AnyFitted:
-    """Return the fitted Reranker that was saved in a folder; no code in it is executed.
+    """Return the fitted Reranker that :func:`save` wrote; no code in the folder is executed.
 
     Parameters
     ----------
     folder : Path
-        As :func:`save` wrote it. Other files are ignored.
+        Other files in it are ignored.
     kind : type
-        Reranker or a subclass.
+        Reranker or a subclass. Its scores equal those of the saved one, bit for bit.
     device : str, optional
         Device of its tensors. Default: "cpu".
-
-    Returns
-    -------
-    kind
-        Its scores equal those of the saved one, bit for bit.
 
     Raises
     ------
@@ -138,13 +115,15 @@ def load(folder: Path, kind: Callable[..., AnyFitted], *, device: str | None = N
 
     Examples
     --------
+    >>> import tempfile
     >>> from emcl_plugin import Reranker
-    >>> load(Path("nowhere"), Reranker)
-    Traceback (most recent call last):
-        ...
-    emcl_plugin.errors.StateError: there is no saved corrector
-      received: nowhere does not exist
-      to do:    check the path
+    >>> from emcl_plugin.data.demo import load_demo
+    >>> fitted = Reranker().fit(load_demo().text_bank, load_demo().video)
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     save(fitted, Path(place) / "corrector")
+    ...     again = load(Path(place) / "corrector", Reranker)
+    >>> bool((again.transform(load_demo().text) == fitted.transform(load_demo().text)).all())
+    True
     """
     folder = Path(folder)
     if not os.path.isdir(folder):
@@ -156,9 +135,8 @@ def load(folder: Path, kind: Callable[..., AnyFitted], *, device: str | None = N
     _check_tensors(tensors, digests, manifest, folder / TENSORS)
     names: list[str] = []
     if manifest.named:
-        names = _check_names(
-            read_json(folder / NAMES, LARGEST[NAMES]), manifest.n_gallery, folder / NAMES
-        )
+        saved = read_json(folder / NAMES, LARGEST[NAMES])
+        names = _check_names(saved, manifest.n_gallery, folder / NAMES)
     if _order(digests["gallery"], names) != manifest.gallery_order:
         raise bad(
             "the gallery items or their names are not the saved ones, in the saved order",
@@ -167,25 +145,19 @@ def load(folder: Path, kind: Callable[..., AnyFitted], *, device: str | None = N
     place = Resources(device=device or "cpu").device_for(Kind.of(tensors["gallery"]))
     held: dict[str, Any] = {name: x.to(place) for name, x in tensors.items()}
     known, plane = held.pop("likeness.known"), held.pop("likeness.plane")
-    named = {name: held.pop(stored) for name, stored in RENAMED.items()}
+    low, high = manifest.likeness_low, manifest.likeness_high
     reranker = kind(device=device, **manifest.settings.parameters())
     reranker.corrector_ = Corrector(
+        **{name: held.pop(stored) for name, stored in RENAMED.items()},
         **held,
-        **named,
         **{name: getattr(manifest, name) for name in SCALARS},
-        ood_gate=OODGate(
-            known, manifest.likeness_low, manifest.likeness_high, plane, manifest.likeness_within
-        ),
+        ood_gate=OODGate(known, low, high, plane, manifest.likeness_within),
         names=tuple(names),
         facts={} if manifest.report is None else manifest.report.to_dict(),
     )
     if manifest.report is not None:
         reranker.report_ = manifest.report
     return reranker
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
 
 
 def _order(gallery: Any, names: list[str]) -> str:

@@ -120,41 +120,40 @@ def lost(name, *banks, **settings):
     return (before(name) - r1(load(name), *banks, **settings)).mean()
 
 
-@pytest.mark.parametrize(("name", "seed"), [*((name, 0) for name in ALL), *((n, 1) for n in SMALL)])
-def test_a_bank_of_random_vectors_costs_no_more_than_a_point(name, seed):
+def noise(data, seed, n=800):
     rng = np.random.default_rng(seed)
-    banks = rng.standard_normal((2, 800, load(name).text.shape[1])).astype("f4")
-    assert lost(name, *banks) <= 1
+    return rng.standard_normal((2, n, data.text.shape[1])).astype("f4")
+
+
+def ten(data, seed):
+    few = np.random.default_rng(seed).choice(len(data.text_bank), 10, replace=False)
+    return data.text_bank[few], data.video_bank[few]
+
+
+JUNK = {
+    "random vectors": noise,
+    "ten items": ten,
+    "one item 500 times": lambda data, _: (
+        np.repeat(bank[:1], 500, axis=0) for bank in (data.text_bank, data.video_bank)
+    ),
+    "videos for texts, texts for videos": lambda data, _: (data.video_bank, data.text_bank),
+    "another set": lambda _, other: (load(other).text_bank, load(other).video_bank),
+}
 
 
 @pytest.mark.parametrize(
-    ("name", "other"), [(a, b) for space in SAME_SPACE for a in space for b in space if a != b]
+    ("name", "kind", "which"),
+    [
+        *((name, "random vectors", 0) for name in ALL),
+        *((name, "random vectors", 1) for name in SMALL),
+        *((name, "ten items", seed) for name in ALL for seed in range(3)),
+        *((name, "one item 500 times", 0) for name in ALL),
+        *((name, "videos for texts, texts for videos", 0) for name in SMALL),
+        *((a, "another set", b) for space in SAME_SPACE for a in space for b in space if a != b),
+    ],
 )
-def test_a_bank_of_another_set_costs_no_more_than_a_point(name, other):
-    junk = load(other)
-    assert lost(name, junk.text_bank, junk.video_bank) <= 1
-
-
-@pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("seed", range(3))
-def test_a_bank_of_ten_items_costs_no_more_than_a_point(name, seed):
-    data = load(name)
-    few = np.random.default_rng(seed).choice(len(data.text_bank), 10, replace=False)
-    assert lost(name, data.text_bank[few], data.video_bank[few]) <= 1
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_a_bank_of_one_item_500_times_costs_no_more_than_a_point(name):
-    data = load(name)
-    banks = (np.repeat(bank[:1], 500, axis=0) for bank in (data.text_bank, data.video_bank))
-    assert lost(name, *banks) <= 1
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_a_bank_of_the_other_side_costs_no_more_than_a_point(name):
-    """Videos in place of texts, and texts in place of videos."""
-    data = load(name)
-    assert lost(name, data.video_bank, data.text_bank) <= 1
+def test_a_bank_of_junk_costs_no_more_than_a_point(name, kind, which):
+    assert lost(name, *JUNK[kind](load(name), which)) <= 1
 
 
 # --- a gallery bank ----------------------------------------------------------------------
@@ -176,5 +175,4 @@ def test_the_other_side_s_bank_as_gallery_bank_loses_nothing(name):
 def test_a_gallery_bank_of_random_vectors_costs_no_more_than_a_point(name):
     """Beside the queries' own bank."""
     data = load(name)
-    junk = np.random.default_rng(0).standard_normal((800, data.text.shape[1])).astype("f4")
-    assert lost(name, data.text_bank, data.video_bank, gallery_bank=junk) <= 1
+    assert lost(name, data.text_bank, data.video_bank, gallery_bank=noise(data, 0)[0]) <= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import numpy as np
@@ -87,19 +88,16 @@ def test_without_the_guard_everything_is_let_through(dual):
     assert (torch.cat(list(corrector.vectors(-x.queries)))[:, -1] == 1).all()
 
 
-def reliability(x, **settings):
-    return fit(x, **settings)[1].reliability
-
-
 @pytest.mark.slow
 def test_a_large_bank_is_reliable_and_ten_queries_are_not():
     """Means of eight draws: 0.98 of 600, less of fewer, under 0.8 of ten."""
-    found = [
-        np.mean([reliability(banked(seed, 150, n)) for seed in range(8)]) for n in (10, 40, 600)
-    ]
-    assert found[0] < 0.8
-    assert found[0] < found[1] < found[2]
-    assert found[2] > 0.97
+    few, more, many = (
+        np.mean([fit(banked(seed, 150, n))[1].reliability for seed in range(8)])
+        for n in (10, 40, 600)
+    )
+    assert few < 0.8
+    assert few < more < many
+    assert many > 0.97
 
 
 def test_noise_is_not_reliable():
@@ -116,20 +114,8 @@ def test_noise_is_not_reliable():
     assert 0 in found
 
 
-@pytest.mark.parametrize("times", [2, 5])
-def test_copies_do_not_make_a_bank_more_reliable(times):
-    """They are in one half together: R of thirty queries is that of each given k times."""
-    for seed in range(4):
-        x = banked(seed, 120, 30)
-        again = x._replace(bank=np.repeat(x.bank, times, axis=0))
-        once, more = fit(x)[1], fit(again)[1]
-        assert once.guard.applied
-        assert_allclose(more.reliability, once.reliability, rtol=0, atol=1e-9)
-        assert_allclose(more.strength, once.strength, rtol=1e-9)
-
-
 @pytest.mark.slow
-def test_nor_do_near_copies():
+def test_near_copies_do_not_make_a_bank_more_reliable():
     """To a twentieth, on average: thirty different queries, each written in five ways."""
     found = []
     for seed in range(16):
@@ -153,30 +139,18 @@ def test_a_bank_with_no_two_halves_teaches_nothing():
     assert not corrector.bias.any()
 
 
-def test_a_gallery_bank_of_the_gallery_s_kind_is_kin_and_one_of_another_space_is_not():
+def test_a_gallery_bank_of_the_gallery_s_kind_is_in_domain_and_one_of_another_space_is_not():
+    """Nor where all its items have one best query; fewer than fifty are not judged."""
     for seed in range(3):
         x = banked(seed, 150, 200)
         assert fit(x, dual=True)[1].in_domain > 0.9
-        other = x._replace(gallery_bank=banked(seed + 50, 150, 200).gallery_bank)
-        corrector, report = fit(other, dual=True)
-        assert report.in_domain < 0.02
-        assert spread(corrector.bias) < 0.02 * spread(fit(x)[0].bias)
-
-
-def test_nor_is_one_whose_items_all_have_the_same_best_query():
-    """As items of a space far away may have."""
-    x = banked(2, 150, 200)
-    away = 1.5 * np.random.default_rng(2).standard_normal(24)
-    other = x._replace(gallery_bank=unit(away + 0.5 * x.gallery_bank))
-    assert len(set((x.bank @ other.gallery_bank.T).argmax(0))) == 1
-    assert fit(other, dual=True)[1].in_domain < 0.02
-
-
-def test_a_small_gallery_bank_is_not_judged():
-    """Fewer than fifty have no percentiles."""
-    x = banked(0, 100, 200)
-    small = x._replace(gallery_bank=-x.gallery_bank[:30])
-    assert fit(small, dual=True)[1].in_domain == 1
+        away = unit(1.5 * np.random.default_rng(2).standard_normal(24) + 0.5 * x.gallery_bank)
+        assert seed != 2 or len(set((x.bank @ away.T).argmax(0))) == 1
+        for other in (banked(seed + 50, 150, 200).gallery_bank, away):
+            corrector, report = fit(x._replace(gallery_bank=other), dual=True)
+            assert report.in_domain < 0.02
+            assert spread(corrector.bias) < 0.02 * spread(fit(x)[0].bias)
+        assert fit(x._replace(gallery_bank=-x.gallery_bank[:30]), dual=True)[1].in_domain == 1
 
 
 @pytest.mark.parametrize("emcl", ["auto", MAP])
@@ -195,6 +169,6 @@ def test_where_there_is_nothing_to_learn_scores_are_the_input_s(what, emcl):
         corrector, report = fit_corrector(bank, gallery, emcl=emcl)
     found = torch.cat(list(corrector.scores(x.queries)))
     assert_allclose(found, x.queries @ gallery.T, rtol=0, atol=1e-12)
-    assert report.strength == 0
+    assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["strength"] == 0
     assert not report.guard.applied
     assert (report.temperature, report.rho, report.iterations, report.evenness) == (0, 0, 0, None)
