@@ -19,7 +19,7 @@ from emcl_plugin.io.seen import now_placed
 
 def check_target(path: Path, size: int, *, force: bool) -> None:
     """Raise early if writing ``size`` bytes to ``path`` is bound to fail."""
-    _check_kind(path)
+    _check_file(path)
     _check_new(path, force)
     _check_room(path, size)
 
@@ -35,12 +35,10 @@ def check_folder_target(path: Path, size: int, *, force: bool, files: Collection
         raise InputFileError("the output is a file", str(path), "name a folder")
     _check_new(path, force)
     if path.exists():
-        with os.scandir(path) as entries:
-            others = (e.name for e in entries if e.name not in files or e.is_dir())
-            other = min(others, default=None)
-        if other is not None:
+        others = [file for file in path.iterdir() if file.name not in files or file.is_dir()]
+        if others:
             problem = "the output folder holds other files too and is not replaced"
-            raise InputFileError(problem, f"{path / other}", "name another folder")
+            raise InputFileError(problem, f"{min(others)}", "name another folder")
     _check_room(path, size)
 
 
@@ -57,7 +55,7 @@ def _check_new(path: Path, force: bool) -> None:
         raise InputFileError("the output exists already", str(path), remedy)
 
 
-def _check_kind(path: Path) -> None:
+def _check_file(path: Path) -> None:
     """Refuse targets that are not regular files."""
     _check_name(path)
     if path.is_dir():
@@ -95,13 +93,12 @@ def _check_room(path: Path, size: int) -> None:
 def atomic_writer(path: Path, *, force: bool) -> Iterator[BinaryIO]:
     """Yield a binary file that becomes ``path`` if the block succeeds, and is deleted otherwise.
 
-    It is written beside its target as ``.NAME.*.part``, synced and renamed, so readers see the old
-    file or the complete new one. Without ``force``, a file that appears meanwhile is kept. SIGKILL
-    leaves the part behind; nothing reads it. If ``path`` is a link, its target is written.
+    ``.NAME.*.part`` is written beside the target (of a link), synced and renamed. Without
+    ``force``, a file that appears meanwhile is kept. SIGKILL leaves the part; nothing reads it.
     """
     target = _place(path)
     with _naming_a_failure(path):
-        _check_kind(path)
+        _check_file(path)
         handle, name = tempfile.mkstemp(prefix=prefix(target), suffix=".part", dir=target.parent)
     part = Path(name)
     try:
@@ -111,14 +108,24 @@ def atomic_writer(path: Path, *, force: bool) -> Iterator[BinaryIO]:
                 settle(file)
             part.chmod(0o666 & ~_umask())  # mkstemp makes it private
             now_placed(part, path)
-            if force:
-                part.replace(target)
-            else:
-                _rename_new(part, target)
-            _sync_folder(target.parent)
+            _rename(part, target, force)
+            with suppress(OSError):  # not every system can open a folder
+                _sync(target.parent)
     finally:
         with suppress(OSError):
             part.unlink()
+
+
+def _rename(part: Path, path: Path, force: bool) -> None:
+    if not force:
+        try:
+            os.link(part, path)
+            return
+        except FileExistsError:
+            raise _appeared(path) from None
+        except OSError:  # a file system without hard links
+            pass
+    part.replace(path)
 
 
 def settle(file: BinaryIO) -> None:
@@ -149,19 +156,26 @@ def atomic_folder(path: Path, *, force: bool, files: Collection[str]) -> Iterato
             for file in part.iterdir():
                 _sync(file)
             part.chmod(0o777 & ~_umask())
-            _sync_folder(part)
+            with suppress(OSError):
+                _sync(part)
             now_placed(part, given)
-            if force and path.exists():
-                _swap(part, path, files)
-            else:
-                _rename_new_folder(part, path)
-            _sync_folder(path.parent)
+            _rename_folder(part, path, files if force else ())
+            with suppress(OSError):
+                _sync(path.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _swap(part: Path, path: Path, files: Collection[str]) -> None:
-    """Replace the folder ``path`` by ``part`` and delete these files of the old one."""
+def _rename_folder(part: Path, path: Path, files: Collection[str]) -> None:
+    """Rename ``part`` to ``path``; an older folder of these ``files``, if any, is deleted."""
+    if not (files and path.exists()):
+        try:
+            part.rename(path)  # onto an empty folder at most
+        except OSError as error:
+            if path.exists():
+                raise _appeared(path) from error
+            raise
+        return
     old = Path(tempfile.mkdtemp(prefix=prefix(path), suffix=".old", dir=path.parent))
     try:
         path.rename(old)
@@ -170,23 +184,12 @@ def _swap(part: Path, path: Path, files: Collection[str]) -> None:
         except BaseException:
             old.rename(path)
             raise
-        with suppress(
-            OSError
-        ):  # the new folder is in place; failing to delete the old one is harmless
+        with suppress(OSError):  # the new folder is in place
             for name in files:
                 (old / name).unlink(missing_ok=True)
     finally:
         with suppress(OSError):
             old.rmdir()
-
-
-def _rename_new_folder(part: Path, path: Path) -> None:
-    try:
-        part.rename(path)  # onto an empty folder at most
-    except OSError as error:
-        if path.exists():
-            raise _appeared(path) from error
-        raise
 
 
 @contextmanager
@@ -212,23 +215,9 @@ def _umask() -> int:
     return mask
 
 
-def _rename_new(part: Path, path: Path) -> None:
-    try:
-        os.link(part, path)
-    except FileExistsError:
-        raise _appeared(path) from None
-    except OSError:  # a file system without hard links
-        part.replace(path)
-
-
 def _appeared(path: Path) -> InputFileError:
     problem = "the output appeared during this run"
     return InputFileError(problem, str(path), "add --force to replace it")
-
-
-def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):  # not every system can open a folder
-        _sync(folder)
 
 
 def _sync(path: Path) -> None:

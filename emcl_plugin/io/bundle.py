@@ -12,14 +12,14 @@ import numpy as np
 
 from emcl_plugin.errors import InputFileError
 from emcl_plugin.io.formats import READERS, read_vectors
-from emcl_plugin.io.members import check_magic, check_ratio, library, parsing, utf8_name
+from emcl_plugin.io.hdf5 import data_sets
+from emcl_plugin.io.members import check_magic, check_ratio, parsing
 from emcl_plugin.io.parts import check_link
 from emcl_plugin.io.pickled import holds_pickle, refuse_pickle, unpickle
-from emcl_plugin.io.remote import fetched, is_address
-from emcl_plugin.io.stdin import STDIN, spooled
+from emcl_plugin.io.safetensor import as_numpy, opened
+from emcl_plugin.io.sources import STDIN, copied, is_address
 
 KINDS = (".npz", ".npy", ".safetensors", ".pt", ".pth", ".h5", ".hdf5", ".pkl", ".pickle")
-
 
 ORDERED = (".npz", ".npy", ".pt", ".pth", ".pkl", ".pickle")
 """Formats that keep the order in which arrays were written; the others sort them by name."""
@@ -57,11 +57,8 @@ def read_bundle(source: str | Path, *, trust_pickle: bool = False) -> dict[str, 
     (['sims', 'text_embds'], (2, 4))
     """
     where = str(source)
-    if where == STDIN:
-        with spooled() as copy:
-            return _read(copy, trust_pickle)
-    if is_address(where):
-        with fetched(where, KINDS) as (files, several):
+    if where == STDIN or is_address(where):
+        with copied(where, KINDS) as (files, several):
             if several:
                 problem = "an address of several files gives no arrays by name"
                 raise InputFileError(problem, where, "name one file")
@@ -86,7 +83,7 @@ def _read(path: Path, trust_pickle: bool) -> dict[str, Any]:
     if suffix not in KINDS:
         remedy = f"use one of {', '.join(KINDS)}"
         raise InputFileError("files of this kind hold no arrays by name", str(path), remedy)
-    names = {".npz": _in_npz, ".safetensors": _in_safetensors}.get(suffix, _in_hdf5)(path)
+    names = _NAMES.get(suffix, _in_hdf5)(path)
     return _nested({name: READERS[suffix](path, name).array for name in names})
 
 
@@ -125,24 +122,16 @@ def _in_npz(path: Path) -> list[str]:
 
 
 def _in_safetensors(path: Path) -> list[str]:
-    from safetensors import safe_open
-
-    check_magic(path, b"{", "a .safetensors file", at=8)
-    with (
-        parsing(path, ".safetensors"),
-        utf8_name(path) as named,
-        safe_open(named, framework="pt") as file,
-    ):
+    with opened(path) as file:
         return list(file.keys())
 
 
 def _in_hdf5(path: Path) -> list[str]:
-    check_magic(path, b"\x89HDF\r\n\x1a\n", "an HDF5 file")
-    h5py = library("h5py", path)
-    names: list[str] = []
-    with parsing(path, "HDF5"), h5py.File(path, "r") as file:
-        file.visititems(lambda n, x: names.append(n) if isinstance(x, h5py.Dataset) else None)
-    return names
+    with data_sets(path) as sets:
+        return list(sets)
+
+
+_NAMES = {".npz": _in_npz, ".safetensors": _in_safetensors}
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,8 +186,6 @@ class _Plain:
 
     def _make(self, content: Any) -> tuple[Any, int]:
         import torch
-
-        from emcl_plugin.io.safetensor import as_numpy
 
         if isinstance(content, torch.Tensor):
             size = content.numel() * content.itemsize

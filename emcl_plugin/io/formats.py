@@ -17,15 +17,13 @@ from emcl_plugin.io.fvecs import read_fvecs
 from emcl_plugin.io.hdf5 import read_hdf5
 from emcl_plugin.io.matlab import read_mat
 from emcl_plugin.io.members import Matrix, first_bytes, only
-from emcl_plugin.io.npy import MAGIC, read_npy
-from emcl_plugin.io.npz import read_npz
+from emcl_plugin.io.npy import MAGIC, read_npy, read_npz
 from emcl_plugin.io.parquet import read_arrow, read_parquet
 from emcl_plugin.io.parts import parts_of, stacked
 from emcl_plugin.io.pickled import holds_pickle, read_pickle_array, refuse_pickle
-from emcl_plugin.io.remote import fetched, is_address
 from emcl_plugin.io.safetensor import read_safetensors
 from emcl_plugin.io.seen import now_read
-from emcl_plugin.io.stdin import STDIN, spooled
+from emcl_plugin.io.sources import STDIN, copied, is_address
 from emcl_plugin.io.text_table import read_csv, read_jsonl
 from emcl_plugin.io.torch_file import read_torch
 from emcl_plugin.io.vectors import Reader, Vectors
@@ -113,11 +111,8 @@ def read_vectors(source: str | Path, *, trust_pickle: bool = False) -> Vectors:
     def read(path: Path) -> Vectors:
         return _one(path, key, trust_pickle=trust_pickle)
 
-    if where == STDIN:
-        with spooled() as file:
-            return read(file)
-    if is_address(where):
-        with fetched(where, READERS) as (files, several):
+    if where == STDIN or is_address(where):
+        with copied(where, READERS) as (files, several):
             return stacked(files, read, where) if several else read(files[0])
     path = Path(where)
     parts = parts_of(path, READERS)

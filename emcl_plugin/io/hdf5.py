@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,9 @@ from emcl_plugin.io.vectors import Vectors, with_ids
 MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
-def read_hdf5(path: Path, key: str | None = None, *, at: int = 0) -> Vectors:
-    """Return one data set, by its path in the file, and its ids; contiguous ones memory-mapped.
-
-    HDF5 begins at byte ``at``. Data sets that point to other files are refused: a file of numbers
-    must not read others.
-    """
+@contextmanager
+def data_sets(path: Path, at: int = 0) -> Iterator[dict[str, Any]]:
+    """Open a file, which may begin at byte ``at``, and yield its data sets by path."""
     check_magic(path, MAGIC, "an HDF5 file", at=at)
     h5py = library("h5py", path)
     with parsing(path, "HDF5"), h5py.File(path, "r") as file:
@@ -38,11 +37,21 @@ def read_hdf5(path: Path, key: str | None = None, *, at: int = 0) -> Vectors:
             if isinstance(item, h5py.Dataset) and not name.startswith("#"):
                 sets[name] = item
 
+        file.visititems(visit)  # follows no links to other files
+        yield sets
+
+
+def read_hdf5(path: Path, key: str | None = None, *, at: int = 0) -> Vectors:
+    """Return one data set, by its path in the file, and its ids; contiguous ones memory-mapped.
+
+    Data sets that point to other files are refused: a file of numbers must not read others.
+    """
+    with data_sets(path, at) as sets:
+
         def ids(name: str) -> object:
             data = sets.get(name)
             return _names(data, path) if data is not None and data.ndim == 1 else None
 
-        file.visititems(visit)  # follows no links to other files
         wanted = None if key is None else key.strip("/")
         name = pick({name: len(x.shape or ()) for name, x in sets.items()}, wanted, path)
         return with_ids(_numbers(sets[name], path), name, ids, path, "/")

@@ -25,6 +25,8 @@ def pick(dimensions: Mapping[str, int], key: str | None, path: Path) -> str:
     'features'
     """
     if key is not None:
+        if "" in dimensions:
+            only(key, path)
         if key in dimensions:
             return key
         problem = "the file holds no array of this name"
@@ -93,10 +95,7 @@ def no_false_claims(path: Path) -> Iterator[None]:
 
 
 def is_special(path: Path) -> bool:
-    """Return whether this is a device or a named pipe: reading one may never end.
-
-    A shell's ``<(...)`` is an unnamed pipe.
-    """
+    """Return whether this is a device or named pipe; a shell's ``<(...)`` is an unnamed one."""
     try:
         mode = os.stat(os.path.realpath(path)).st_mode
     except (OSError, ValueError):
@@ -146,10 +145,7 @@ def check_magic(path: Path, magic: bytes, what: str, *, at: int = 0) -> None:
 
 @contextmanager
 def parsing(path: Path, what: str) -> Iterator[None]:
-    """Turn whatever a library raises for a damaged file into this project's error.
-
-    Libraries raise nearly any exception for a file that was tampered with.
-    """
+    """Turn any exception of a library, all of which damage can cause, into this project's error."""
     try:
         yield
     except (EmclError, MemoryError):

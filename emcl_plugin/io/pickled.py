@@ -23,7 +23,6 @@ from emcl_plugin.io.members import (
     check_ratio,
     first_bytes,
     no_false_claims,
-    only,
     parsing,
     pick,
 )
@@ -52,27 +51,12 @@ def refuse_pickle(path: Path) -> NoReturn:
 
 
 def unpickle(path: Path) -> Any:
-    """Read a pickle of arrays, containers, texts and numbers.
+    """Read a pickle (protocol 0 to 5, or ``.npy`` of objects) without running any of its names.
 
-    Parameters
-    ----------
-    path : Path
-        A pickle of protocol 0 to 5, or an ``.npy`` file of objects.
+    It may hold arrays of numbers, texts and objects, which become :class:`PickledArray`; dict,
+    OrderedDict, list, tuple, set, frozenset; str, bytes, int, float, bool, None. Texts of Python 2
+    become bytes. Any other name, damage and false sizes raise InputFileError.
 
-    Returns
-    -------
-    object
-        :class:`PickledArray` of numbers, texts or nested objects; dict, OrderedDict, list, tuple,
-        set and frozenset; str, bytes, int, float, bool and None. Texts of Python 2 become bytes.
-
-    Raises
-    ------
-    InputFileError
-        The pickle asks for any other name, which is reported and not run; or it is damaged, cut
-        short or claims more memory than there is.
-
-    Examples
-    --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "a.pkl")
@@ -99,8 +83,6 @@ def read_pickle_array(path: Path, key: str | None = None) -> Vectors:
         found = leaves(content)
         check_ratio(sum(map(_claim, found.values())), path.stat().st_size, path)
         arrays = {name: x for name, value in found.items() if (x := _matrix(value)) is not None}
-        if "" in arrays:
-            only(key, path)
         name = pick({name: x.ndim for name, x in arrays.items()}, key, path)
         return with_ids(arrays[name], name, found.get, path)
 
@@ -118,11 +100,11 @@ def _matrix(value: object) -> Matrix | None:
     if isinstance(value, np.ndarray) and value.dtype != object:
         return value.view(np.ndarray) if value.dtype.kind in "fiub" and value.ndim else None
     rows = value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else value
-    if not isinstance(rows, list | tuple) or not rows:
+    if not (isinstance(rows, list | tuple) and rows):
         return None
     if not all(isinstance(row, list | np.ndarray) for row in rows):
         return None
-    if len({np.shape(row) if isinstance(row, np.ndarray) else (len(row),) for row in rows}) > 1:
+    if len({row.shape if isinstance(row, np.ndarray) else (len(row),) for row in rows}) > 1:
         return None
     if any(type(x) not in (int, float) for row in rows if isinstance(row, list) for x in row):
         return None
@@ -143,14 +125,12 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
         if full not in _NAMES:
-            raise InputFileError(
-                "the pickle holds objects other than arrays, containers, texts and numbers, which "
-                "could run any code",
-                f"{self._path}: {full}"[:300],
-                "save NumPy arrays: np.save(path, x.numpy()), or torch.save for a .pt file"
-                if module.split(".")[0] == "torch"
-                else "save NumPy arrays: np.savez(path, text=text, video=video)",
-            )
+            problem = "the pickle holds objects other than arrays, containers, texts and numbers, "
+            problem += "which could run any code"
+            remedy = "save NumPy arrays: np.savez(path, text=text, video=video)"
+            if module.split(".")[0] == "torch":
+                remedy = "save NumPy arrays: np.save(path, x.numpy()), or torch.save for a .pt file"
+            raise InputFileError(problem, f"{self._path}: {full}"[:300], remedy)
         return _NAMES[full]
 
 
@@ -253,18 +233,11 @@ _NAMES = {
     "numpy.dtype": _Name(_Kind),
     "_codecs.encode": _Name(_bytes),
     "collections.OrderedDict": _Name(OrderedDict),
-    **{
-        f"{module}.{name}": _Name(function)
-        for module in ("builtins", "__builtin__")
-        for name, function in (("set", set), ("frozenset", frozenset), ("bytes", _bytes))
-    },
-    **{
-        f"{module}.{name}": _Name(function)
-        for core in ("numpy.core", "numpy._core")
-        for module, name, function in (
-            (f"{core}.multiarray", "_reconstruct", _empty),
-            (f"{core}.multiarray", "scalar", _scalar),
-            (f"{core}.numeric", "_frombuffer", _from_buffer),
-        )
-    },
 }
+for _module in ("builtins", "__builtin__"):
+    for _name, _known in (("set", set), ("frozenset", frozenset), ("bytes", _bytes)):
+        _NAMES[f"{_module}.{_name}"] = _Name(_known)
+for _core in ("numpy.core", "numpy._core"):
+    _NAMES[f"{_core}.multiarray._reconstruct"] = _Name(_empty)
+    _NAMES[f"{_core}.multiarray.scalar"] = _Name(_scalar)
+    _NAMES[f"{_core}.numeric._frombuffer"] = _Name(_from_buffer)

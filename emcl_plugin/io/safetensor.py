@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from emcl_plugin.io.members import Matrix, check_magic, parsing, pick, utf8_name
 from emcl_plugin.io.vectors import Vectors, with_ids
@@ -14,16 +15,19 @@ if TYPE_CHECKING:
     import torch
 
 
-def read_safetensors(path: Path, key: str | None = None) -> Vectors:
-    """Return one tensor and its ids, which are JSON lists in the file's metadata."""
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """Open a file of tensors."""
     from safetensors import safe_open
 
     check_magic(path, b"{", "a .safetensors file", at=8)
-    with (
-        parsing(path, ".safetensors"),
-        utf8_name(path) as named,
-        safe_open(named, framework="pt") as file,
-    ):
+    with parsing(path, ".safetensors"), utf8_name(path) as named, safe_open(named, "pt") as file:
+        yield file
+
+
+def read_safetensors(path: Path, key: str | None = None) -> Vectors:
+    """Return one tensor and its ids, which are JSON lists in the file's metadata."""
+    with opened(path) as file:
         shapes = {name: len(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         name = pick(shapes, key, path)
         notes = file.metadata() or {}

@@ -14,7 +14,6 @@ from emcl_plugin.io.members import (
     check_ratio,
     first_bytes,
     no_false_claims,
-    only,
     parsing,
     pick,
 )
@@ -34,8 +33,6 @@ def read_torch(path: Path, key: str | None = None) -> Vectors:
             for name, value in found.items()
             if isinstance(value, torch.Tensor) and value.layout == torch.strided
         }
-        if "" in tensors:
-            only(key, path)
         name = pick({name: tensor.ndim for name, tensor in tensors.items()}, key, path)
 
         def array(tensor: torch.Tensor) -> Matrix:

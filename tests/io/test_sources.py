@@ -22,8 +22,8 @@ from written import BY_COLUMN, IDS, WRITERS, X, refused, save_pickle
 
 from emcl_plugin.cli.main import command
 from emcl_plugin.errors import InputFileError
-from emcl_plugin.io import scratch
 from emcl_plugin.io.formats import read_array, read_vectors, split
+from emcl_plugin.io.sources import new_folder
 
 # --- standard input ------------------------------------------------------------------------------
 
@@ -282,4 +282,4 @@ def test_addresses_on_the_command_line():
 
 
 def test_the_folder_of_copies_is_private():
-    assert scratch.new_folder().stat().st_mode & 0o777 == 0o700
+    assert new_folder().stat().st_mode & 0o777 == 0o700
