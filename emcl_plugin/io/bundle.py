@@ -28,26 +28,11 @@ ORDERED = (".npz", ".npy", ".pt", ".pth", ".pkl", ".pickle")
 def read_bundle(source: str | Path, *, trust_pickle: bool = False) -> dict[str, Any]:
     """Return all arrays by name; those called ``a.b`` or ``a/b`` are in a dictionary ``a``.
 
-    Parameters
-    ----------
-    source : str or Path
-        An archive, a file of one array (whose name is ``""``), a folder whose files name the
-        arrays, ``-`` for standard input, or an address.
-    trust_pickle : bool, default False
-        Also read pickles, restricted to arrays, containers, texts and numbers.
+    The source is an archive, a file of one array (whose name is ``""``), a folder whose files name
+    the arrays, ``-`` for standard input, or an address. Arrays, lists, numbers and texts come in
+    the order of the file, which for :data:`ORDERED` formats is the writer's. ``trust_pickle`` is
+    that of :func:`~emcl_plugin.io.formats.read_vectors`, and so are the errors.
 
-    Returns
-    -------
-    dict of str to array, list, number, text or dict
-        In the order of the file, which for :data:`ORDERED` formats is the writer's.
-
-    Raises
-    ------
-    InputFileError
-        The source is missing, of an unknown format, damaged, or could run code.
-
-    Examples
-    --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     arrays = {"sims": np.ones((2, 3)), "text_embds.rgb": np.ones((2, 4))}
@@ -143,21 +128,17 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
         for part in outer:
             place = place.setdefault(part, {})
             if not isinstance(place, dict):
-                raise _both(name)
-        if isinstance(place.get(last), dict):
-            raise _both(name)
+                break
+        if not isinstance(place, dict) or isinstance(place.get(last), dict):
+            problem = "a name stands for both an array and a group of arrays"
+            raise InputFileError(problem, name, "rename one of them")
         place[last] = value
     return found
 
 
-def _both(name: str) -> InputFileError:
-    problem = "a name stands for both an array and a group of arrays"
-    return InputFileError(problem, name, "rename one of them")
-
-
 def _named(content: Any, path: Path) -> dict[str, Any]:
     with parsing(path, "pickled"):
-        plain = _Plain(path)(content)
+        plain, _ = _Plain(path).count(content)
     return _nested(plain) if isinstance(plain, dict) else {"": plain}
 
 
@@ -172,11 +153,7 @@ class _Plain:
         self._path, self._most = path, path.stat().st_size
         self._made: dict[int, tuple[Any, Any, int]] = {}  # by id, with what must keep that id
 
-    def __call__(self, content: Any) -> Any:
-        plain, _ = self._count(content)
-        return plain
-
-    def _count(self, content: Any) -> tuple[Any, int]:
+    def count(self, content: Any) -> tuple[Any, int]:
         """Return the converted content and the bytes of all arrays in it."""
         if id(content) not in self._made:
             made, size = self._make(content)
@@ -193,14 +170,13 @@ class _Plain:
             return as_numpy(content) if content.ndim else content.item(), size
         if isinstance(content, np.ndarray):
             if content.dtype == object:
-                return self._count(content.item() if content.ndim == 0 else content.tolist())
+                return self.count(content.item() if content.ndim == 0 else content.tolist())
             return content.view(np.ndarray), content.nbytes
         if isinstance(content, Mapping):
-            parts = [self._count(value) for value in content.values()]
             names = (k.decode() if isinstance(k, bytes) else str(k) for k in content)
-            made = {name: part for name, (part, _) in zip(names, parts, strict=True)}
-            return made, sum(size for _, size in parts)
+            made, size = self._make(list(content.values()))
+            return dict(zip(names, made, strict=True)), size
         if isinstance(content, list | tuple):
-            parts = [self._count(x) for x in content]
+            parts = [self.count(x) for x in content]
             return type(content)(part for part, _ in parts), sum(size for _, size in parts)
         return content, 8

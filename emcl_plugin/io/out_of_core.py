@@ -32,28 +32,11 @@ def row_blocks(array: Matrix, chunk: int = 1) -> Iterator[Matrix]:
 
 
 def gather(blocks: Iterable[Matrix], where: object) -> Matrix:
-    """Concatenate blocks of rows.
+    """Concatenate (n, ...) blocks of rows of one dtype; errors name the source ``where``.
 
-    Parameters
-    ----------
-    blocks : iterable of (n, ...) array
-        Of one dtype and trailing shape.
-    where : object
-        The source, named in errors.
+    Results above a quarter of the machine's memory are read-only in an unlinked temporary file,
+    which the system removes however the process ends.
 
-    Returns
-    -------
-    (N, ...) array
-        In memory up to a quarter of the machine's memory. Beyond that, read-only in an unlinked
-        temporary file, which the system removes however the process ends.
-
-    Raises
-    ------
-    InputFileError
-        The temporary folder's disk is full.
-
-    Examples
-    --------
     >>> gather([np.zeros((1, 2)), np.ones((2, 2))], "here")[:, 0]
     array([0., 1., 1.])
     """

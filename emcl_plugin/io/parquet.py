@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,17 @@ from emcl_plugin.io.safetensor import json_list
 from emcl_plugin.io.vectors import ID_NAMES, Ids, Vectors, as_ids, check_count
 
 
+@contextmanager
+def _opened(path: Path, **how: Any) -> Iterator[Any]:
+    check_magic(path, b"PAR1", "a Parquet file")
+    reader = library("pyarrow.parquet", path).ParquetFile
+    with parsing(path, "Parquet"), utf8_name(path) as named, reader(named, **how) as file:
+        yield file
+
+
 def read_parquet(path: Path, key: str | None = None) -> Vectors:
     """Return the column of vectors, by name if there are several, and the column of ids."""
-    check_magic(path, b"PAR1", "a Parquet file")
-    parquet = library("pyarrow.parquet", path)
-    with parsing(path, "Parquet"), utf8_name(path) as named, parquet.ParquetFile(named) as file:
+    with _opened(path) as file:
         schema = file.schema_arrow
         name = _vector_column(schema, key, path)
         numbers = sum(piece.num_values for piece in _pieces(file, name))
@@ -36,11 +43,7 @@ def read_parquet(path: Path, key: str | None = None) -> Vectors:
 
 
 def _pieces(file: Any, name: str) -> Iterator[Any]:
-    """Yield the metadata of a column's chunks.
-
-    One row of each group is read first: pyarrow then raises an error for damaged metadata, which
-    it does not check otherwise.
-    """
+    """Yield the metadata of a column's chunks; pyarrow checks it when it reads a row of each."""
     counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     if min(counts, default=0) < 0 or sum(counts) != file.metadata.num_rows:
         raise ValueError(f"{file.metadata.num_rows} rows, but {sum(counts)} in its row groups")
@@ -54,10 +57,8 @@ def _pieces(file: Any, name: str) -> Iterator[Any]:
 
 def read_ids(path: Path) -> Ids | None:
     """Return the column of ids of a table without vectors, or None."""
-    check_magic(path, b"PAR1", "a Parquet file")
-    parquet = library("pyarrow.parquet", path)
-    with parsing(path, "Parquet"), utf8_name(path) as named:
-        return _parquet_ids(path, parquet.read_schema(named))
+    with _opened(path) as file:
+        return _parquet_ids(path, file.schema_arrow)
 
 
 def _parquet_ids(path: Path, schema: Any) -> Ids | None:
@@ -67,8 +68,7 @@ def _parquet_ids(path: Path, schema: Any) -> Ids | None:
 
 def _column(path: Path, name: str) -> Any:
     """Read a column dictionary-encoded: a million rows may share one long text."""
-    parquet = library("pyarrow.parquet", path)
-    with utf8_name(path) as named, parquet.ParquetFile(named, read_dictionary=[name]) as file:
+    with _opened(path, read_dictionary=[name]) as file:
         size = sum(piece.total_uncompressed_size for piece in _pieces(file, name))
         check_claim(max(size, 8 * file.metadata.num_rows), path.stat().st_size, path)
         return file.read([name]).column(0)
@@ -76,11 +76,8 @@ def _column(path: Path, name: str) -> Any:
 
 def read_columns(path: Path, names: Collection[str]) -> dict[str, list[Any]]:
     """Return those of these columns that the table has, as Python lists."""
-    check_magic(path, b"PAR1", "a Parquet file")
-    parquet = library("pyarrow.parquet", path)
-    with parsing(path, "Parquet"):
-        with utf8_name(path) as named:
-            there = parquet.read_schema(named).names
+    with _opened(path) as file:
+        there = file.schema_arrow.names
         for name in names:
             _check_once(name, there)
         found = {name: _entries(_column(path, name)) for name in names if name in there}
@@ -133,14 +130,8 @@ def _id_column(schema: Any) -> str | None:
         kind = kind.value_type if types.is_dictionary(kind) else kind
         return bool(types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind))
 
-    return next(
-        (
-            name
-            for name in ID_NAMES
-            if schema.names.count(name) == 1 and holds_ids(schema.field(name).type)
-        ),
-        None,
-    )
+    known = [name for name in ID_NAMES if schema.names.count(name) == 1]
+    return next((name for name in known if holds_ids(schema.field(name).type)), None)
 
 
 def _ids(column: Any) -> Ids | None:
@@ -151,10 +142,10 @@ def _entries(column: Any) -> list[Any]:
     """Return a list in which equal entries of a dictionary column are one object."""
     from pyarrow import types
 
-    if not types.is_dictionary(column.type):
-        plain: list[Any] = column.to_pylist()
-        return plain
     found: list[Any] = []
+    if not types.is_dictionary(column.type):
+        found += column.to_pylist()
+        return found
     for part in column.chunks:
         words = part.dictionary.to_pylist()
         found += [None if i is None else words[i] for i in part.indices.to_pylist()]

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Collection, Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,7 @@ BESIDE = (".csv", ".tsv", ".jsonl", ".pkl", ".pickle")
 
 
 def parts_of(path: Path, kinds: Collection[str]) -> list[Path] | None:
-    """Return a folder's or pattern's files in natural order; None for a file or a missing path.
-
-    Raises
-    ------
-    InputFileError
-        There are none, or they are not shards of one array.
-    """
+    """Return a folder's or pattern's files in natural order; None for a file or a missing path."""
     if os.path.isdir(path):  # False for over-long names, where Path.is_dir raises
         return check_alike(numbered(_in_folder(path), path, kinds), path, kinds)
     if glob.has_magic(str(path)) and not os.path.exists(path):
@@ -110,10 +105,7 @@ def natural(name: str | Path) -> tuple[list[tuple[int, str]], str]:
 def stacked(files: list[Path], read: Callable[[Path], Vectors], where: object) -> Vectors:
     """Concatenate the arrays of the files, and their ids if all have them.
 
-    Raises
-    ------
-    InputFileError
-        Dimensions or dtypes differ, or a file holds NaN or infinity; the error names the place.
+    Other dimensions or dtypes, NaN and infinity raise an error that names the file.
     """
     if len(files) == 1:
         only = read(files[0])
@@ -139,14 +131,18 @@ def stacked(files: list[Path], read: Callable[[Path], Vectors], where: object) -
                 yield rows.copy()  # a memory map would keep its file open
 
     whole = gather(blocks(), where)
-    own = [label.ids for label in labels]
-    ids = None if None in own else tuple(name for part in own if part is not None for name in part)
+    ids = _joined([label.ids for label in labels])
     columns = {label.column_ids for label in labels}
     return Vectors(
         whole,
         ids if ids is not None else ids_beside(files, whole),
         columns.pop() if len(columns) == 1 else None,
     )
+
+
+def _joined(parts: list[Ids | None]) -> Ids | None:
+    known = [part for part in parts if part is not None]
+    return tuple(chain(*known)) if len(known) == len(parts) else None
 
 
 def _check_finite(rows: Matrix, file: Path, first: int) -> None:
@@ -174,9 +170,7 @@ def ids_beside(files: list[Path], array: Matrix) -> Ids | None:
         tables.append(file.parent.parent / "metadata" / f"metadata_{number[0]}.parquet")
     if not all(table.is_file() for table in tables):
         return None
-    parts = [read_ids(table) for table in tables]
-    if None in parts:
-        return None
-    ids = tuple(name for part in parts if part is not None for name in part)
-    check_count(ids, array, tables[0].parent)
+    ids = _joined([read_ids(table) for table in tables])
+    if ids is not None:
+        check_count(ids, array, tables[0].parent)
     return ids

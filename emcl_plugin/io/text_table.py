@@ -23,15 +23,8 @@ def read_csv(path: Path, key: str | None = None) -> Vectors:
     r"""Read rows of numbers with an optional header and first column of ids.
 
     The first column holds ids if the header names them or if none of its cells is a number.
+    Ambiguous tables, rows of other lengths and cells that are not finite numbers are refused.
 
-    Raises
-    ------
-    InputFileError
-        Rows differ in length, a cell is not a finite number, or the first line or column is
-        ambiguous.
-
-    Examples
-    --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "a.csv")
@@ -62,7 +55,7 @@ def read_jsonl(path: Path, key: str | None = None) -> Vectors:
     with parsing(path, "text"), path.open(encoding="utf-8-sig") as file:
         for line, text in enumerate(file, 1):
             if text.strip():
-                name, numbers = _entry(_json(text, path, line), path, line)
+                name, numbers = _entry(text, path, line)
                 rows.append((line, numbers))
                 ids.append(name)
         if not rows:
@@ -101,27 +94,20 @@ def _names_first(rows: list[tuple[int, list[str]]], path: Path) -> bool:
     return not any(numbers) and len(rows[0][1]) > 1
 
 
-def _json(text: str, path: Path, line: int) -> Any:
+def _entry(text: str, path: Path, line: int) -> tuple[Any, list[Any]]:
+    """Return the id, or None, and the numbers of a line."""
     try:
-        return json.loads(text)
+        entry = json.loads(text)
     except (ValueError, RecursionError):
         _refuse("a line is not JSON", path, line, text[:60])
-
-
-def _entry(entry: Any, path: Path, line: int) -> tuple[Any, list[Any]]:
-    """Return the id, or None, and the numbers of a line."""
     if isinstance(entry, list):
         return None, entry
     fields = entry if isinstance(entry, dict) and "videos" not in entry else {}
     vectors = [fields[name] for name in VECTOR_NAMES if isinstance(fields.get(name), list)]
     name = next((fields[name] for name in ID_NAMES if name in fields), None)
     if len(vectors) != 1 or (name is not None and as_ids([name]) is None):
-        names = ", ".join(VECTOR_NAMES)
-        _refuse(
-            f"a line is neither a list of numbers nor an object of an id and one of {names}",
-            path,
-            line,
-        )
+        problem = "a line is neither a list of numbers nor an object of an id and one of "
+        _refuse(problem + ", ".join(VECTOR_NAMES), path, line)
     return name, vectors[0]
 
 
@@ -142,20 +128,16 @@ def _matrix(rows: list[tuple[int, list[Any]]], path: Path) -> Matrix:
 
 def _number(cell: Any) -> float | None:
     """Parse a cell; None for text, an empty cell, 1_000, true."""
-    if not isinstance(cell, str | int | float) or isinstance(cell, bool):
-        return None
-    if isinstance(cell, str) and "_" in cell:
+    if isinstance(cell, bool) or (isinstance(cell, str) and "_" in cell):
         return None
     try:
         return float(cell)
-    except (ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
 def _refuse(problem: str, path: Path, line: int, *found: str) -> NoReturn:
     received = f"{path}, line {line}" + (f": {', '.join(found)[:60]}" if found else "")
-    remedy = (
-        "write rows of numbers of one length, with column names in the first line or none; name a "
-        "column of ids 'id'"
-    )
+    remedy = "write rows of numbers of one length, with column names in the first line or none; "
+    remedy += "name a column of ids 'id'"
     raise InputFileError(problem, received, remedy)

@@ -6,9 +6,9 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -60,7 +60,7 @@ def _read_truth(
     if suffix not in _TABLES:
         remedy = f"give diagonal, ids, or one of {FORMATS}"
         raise InputFileError("unknown ground-truth format", str(path), remedy)
-    rows = _TABLES[suffix](path)
+    rows = _rows(path)
     texts = _look_up([row[0] for row in rows], text_ids, shape[0], "text", path)
     videos = _look_up([row[1] for row in rows], video_ids, shape[1], "video", path)
     try:
@@ -130,9 +130,6 @@ def read_mask(path: Path, count: int) -> np.ndarray[Any, Any]:
     return np.asarray(mask != 0)
 
 
-Row = tuple[str, str, str]
-
-
 def _text(path: Path) -> str:
     check_regular(path)
     try:
@@ -149,7 +146,12 @@ def _lines(path: Path) -> list[str]:
     return text.removesuffix("\n").split("\n") if text else []
 
 
-def _csv(path: Path) -> list[Row]:
+# --- tables: (line, text, video, grade) of every entry -------------------------------------------
+
+Entries: TypeAlias = Iterable[tuple[int, Any, Any, Any]]
+
+
+def _csv(path: Path) -> Entries:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     reader = csv.DictReader(io.StringIO(_text(path)), delimiter=delimiter)
     try:
@@ -165,67 +167,47 @@ def _csv(path: Path) -> list[Row]:
         received = f"{path}: columns {', '.join(fields) or 'none'}"
         remedy = "name them in its first line; a third one, grade, is optional"
         raise InputFileError(f"the table {problem}", received, remedy)
-    return [
-        _row(line.get("text"), line.get("video"), line.get("grade") or "1", path, number)
-        for number, line in enumerate(lines, 2)
-    ]
+    for number, line in enumerate(lines, 2):
+        yield number, line.get("text"), line.get("video"), line.get("grade") or 1
 
 
-def _jsonl(path: Path) -> list[Row]:
-    rows = []
+def _jsonl(path: Path) -> Entries:
     for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            row = (entry.get("text"), entry.get("video"), entry.get("grade", 1))
-        except (ValueError, AttributeError, RecursionError):
-            row = (None, None, 1)
-        rows.append(_row(*row, path, number))
-    return rows
+        if line.strip():
+            try:
+                entry = json.loads(line)
+            except (ValueError, RecursionError):
+                entry = None
+            fields = entry if isinstance(entry, dict) else {}
+            yield number, fields.get("text"), fields.get("video"), fields.get("grade", 1)
 
 
-def _parquet(path: Path) -> list[Row]:
+def _parquet(path: Path) -> Entries:
     from emcl_plugin.io.parquet import read_columns
 
     columns = read_columns(path, ("text", "video", "grade"))
     if not {"text", "video"} <= set(columns):
-        problem, received = (
-            "the table has no columns text and video",
-            f"{path}: {', '.join(columns)}",
-        )
-        raise InputFileError(problem, received, "name them")
+        problem, received = "the table has no columns text and video", ", ".join(columns)
+        raise InputFileError(problem, f"{path}: {received}", "name them")
     grades = columns.get("grade", [1] * len(columns["text"]))
     entries = zip(columns["text"], columns["video"], grades, strict=True)
-    return [_row(t, v, g, path, number) for number, (t, v, g) in enumerate(entries)]
+    return ((number, *entry) for number, entry in enumerate(entries))
 
 
-def _qrels(path: Path) -> list[Row]:
-    rows = []
+def _qrels(path: Path) -> Entries:
     for number, line in enumerate(_lines(path), 1):
         parts = line.split()
         if not parts:
             continue
         if len(parts) != 4:
             received = f"{path}, line {number}: {line[:60]!r}"
-            remedy = (
-                "write four columns: query, iteration, document, relevance; or one video index "
-            )
-            remedy += "per text into an .npy"
+            remedy = "write four columns: query, iteration, document, relevance; "
+            remedy += "or one video index per text into an .npy"
             raise InputFileError("this is not TREC qrels", received, remedy)
-        rows.append((parts[0], parts[2], parts[3]))
-    return rows
+        yield number, parts[0], parts[2], parts[3]
 
 
-def _row(text: Any, video: Any, grade: Any, path: Path, number: int) -> Row:
-    if any(x is None or isinstance(x, dict | list) for x in (text, video)):
-        problem = "an entry of the ground truth has no text or no video"
-        remedy = "name a text and a video in each entry"
-        raise InputFileError(problem, f"{path}, line {number}", remedy)
-    return str(text), str(video), str(grade)
-
-
-_TABLES: dict[str, Callable[[Path], list[Row]]] = {
+_TABLES: dict[str, Callable[[Path], Entries]] = {
     **dict.fromkeys((".csv", ".tsv"), _csv),
     **dict.fromkeys((".qrels", ".qrel", ".txt"), _qrels),
     ".jsonl": _jsonl,
@@ -233,23 +215,31 @@ _TABLES: dict[str, Callable[[Path], list[Row]]] = {
 }
 
 
+def _rows(path: Path) -> list[tuple[str, str, str]]:
+    """Return text, video and grade of every entry."""
+    rows = []
+    for number, text, video, grade in _TABLES[path.suffix.lower()](path):
+        if any(x is None or isinstance(x, dict | list) for x in (text, video)):
+            problem = "an entry of the ground truth has no text or no video"
+            remedy = "name a text and a video in each entry"
+            raise InputFileError(problem, f"{path}, line {number}", remedy)
+        rows.append((str(text), str(video), str(grade)))
+    return rows
+
+
 def _look_up(
     names: list[str], ids: Sequence[str] | None, count: int, side: str, path: Path
 ) -> np.ndarray[Any, Any]:
     known = None if ids is None else _unique(ids, side)
     if known is not None and len(known) != count:
-        problem, received = (
-            f"the number of ids is not that of the {side}s",
-            f"{len(known)} ids for {count} {side}s",
-        )
-        raise InputValueError(problem, received, "give one per row")
+        problem = f"the number of ids is not that of the {side}s"
+        raise InputValueError(problem, f"{len(known)} ids for {count} {side}s", "give one per row")
     out = np.empty(len(names), dtype=np.int64)
     for position, name in enumerate(names):
         index = _index(name) if known is None else known.get(name)
         if index is None:
             remedy = f"check the ids, which --{side}-ids can replace"
-            if known is None:
-                remedy = f"give the ids with --{side}-ids"
+            remedy = f"give the ids with --{side}-ids" if known is None else remedy
             problem = f"the ground truth names an unknown {side}"
             raise InputValueError(problem, f"{path}: {name!r}", remedy)
         out[position] = index

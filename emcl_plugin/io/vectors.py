@@ -14,9 +14,7 @@ from emcl_plugin.io.members import Matrix
 
 Ids: TypeAlias = tuple[str, ...]
 
-ID_NAMES = (
-    "id", "ids", "key", "name", "image_id", "video_id", "text_id", "image_path", "uid",
-)  # fmt: skip
+ID_NAMES = ["id", "ids", "key", "name", "image_id", "video_id", "text_id", "image_path", "uid"]
 """Names of id columns in tables; the first that exists is used."""
 
 
@@ -71,21 +69,9 @@ def with_ids(
 ) -> Vectors:
     """Find an array's ids: ``<name>_ids``, ``ids``, or ``text_ids`` and ``video_ids``.
 
-    Parameters
-    ----------
-    array : (n, D) array
-    name : str
-        Its name in the file, whose parts ``mark`` separates.
-    lists : callable
-        Returns what the file holds under another name, or None.
+    ``lists`` returns what the file holds under a name, whose parts ``mark`` separates. Raise if the
+    number of ``<name>_ids`` differs from the rows; ``ids`` that do not fit are ignored.
 
-    Raises
-    ------
-    InputFileError
-        The number of ``<name>_ids`` differs from the rows. Such ``ids`` are ignored instead.
-
-    Examples
-    --------
     >>> content = {"text_ids": ["a", "b"], "video_ids": ["x", "y", "z"]}
     >>> found = with_ids(np.ones((2, 3)), "sims", content.get, Path("run.npz"))
     >>> found.ids, found.column_ids
@@ -109,10 +95,9 @@ def with_ids(
 def check_count(ids: Sequence[str], array: Matrix, path: Path) -> None:
     """Refuse ids whose number differs from the rows."""
     if not array.ndim or len(ids) != len(array):
+        problem = "the number of ids is not that of the rows"
         received = f"{path}: {len(ids)} ids for {array.shape}"
-        raise InputFileError(
-            "the number of ids is not that of the rows", received, "save one per row"
-        )
+        raise InputFileError(problem, received, "save one per row")
 
 
 MOST_LEVELS = 16
@@ -136,9 +121,8 @@ def leaves(content: object) -> dict[str, Any]:
                 found[name] = value
             elif id(value) not in entered:
                 entered.add(id(value))
-                inside += [
-                    (f"{name}.{_word(k)}" if name else _word(k), x) for k, x in value.items()
-                ]
+                before = f"{name}." if name else ""
+                inside += [(before + _word(key), x) for key, x in value.items()]
         level = inside
     return found
 

@@ -152,8 +152,7 @@ def prepare_run(
     ``shape`` is (texts, videos) in both directions.
     """
     if direction not in SIDES:
-        remedy = " or ".join(map(repr, SIDES))
-        raise InputValueError("unknown direction", repr(direction), remedy)
+        raise InputValueError("unknown direction", repr(direction), " or ".join(map(repr, SIDES)))
     sides = SIDES[direction]
     counts = dict(zip(("text", "video"), shape, strict=True))
     given = {"text": text_ids, "video": video_ids}
@@ -171,11 +170,11 @@ T = TypeVar("T")
 
 
 def _by_suffix(path: Path, formats: Mapping[str, T]) -> T:
-    found = formats.get(path.suffix.lower())
-    if found is None:
+    suffix = path.suffix.lower()
+    if suffix not in formats:
         remedy = f"use one of {', '.join(formats)}"
         raise InputFileError("files of this format cannot be written", str(path), remedy)
-    return found
+    return formats[suffix]
 
 
 def checked_ids(ids: Sequence[str] | None, count: int, side: str) -> list[str] | None:

@@ -25,18 +25,10 @@ _MOST_METADATA = 100_000_000  # bytes; the limit of the readers of safetensors a
 
 @dataclass(frozen=True)
 class Table:
-    """A file of scores without its numbers.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        (texts, videos).
-    text_ids, video_ids : sequence of str or None
-        None if unknown.
-    """
+    """A file of scores without its numbers; ids are None if unknown."""
 
     path: Path
-    shape: tuple[int, int]
+    shape: tuple[int, int]  # texts, videos
     dtype: np.dtype[Any]
     text_ids: Sequence[str] | None
     video_ids: Sequence[str] | None

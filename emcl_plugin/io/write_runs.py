@@ -10,7 +10,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,12 +34,7 @@ SIDES = {"text -> video": ("text", "video"), "video -> text": ("video", "text")}
 class Run:
     """A run without its answers.
 
-    Attributes
-    ----------
-    sides : tuple of str
-        Queries and items: ("text", "video") or the reverse.
-    queries, items : sequence of str
-        Their ids.
+    ``sides`` are the queries and items, ("text", "video") or the reverse, and the rest their ids.
     """
 
     path: Path
@@ -48,21 +43,18 @@ class Run:
     queries: Sequence[str]
     items: Sequence[str]
 
-    def answers(self, found: Ranked) -> list[tuple[str, list[str], list[str]]]:
-        """Return each query of a block, its top items, and their scores as text."""
+    def answers(self, found: Ranked) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Yield each query of a block, its top items, and their scores as text."""
         start, scores, columns = found
-        queries = self.queries[start : start + len(scores)]
-        items = [[self.items[column] for column in row] for row in columns.tolist()]
         digits = scores.astype(np.promote_types(scores.dtype, np.float32)).astype(str)
-        return list(zip(queries, items, digits.tolist(), strict=True))
+        for i, (row, texts) in enumerate(zip(columns.tolist(), digits.tolist(), strict=True)):
+            yield self.queries[start + i], [self.items[column] for column in row], texts
 
-    def rows(self, found: Ranked) -> list[tuple[str, str, int, str]]:
-        """Return query, item, rank and score of every answer of a block."""
-        return [
-            (query, item, rank, score)
-            for query, items, scores in self.answers(found)
-            for rank, (item, score) in enumerate(zip(items, scores, strict=True), 1)
-        ]
+    def rows(self, found: Ranked) -> Iterator[tuple[str, str, int, str]]:
+        """Yield query, item, rank and score of every answer of a block."""
+        for query, items, scores in self.answers(found):
+            for rank, (item, score) in enumerate(zip(items, scores, strict=True), 1):
+                yield query, item, rank, score
 
 
 def _jsonl(run: Run) -> RunWriter:
@@ -122,24 +114,19 @@ def _parquet(run: Run) -> RunWriter:
     _check_unique(run)
     arrow, parquet = library("pyarrow", run.path), library("pyarrow.parquet", run.path)
     queries, items = (arrow.array(ids, arrow.string()) for ids in (run.queries, run.items))
-    schema = arrow.schema(
-        [
-            *((name, arrow.string()) for name in run.sides),
-            ("rank", arrow.int32()),
-            ("score", arrow.from_numpy_dtype(run.dtype)),
-        ]
-    )
+    ranks, score = arrow.int32(), arrow.from_numpy_dtype(run.dtype)
+    names = [(name, arrow.string()) for name in run.sides]
+    schema = arrow.schema([*names, ("rank", ranks), ("score", score)])
 
     def write(file: BinaryIO, blocks: Iterable[Ranked]) -> None:
         pool = arrow.system_memory_pool()
         with parquet.ParquetWriter(file, schema, memory_pool=pool) as writer:
             for start, scores, columns in blocks:
-                count, k = scores.shape
-                asked = np.repeat(np.arange(start, start + count), k)
+                row, rank = np.indices(scores.shape).reshape(2, -1)
                 arrays = [
-                    queries.take(arrow.array(asked)),
+                    queries.take(arrow.array(start + row)),
                     items.take(arrow.array(columns.ravel())),
-                    arrow.array(np.tile(np.arange(1, k + 1, dtype=np.int32), count)),
+                    arrow.array(rank + 1, ranks),
                     arrow.array(scores.ravel()),
                 ]
                 writer.write_table(arrow.Table.from_arrays(arrays, schema=schema))
