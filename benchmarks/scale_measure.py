@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from candidates import pairs
-from scale_methods import METHODS, ROUNDS, Method, Potentials, Problem, Watch, geomloss
+from scale_methods import ITERATIONS, METHODS, Method, Potentials, Problem, Watch, geomloss
 
 from emcl_plugin.pipeline.memory_plan import available, estimate
 
@@ -53,7 +53,7 @@ def reference(problem: Problem, order: str) -> Potentials:
     scaled = problem.scores.double() / problem.tau
     turned = scaled.T.contiguous()
     f = -torch.logsumexp(scaled, 1) if order == "text" else scaled.new_zeros(problem.size)
-    for _ in range(ROUNDS):
+    for _ in range(ITERATIONS):
         g = -torch.logsumexp(turned + f, 1)
         f = -torch.logsumexp(scaled + g, 1)
     return f, g
@@ -95,7 +95,7 @@ def measure(name: str, folder: Path, device: str, limit: float) -> dict[str, flo
             row["peak_mib"] = max(0.0, held(device, peak=True) - before)
     row["seconds"], row["others"], search_s = min(times)
     if watch.iterations:
-        row["rounds"] = watch.iterations
+        row["iterations"] = watch.iterations
     if search_s:
         row["search_s"] = search_s
     return row | judge(method, problem, found, folder)

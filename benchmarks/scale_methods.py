@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-ROUNDS = 20
+ITERATIONS = 20
 CANDIDATES = 100
 
 Potentials = tuple[torch.Tensor, torch.Tensor]
@@ -132,7 +132,7 @@ def ours(problem: Problem, watch: Watch, solver: str, products: str = "scores") 
     del watch
     tau = problem.tau
     config = NCL(
-        temperature=tau, iterations=ROUNDS, tolerance=0.0, solver=solver, products=products
+        temperature=tau, iterations=ITERATIONS, tolerance=0.0, solver=solver, products=products
     )
     source: Similarity
     if solver == "stored":
@@ -157,7 +157,7 @@ def pot(problem: Problem, watch: Watch, log: bool, numpy: bool) -> Run:
     marginal = problem.scores.new_full((problem.size,), 1 / problem.size)
     uniform = marginal.cpu().numpy() if numpy else marginal
     solve = ot.bregman.sinkhorn_log if log else ot.bregman.sinkhorn
-    settings = {"reg": problem.tau, "numItermax": ROUNDS, "stopThr": 0.0, "warn": False}
+    settings = {"reg": problem.tau, "numItermax": ITERATIONS, "stopThr": 0.0, "warn": False}
     cost = -scores
 
     names = ("log_u", "log_v") if log else ("u", "v")
@@ -184,7 +184,7 @@ def geomloss(problem: Problem, watch: Watch, backend: str) -> Run:
 
     del watch
     blur, diameter = math.sqrt(problem.tau), 2.0
-    scaling = (blur / diameter) ** (1 / (ROUNDS - 2.5))  # 18 steps, one before and one after
+    scaling = (blur / diameter) ** (1 / (ITERATIONS - 2.5))  # 18 steps, one before and one after
     loss = SamplesLoss(
         "sinkhorn", p=2, blur=blur, diameter=diameter, scaling=scaling, debias=False,
         potentials=True, backend=backend,
@@ -198,7 +198,7 @@ def flash(problem: Problem, watch: Watch) -> Run:
     del watch
     loss = SamplesLoss(
         "sinkhorn", backend="alternating", use_epsilon_scaling=False, eps=problem.tau,
-        n_iters=ROUNDS, half_cost=True, potentials=True, allow_tf32=False,
+        n_iters=ITERATIONS, half_cost=True, potentials=True, allow_tf32=False,
     )  # fmt: skip
     return lambda: _of_distance(problem, *loss(problem.text, problem.video))
 

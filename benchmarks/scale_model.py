@@ -2,7 +2,7 @@
 
 Laws, for n texts, n videos, d dimensions and k candidates of each item:
 
-- dense: c0 + c1 n n + c2 n n rounds (the last where the rounds are not the same at every size),
+- dense: c0 + c1 n n + c2 n n iterations (the last where iterations differ between sizes),
 - candidates: c1 n n d (the search) + c2 2 n k.
 
 Coefficients are not negative and have the least squared relative error.
@@ -47,8 +47,8 @@ class Law:
 
 def terms(row: Row, k: int, dimension: int) -> dict[str, float]:
     """All terms that a law may have, at the size of a measured row."""
-    n, rounds = float(row["size"]), float(row.get("rounds", 0))
-    return {"1": 1, "n n": n * n, "n n rounds": n * n * rounds, "n n d": n * n * dimension,
+    n, iterations = float(row["size"]), float(row.get("iterations", 0))
+    return {"1": 1, "n n": n * n, "n n iterations": n * n * iterations, "n n d": n * n * dimension,
             "2 n k": 2 * n * k}  # fmt: skip
 
 
@@ -56,8 +56,8 @@ def names(rows: Sequence[Row]) -> tuple[str, ...]:
     """The terms of the law that these rows of a method are to follow."""
     if "search_s" in rows[-1]:
         return "n n d", "2 n k"
-    varying = len({row.get("rounds") for row in rows}) > 1 and len(rows) > 3
-    return ("1", "n n", "n n rounds") if varying else ("1", "n n")
+    varying = len({row.get("iterations") for row in rows}) > 1 and len(rows) > 3
+    return ("1", "n n", "n n iterations") if varying else ("1", "n n")
 
 
 def fit(named: Sequence[str], at: Sequence[Mapping[str, float]], seconds: Sequence[float]) -> Law:
@@ -122,7 +122,7 @@ _PASSES = 10  # over a block in BlockKernel.sweep: product 1, scaling 2, maxima 
 
 
 def gpu(n: int, d: int, gpus: int, fused: bool) -> list[tuple[str, float, str, float]]:
-    """One Sinkhorn round over recomputed blocks: (what, amount, rate, seconds at the peak).
+    """One Sinkhorn iteration over recomputed blocks: (what, amount, rate, seconds at the peak).
 
     ``fused`` is one kernel with bf16 products that never writes a score, and so computes each
     twice, for its row's sum and then for its column's; otherwise the torch operations of today on
@@ -146,5 +146,5 @@ def gpu(n: int, d: int, gpus: int, fused: bool) -> list[tuple[str, float, str, f
 
 
 def gpu_seconds(n: int, d: int, gpus: int, fused: bool) -> float:
-    """One round at the assumed efficiency, its parts one after the other."""
+    """One iteration at the assumed efficiency, its parts one after the other."""
     return sum(seconds for *_, seconds in gpu(n, d, gpus, fused)) / EFFICIENCY

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from scale_measure import QUIET
-from scale_methods import METHODS, ROUNDS
+from scale_methods import ITERATIONS, METHODS
 from scale_model import EFFICIENCY, Law, fit, gpu, gpu_seconds, names, slope, terms
 
 Figures = Mapping[str, Any]
@@ -17,7 +17,7 @@ Row = Mapping[str, Any]
 
 GROUPS = {
     "whole": "Whole methods, from embeddings to scores",
-    "solver": f"Sinkhorn alone, {ROUNDS} rounds",
+    "solver": f"Sinkhorn alone, {ITERATIONS} iterations",
     "subspaces": "EMCL's bases alone, of texts and videos together",
 }
 BEGIN, END = "<!-- scale.py: begin -->", "<!-- scale.py: end -->"
@@ -143,8 +143,9 @@ def _errors(figures: Figures) -> str:
     )
     return found and (
         f"## Errors of the solvers\n\nLargest difference of a bias, in units of tau and less a "
-        f"constant, from the same {ROUNDS} rounds in the same order in float64 in the log domain / "
-        f"largest relative error of a row's or column's sum that the rounds have left.\n\n{found}"
+        f"constant, from the same {ITERATIONS} iterations in the same order in float64 in the log "
+        "domain / largest relative error of a row's or column's sum that the iterations have left."
+        f"\n\n{found}"
     )
 
 
@@ -198,10 +199,10 @@ def _laws(figures: Figures) -> str:
     return (
         f"## Cost against size\n\nFrom the runs at {_LAW_FROM:,} and more (less is mostly what it "
         "costs to begin), without those beside which others took more than half a core. n texts, n "
-        "videos, d dimensions, k candidates; rounds are Sinkhorn's, all runs of a method together. "
-        "The law is fitted to all but the largest run and checked on that; where the rounds hardly "
-        "vary, what goes with n n and with n n rounds cannot be told apart. Slopes have 95 % "
-        "intervals; 1 is linear.\n\n" + table(header, lines)
+        "videos, d dimensions, k candidates; iterations are Sinkhorn's, all runs of a method "
+        "together. The law is fitted to all but the largest run and checked on that; where the "
+        "iterations hardly vary, what goes with n n and with n n iterations cannot be told apart. "
+        "Slopes have 95 % intervals; 1 is linear.\n\n" + table(header, lines)
     )
 
 
@@ -228,13 +229,13 @@ def _million(figures: Figures) -> str:
         if len(rows) < 3:
             continue
         last = rows[-1]
-        rounds = last.get("rounds", ROUNDS)
-        point = terms({"size": MILLION, "rounds": rounds}, k, dimension)
+        iterations = last.get("iterations", ITERATIONS)
+        point = terms({"size": MILLION, "iterations": iterations}, k, dimension)
         hours = law(figures, rows)(point) / 3600
         gib = last["peak_mib"] / 1024 * MILLION / last["size"]
         if name == "dense-blocks":
             gib = 4 * MILLION**2 / (1 << 30)
-        of = f"{rounds} rounds as at {last['size']:,}"
+        of = f"{iterations} iterations as at {last['size']:,}"
         lines.append([METHODS[name].title, of, number(hours), number(gib)])
     if not lines:
         return ""
@@ -250,14 +251,14 @@ def _million(figures: Figures) -> str:
 def _gpus(figures: Figures) -> str:
     dimension = figures["dimension"]
     ours = _of(figures, "dense-blocks")
-    rounds = ours[-1]["rounds"] if ours else ROUNDS
+    iterations = ours[-1]["iterations"] if ours else ITERATIONS
     parts = [
         "### On H100s\n\n**Predicted from published peaks, not measured; no H100 ran this.** One "
-        "Sinkhorn round over recomputed blocks, texts split evenly over the GPUs; "
+        "Sinkhorn iteration over recomputed blocks, texts split evenly over the GPUs; "
         f"{EFFICIENCY:.0%} of every peak is assumed to be reached, and nothing to overlap. "
         "`today`: the package's operations in float32. `fused`: one kernel with bf16 products, "
-        "which the package does not have. The rounds are those of the largest run above; matches "
-        "and moments, a few passes more, are not counted."
+        "which the package does not have. The iterations are those of the largest run above; "
+        "matches and moments, a few passes more, are not counted."
     ]
     lines, totals = [], []
     for gpus in (1, 8):
@@ -265,12 +266,12 @@ def _gpus(figures: Figures) -> str:
             kind = f"{gpus} x H100, {'fused' if fused else 'today'}"
             for what, amount, rate, seconds in gpu(MILLION, dimension, gpus, fused):
                 lines.append([kind, what, f"{amount:.3g}", rate, f"{seconds:.2g}"])
-            a_round = gpu_seconds(MILLION, dimension, gpus, fused)
-            totals.append([kind, number(a_round), number(a_round * rounds / 60)])
-    header = ["", "work of a GPU in a round", "amount", "published peak", "seconds at the peak"]
-    parts.append(table(header, lines))
-    named = ["", f"seconds a round at {EFFICIENCY:.0%}", f"minutes for {rounds} rounds"]
-    parts.append(table(named, totals))
+            spent = gpu_seconds(MILLION, dimension, gpus, fused)
+            totals.append([kind, number(spent), number(spent * iterations / 60)])
+    work = "work of a GPU in an iteration"
+    parts.append(table(["", work, "amount", "published peak", "seconds at the peak"], lines))
+    one = f"seconds an iteration at {EFFICIENCY:.0%}"
+    parts.append(table(["", one, f"minutes for {iterations} iterations"], totals))
     return "\n\n".join(parts)
 
 

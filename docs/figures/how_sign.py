@@ -23,19 +23,19 @@ strengths = np.linspace(-1, 1, 9)
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 for name, sides in data.items():
-    recall, commonest = [], []
+    recall, most_frequent = [], []
     for strength in strengths:
         chosen = EMCL(strength=float(strength))
         result = rescore(None, tuple(sides), emcl=chosen, ncl=None, guard=False)
         top = np.asarray(result.scores).argmax(1)
         recall.append(100 * np.mean(top == np.arange(len(top))))
-        commonest.append(np.bincount(top).max())
+        most_frequent.append(np.bincount(top).max())
     left.plot(strengths, recall, marker="o", label=name)
-    right.plot(strengths, commonest, marker="o")
+    right.plot(strengths, most_frequent, marker="o")
     assert recall[0] > recall[-1], recall
 left.set(ylabel="R@1, text to video, in percent")
 left.legend()
-right.set(ylabel="texts that the commonest result tops")
+right.set(ylabel="texts with the most frequent top-1 video")
 for axes in (left, right):
     axes.axvline(0, color="0.8", zorder=0)
     axes.set(xlabel="strength s, without NCL", xticks=(-1, -0.5, 0, 0.5, 1))

@@ -159,7 +159,10 @@ def test_degenerate_features_do_so_too(what, size, kind, emcl, guard, metric, bo
     found = survived(lambda: rescore(sim, tuple(feats), emcl=emcl, guard=guard, metric=metric))
     if found is not None:
         check(found, feats[0], size)
-    assert found is not None or not guard or emcl not in ("auto", None)  # its own may leave nothing
+    elif guard:  # EMCL as requested has left nothing to rank
+        assert emcl not in ("auto", None)
+        left = rescore(sim, tuple(feats), emcl=emcl, ncl=None, guard=False, metric=metric).scores
+        assert_array_equal(plain(left), plain(left)[0, 0])
 
 
 @pytest.mark.parametrize("ncl", EXTREME, ids=lambda x: f"{x.solver}-{x.temperature_std:g}")

@@ -35,14 +35,14 @@ def measured(seconds, **more):
     ("named", "coefficients"),
     [
         (("1", "n n"), (0.02, 3e-8)),
-        (("1", "n n", "n n rounds"), (0.5, 2e-7, 1e-8)),
+        (("1", "n n", "n n iterations"), (0.5, 2e-7, 1e-8)),
         (("n n d", "2 n k"), (2e-11, 2e-6)),
         (("1", "n n"), (0.0, 3e-8)),
     ],
 )
 def test_a_known_law_is_found_and_foretells_the_largest(model, named, coefficients):
-    rounds = dict(zip(SIZES, (33, 80, 29, 41, 60), strict=True))
-    at = [model.terms({"size": n, "rounds": rounds[n]}, 100, 512) for n in SIZES]
+    iterations = dict(zip(SIZES, (33, 80, 29, 41, 60), strict=True))
+    at = [model.terms({"size": n, "iterations": iterations[n]}, 100, 512) for n in SIZES]
     seconds = [sum(c * x[name] for name, c in zip(named, coefficients, strict=True)) for x in at]
     law = model.fit(named, at[:-1], seconds[:-1])
     np.testing.assert_allclose(law.coefficients, coefficients, rtol=1e-6, atol=1e-9)
@@ -70,10 +70,10 @@ def test_a_slope_lies_in_its_interval(model, power):
 
 def test_which_law_follows_from_what_was_seen(model):
     fixed = measured(lambda n: n * n)
-    varying = measured(lambda n: n * n, rounds=lambda n: n // 1000)
+    varying = measured(lambda n: n * n, iterations=lambda n: n // 1000)
     searched = measured(lambda n: n * n, search_s=lambda n: n)
     named = [model.names(rows) for rows in (fixed, varying, searched)]
-    assert named == [("1", "n n"), ("1", "n n", "n n rounds"), ("n n d", "2 n k")]
+    assert named == [("1", "n n"), ("1", "n n", "n n iterations"), ("n n d", "2 n k")]
 
 
 def test_gpus_share_the_work_and_pay_for_the_sum(model):
