@@ -5,6 +5,8 @@ No GPU is needed: the sources below raise what torch would.
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -37,20 +39,17 @@ class Tight(Dense):
         return super().rows(start, stop)
 
 
-@pytest.mark.parametrize("most", [1, 2, 16, 69])
-def test_blocks_are_halved_and_cover_every_row_once(most):
+@pytest.mark.parametrize("most", [1, 2, 16, 69, 70])
+def test_blocks_are_halved_and_cover_every_row_once(most, caplog):
+    caplog.set_level("INFO", "emcl_plugin")
     source = Tight(SCORES, dtype=torch.float64, most=most)
     seen = [(start, stop) for start, stop, _ in source.blocks()]
     assert [i for start, stop in seen for i in range(start, stop)] == list(range(70))
-    assert source.block_rows <= most < 2 * source.block_rows + 1
+    assert min(source.block_rows, 70) <= most < 2 * source.block_rows + 1
     assert source.asked[0] == (0, 70)
+    assert ("rows per block from now on" in caplog.text) == (most < 70)
+    assert (len(source.asked) == 1) == (most == 70)
     assert_array_equal(source.dense(), SCORES)
-
-
-def test_nothing_is_halved_without_need():
-    source = Tight(SCORES, dtype=torch.float64, most=70)
-    source.dense()
-    assert source.asked == [(0, 70)]
 
 
 def test_where_not_even_a_row_fits_the_error_is_torchs():
@@ -88,7 +87,7 @@ def test_a_round_that_does_not_fit_is_done_again_in_smaller_blocks(monkeypatch):
 
 
 @pytest.mark.parametrize("where", ["__init__", "_absorb"])
-def test_a_kernel_that_does_not_fit_is_recomputed(monkeypatch, where):
+def test_a_kernel_that_does_not_fit_is_recomputed(monkeypatch, caplog, where):
     wanted = fit_biases(Dense(SCORES), NCL(solver="blocks"))
 
     def fails(self, source, *_):
@@ -96,8 +95,9 @@ def test_a_kernel_that_does_not_fit_is_recomputed(monkeypatch, where):
         raise OutOfMemory("CUDA out of memory")
 
     monkeypatch.setattr(StoredKernel, where, fails)
-    source = Dense(SCORES)
-    found = fit_biases(source, NCL(solver="stored"))
+    with caplog.at_level("INFO", "emcl_plugin"):
+        found = fit_biases(Dense(SCORES), NCL(solver="stored"))
+    assert "scores are recomputed instead of stored" in caplog.text
     assert found.solver == "blocks"
     assert torch.equal(found.video, wanted.video)
 
@@ -124,3 +124,16 @@ def test_scores_that_cannot_be_stored_are_recomputed(monkeypatch):
     assert sizes == set(asked)
     assert sizes != {1}
     assert_allclose(found.scores, wanted, rtol=0, atol=1e-5)
+
+
+def test_decisions_are_logged_and_nothing_is_printed(caplog, capfd):
+    root = logging.getLogger("emcl_plugin")
+    assert [type(handler) for handler in root.handlers] == [logging.NullHandler]
+    with caplog.at_level("DEBUG", root.name):
+        found = rescore(SCORES)
+    logged = [(record.name.partition(".")[2], record.getMessage()) for record in caplog.records]
+    assert logged[0][0] == "pipeline.job"
+    assert logged[0][1].startswith("70 x 50 scores, stored kernel")
+    assert ("ncl.kernels", "NCL solver: stored (auto was requested)") in logged
+    assert logged[-1] == ("pipeline.job", found.guard.reason)
+    assert capfd.readouterr() == ("", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 
 import torch
@@ -17,6 +18,8 @@ from emcl_plugin.ncl.stored_kernel import StoredKernel
 from emcl_plugin.scores import Rows, Similarity
 from emcl_plugin.scores.candidates import Candidates
 from emcl_plugin.scores.memory import kernel_fits
+
+logger = logging.getLogger(__name__)
 
 
 def kernel_for(
@@ -47,6 +50,7 @@ def kernel_for(
     if kernel is None:
         solver = "pot" if solver == "pot" else "blocks"  # with POT the kernel only computes masses
         kernel = BlockKernel(own.rough() if config.products == "bfloat16" else own, *given)
+    logger.debug("NCL solver: %s (%s was requested)", solver, config.solver)
     if source.group.size > 1:
         kernel = SharedKernel(kernel, source.group, source.shape[0])
     return solver, kernel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -27,6 +28,8 @@ from emcl_plugin.pipeline.settings import Resources, Settings
 from emcl_plugin.scores import Dense, FeaturePair, Features, Scorer, Shard, Similarity
 from emcl_plugin.scores.candidates import Candidates
 from emcl_plugin.scores.candidates.search import search
+
+logger = logging.getLogger(__name__)
 
 
 class Job:
@@ -259,16 +262,20 @@ class Job:
                     "item of its own",
                     RepeatedItemsWarning,
                 )
-        return correct(
+        plan = self.plan
+        logger.debug("%s; %s, memory %s", plan, self.device, format_size(self.memory))
+        found = correct(
             self.sim,
             self.features,
             settings,
             memory=self.memory,
-            plan=self.plan,
+            plan=plan,
             candidates=self.search(progress),
             progress=progress,
             journal=journal,
         )
+        logger.info("%s", found.guard.reason)
+        return found
 
     def report(self, found: Correction) -> Report:
         """Return the report on a correction."""

@@ -7,6 +7,7 @@ scores of a source (:class:`LowRank`, :class:`Biased`); they cost nothing until 
 from __future__ import annotations
 
 import abc
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -16,6 +17,8 @@ import torch
 
 from emcl_plugin._internal.arrays import Array
 from emcl_plugin.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -105,6 +108,7 @@ class Similarity(abc.ABC):
                 if rows == 1:
                     raise
                 self.block_rows = (rows + 1) // 2
+                logger.info("GPU out of memory: %d rows per block from now on", self.block_rows)
             torch.cuda.empty_cache()  # not earlier: the error keeps tensors alive
 
     def storing(self, work: Callable[[], Result]) -> Result | None:
@@ -112,6 +116,7 @@ class Similarity(abc.ABC):
         rows = self.block_rows
         with suppress(OutOfMemory):
             return work()
+        logger.info("GPU out of memory: scores are recomputed instead of stored")
         self.block_rows = rows  # blocks shrank for the stored tensor only
         torch.cuda.empty_cache()
         return None
