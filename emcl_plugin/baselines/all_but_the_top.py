@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from emcl_plugin.baselines.centring import centred
+import torch
+
 from emcl_plugin.baselines.problem import FEATURES, Direction, Method
-from emcl_plugin.baselines.vectors import Changed, check_rank, to_unit
+from emcl_plugin.baselines.vectors import Change, Changed, changed_pair, check_rank, mean, to_unit
 from emcl_plugin.emcl import second_moments
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.scores import FeaturePair, Features, Similarity
+from emcl_plugin.scores import Features, Similarity
 
 
 def all_but_the_top(direction: Direction, *, directions: int | None = None) -> Similarity:
@@ -34,12 +35,15 @@ def all_but_the_top(direction: Direction, *, directions: int | None = None) -> S
     Mu, Viswanath: All-but-the-Top: Simple and Effective Postprocessing for Word Representations,
     ICLR 2018, arXiv 1702.01417.
     """
-    queries, gallery = direction.sides
+    queries, _ = direction.sides
     count = max(1, queries.shape[1] // 100) if directions is None else directions
     check_rank("directions", count, queries)
-    spread = []
-    for side, bank in ((queries, direction.query_bank), (gallery, direction.gallery_bank)):
-        spread.append(centred(bank or side, None))
+
+    def centred(side: Features) -> Changed:
+        shift = mean(side)
+        return Changed(side, lambda x, _: x - shift)
+
+    spread = [centred(side) for side in direction.references]
     if not any(bool((side.squared_norms() > 0).any()) for side in spread):
         raise InputValueError(
             "the features do not vary, so they have no principal directions",
@@ -48,14 +52,16 @@ def all_but_the_top(direction: Direction, *, directions: int | None = None) -> S
         )
     top = second_moments(*spread).eigen[1][:, -count:].to(queries.dtype)
 
-    def changed(side: Features, bank: Features | None) -> Changed:
-        return Changed(centred(side, bank), lambda x, _: to_unit(x - (x @ top) @ top.T, side))
+    def change_of(side: Features, reference: Features) -> Change:
+        shift = mean(reference)
 
-    return FeaturePair(
-        changed(queries, direction.query_bank),
-        changed(gallery, direction.gallery_bank),
-        memory=direction.memory,
-    )
+        def change(x: torch.Tensor, _: int) -> torch.Tensor:
+            x = x - shift
+            return to_unit(x - (x @ top) @ top.T, side)
+
+        return change
+
+    return changed_pair(direction, change_of)
 
 
 METHOD = Method("abtt", "all but the top principal directions", all_but_the_top, needs=(FEATURES,))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from emcl_plugin.baselines.problem import FEATURES, Direction, Method
-from emcl_plugin.baselines.vectors import Changed, mean, to_unit
-from emcl_plugin.scores import FeaturePair, Features, Similarity
+from emcl_plugin.baselines.vectors import Change, changed_pair, mean, to_unit
+from emcl_plugin.scores import Features, Similarity
 
 
 def centre(direction: Direction) -> Similarity:
@@ -21,22 +21,12 @@ def centre(direction: Direction) -> Similarity:
     Suzuki, Hara, Shimbo, Saerens, Fukumizu: Centering Similarity Measures to Reduce Hubs, EMNLP
     2013.
     """
-    queries, gallery = direction.sides
-    return FeaturePair(
-        _unit(centred(queries, direction.query_bank)),
-        _unit(centred(gallery, direction.gallery_bank)),
-        memory=direction.memory,
-    )
 
+    def centred(side: Features, reference: Features) -> Change:
+        shift = mean(reference)
+        return lambda x, _: to_unit(x - shift, side)
 
-def centred(side: Features, bank: Features | None) -> Changed:
-    """Subtract the mean of the bank, or of the vectors."""
-    shift = mean(bank or side)
-    return Changed(side, lambda x, _: x - shift)
-
-
-def _unit(side: Changed) -> Changed:
-    return Changed(side, lambda x, _: to_unit(x, side.base))
+    return changed_pair(direction, centred)
 
 
 METHOD = Method("centre", "mean centring of each side", centre, needs=(FEATURES,))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from emcl_plugin.baselines.problem import FEATURES, Direction, Method
-from emcl_plugin.baselines.vectors import Changed, mean
-from emcl_plugin.scores import FeaturePair, Features, Similarity
+from emcl_plugin.baselines.vectors import Change, changed_pair, mean
+from emcl_plugin.scores import Features, Similarity
 
 
 def distribution_normalization(direction: Direction, *, weight: float = 0.25) -> Similarity:
@@ -30,17 +30,12 @@ def distribution_normalization(direction: Direction, *, weight: float = 0.25) ->
     Zhou, Ren, Li, Zabih, Lim: Test-Time Distribution Normalization for Contrastively Learned
     Vision-language Models, NeurIPS 2023, arXiv 2302.11084.
     """
-    queries, gallery = direction.sides
 
-    def shifted(side: Features, bank: Features | None) -> Changed:
-        shift = weight * mean(bank or side)
-        return Changed(side, lambda x, _: x - shift)
+    def shifted(_: Features, reference: Features) -> Change:
+        shift = weight * mean(reference)
+        return lambda x, _: x - shift
 
-    return FeaturePair(
-        shifted(queries, direction.query_bank),
-        shifted(gallery, direction.gallery_bank),
-        memory=direction.memory,
-    )
+    return changed_pair(direction, shifted)
 
 
 METHOD = Method(

@@ -49,7 +49,7 @@ def dual_is(
     """
     check_positive(query_temperature=query_temperature, gallery_temperature=gallery_temperature)
     queries, items = _normalisers(direction, query_temperature, gallery_temperature)
-    tau = _joint(query_temperature, gallery_temperature)
+    tau = 1 / (1 / query_temperature + 1 / gallery_temperature)
     return add_to_columns(direction.scores, -tau * (queries + items))
 
 
@@ -96,11 +96,10 @@ def dual_dis(
     biases = _normalisers(direction, query_temperature, gallery_temperature)
     by_query = activated(scores, direction.query_probe(), k)
     by_item = activated(scores, direction.gallery_probe(), k)
-    tau = _joint(query_temperature, gallery_temperature)
     weights = scores.rows(0, 1).new_zeros(scores.shape[0], 2)
     weights[by_query, 0] = query_temperature
     weights[by_item, 1] = gallery_temperature
-    weights[by_query & by_item] = tau
+    weights[by_query & by_item] = 1 / (1 / query_temperature + 1 / gallery_temperature)
     return LowRank(scores, -weights, torch.stack(biases, dim=1))
 
 
@@ -109,10 +108,6 @@ def _normalisers(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     queries = logsumexp(direction.query_probe(), query_temperature)[1]
     return queries, logsumexp(direction.gallery_probe(), gallery_temperature)[1]
-
-
-def _joint(query_temperature: float, gallery_temperature: float) -> float:
-    return 1 / (1 / query_temperature + 1 / gallery_temperature)
 
 
 DUAL_IS = Method(

@@ -10,7 +10,7 @@ import torch
 from emcl_plugin._internal import renamed
 from emcl_plugin._internal.arrays import Array, check_finite
 from emcl_plugin.baselines.problem import FEATURES, Direction, Method
-from emcl_plugin.baselines.registry import METHODS
+from emcl_plugin.baselines.registry import METHODS, applicable
 from emcl_plugin.errors import InputValueError
 from emcl_plugin.pipeline.inputs import FeaturesPair
 from emcl_plugin.pipeline.job import Job
@@ -73,42 +73,28 @@ def correct(
     >>> correct("is", sim, temperature=0.1).argmax(1)
     array([0, 1, 2])
     """
-    method = _find(name)
-    _check_settings(method, settings)
+    if name not in METHODS:
+        remedy = f"use one of {', '.join(METHODS)}"
+        raise InputValueError("no method has this name", repr(name), remedy)
+    method = METHODS[name]
+    known = list(inspect.signature(method.correct).parameters)[1:]
+    for setting in settings.keys() - set(known):
+        remedy = f"use one of {', '.join(known)}" if known else "it has none"
+        raise InputValueError(f"{name} has no such setting", repr(setting), remedy)
     plain = Settings(emcl=None, ncl=None, metric=metric)
     job = Job(sim, feats, plain, Resources(device=device, memory=memory))
     job.require_dense()
     with torch.no_grad():
         direction = _direction(method, job, query_bank, gallery_bank)
-        missing = method.missing(direction)
-        if missing:
-            raise InputValueError(
-                f"{name} needs {' and '.join(missing)}",
-                _given(sim=sim, feats=feats, query_bank=query_bank, gallery_bank=gallery_bank),
-                "pass them, or take one of "
-                + ", ".join(m.name for m in METHODS.values() if not m.missing(direction)),
-            )
+        if missing := " and ".join(method.missing(direction)):
+            inputs = {"sim": sim, "feats": feats}
+            inputs |= {"query_bank": query_bank, "gallery_bank": gallery_bank}
+            received = ", ".join(name for name, value in inputs.items() if value is not None)
+            others = ", ".join(other.name for other in applicable(direction))
+            remedy = f"pass them, or take one of {others}"
+            raise InputValueError(f"{name} needs {missing}", received, remedy)
         corrected = method.correct(direction, **settings)
         return job.collect(job.kind.narrow(block) for _, _, block in corrected.blocks())
-
-
-def _find(name: str) -> Method:
-    if name not in METHODS:
-        raise InputValueError(
-            "no method has this name", repr(name), f"use one of {', '.join(METHODS)}"
-        )
-    return METHODS[name]
-
-
-def _check_settings(method: Method, settings: dict[str, Any]) -> None:
-    known = list(inspect.signature(method.correct).parameters)[1:]
-    for name in settings:
-        if name not in known:
-            raise InputValueError(
-                f"{method.name} has no such setting",
-                repr(name),
-                f"use one of {', '.join(known)}" if known else "it has none",
-            )
 
 
 def _direction(
@@ -122,15 +108,8 @@ def _direction(
         scores = FeaturePair(text, video, memory=job.memory)
         return Direction(scores, text, video, *banks)
     if text is not None and (FEATURES in method.needs or banks != (None, None)):
-        raise InputValueError(
-            f"{method.name} works on the features' own similarity and would not heed sim",
-            "sim and feats",
-            "pass feats alone",
-        )
+        problem = f"{method.name} works on the features' own similarity and would not heed sim"
+        raise InputValueError(problem, "sim and feats", "pass feats alone")
     for start, _, block in job.sim.blocks():
         check_finite(block, "sim", start)
     return Direction(job.sim, text, video, *banks)
-
-
-def _given(**inputs: object) -> str:
-    return ", ".join(name for name, value in inputs.items() if value is not None)

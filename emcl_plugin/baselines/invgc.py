@@ -54,9 +54,8 @@ def invgc(
     if share > 1:
         raise InputValueError("share must be at most 1", f"share={share}", "leave it out for 0.01")
     queries, gallery = direction.sides
+    asked, items = direction.references
     own = direction.gallery_bank is None
-    items = gallery if direction.gallery_bank is None else direction.gallery_bank
-    asked = queries if direction.query_bank is None else direction.query_bank
     memory = direction.memory
 
     def change(block: torch.Tensor, start: int) -> torch.Tensor:

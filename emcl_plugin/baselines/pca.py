@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from emcl_plugin.baselines.problem import FEATURES, Direction, Method
-from emcl_plugin.baselines.vectors import Changed, check_rank, to_unit
+from emcl_plugin.baselines.vectors import changed_pair, check_rank, to_unit
 from emcl_plugin.emcl import second_moments
-from emcl_plugin.scores import FeaturePair, Features, Similarity
+from emcl_plugin.scores import Similarity
 
 
 def pca(direction: Direction, *, rank: int = 32) -> Similarity:
@@ -32,15 +32,11 @@ def pca(direction: Direction, *, rank: int = 32) -> Similarity:
     Pearson: On Lines and Planes of Closest Fit to Systems of Points in Space, Philosophical
     Magazine, 1901.
     """
-    queries, gallery = direction.sides
-    rank = check_rank("rank", min(rank, queries.shape[1]), queries)
-    sides = (direction.query_bank or queries, direction.gallery_bank or gallery)
-    top = second_moments(*sides).eigen[1][:, -rank:].to(queries.dtype)
-
-    def changed(side: Features) -> Changed:
-        return Changed(side, lambda x, _: to_unit((x @ top) @ top.T, side))
-
-    return FeaturePair(changed(queries), changed(gallery), memory=direction.memory)
+    queries, _ = direction.sides
+    rank = min(rank, queries.shape[1])
+    check_rank("rank", rank, queries)
+    top = second_moments(*direction.references).eigen[1][:, -rank:].to(queries.dtype)
+    return changed_pair(direction, lambda side, _: lambda x, _: to_unit((x @ top) @ top.T, side))
 
 
 METHOD = Method("pca", "PCA reconstruction in EMCL's place", pca, needs=(FEATURES,))

@@ -52,6 +52,7 @@ class Direction:
             features: Features | None = getattr(self, name)
             if features is None:
                 continue
+            spoken = name.replace("_", " ")
             if axis is not None and features.shape[0] != self.scores.shape[axis]:
                 raise InputValueError(
                     f"the {name} and the scores do not belong together",
@@ -60,14 +61,14 @@ class Direction:
                 )
             if axis is None and self.gallery is None:
                 raise InputValueError(
-                    f"the {name.replace('_', ' ')} has nothing to be compared with",
+                    f"the {spoken} has nothing to be compared with",
                     f"{name} {features.shape} and no gallery features",
                     "pass the features of the gallery too",
                 )
             dimension = features.shape[1] if dimension is None else dimension
             if features.shape[1] != dimension:
                 raise InputValueError(
-                    f"the {name.replace('_', ' ')} has another dimension than the other features",
+                    f"the {spoken} has another dimension than the other features",
                     f"{features.shape[1]} instead of {dimension}",
                     "embed everything with the same model",
                 )
@@ -92,37 +93,39 @@ class Direction:
     @property
     def sides(self) -> tuple[Features, Features]:
         """Features of queries and gallery; raises if they are missing."""
-        return self._there(self.queries, FEATURES), self._there(self.gallery, FEATURES)
+        return _there(self.queries, FEATURES), _there(self.gallery, FEATURES)
+
+    @property
+    def references(self) -> tuple[Features, Features]:
+        """Features that statistics of both sides are taken of: the bank, where given."""
+        queries, gallery = self.sides
+        return self.query_bank or queries, self.gallery_bank or gallery
 
     def probe(self) -> Similarity:
         """Return query bank x gallery, or the scores of the test queries."""
-        if self.query_bank is None:
-            return self.scores
-        return self._against_gallery(self.query_bank)
+        return self.scores if self.query_bank is None else self.query_probe()
 
     def query_probe(self) -> Similarity:
         """Return query bank x gallery."""
-        return self._against_gallery(self._there(self.query_bank, QUERY_BANK))
+        return self._pair(_there(self.query_bank, QUERY_BANK), _there(self.gallery, FEATURES))
 
     def gallery_probe(self) -> Similarity:
         """Return gallery bank x gallery."""
-        return self._against_gallery(self._there(self.gallery_bank, GALLERY_BANK))
+        return self._pair(_there(self.gallery_bank, GALLERY_BANK), _there(self.gallery, FEATURES))
 
     def bank_probe(self) -> Similarity:
         """Return query bank x gallery bank."""
-        queries = self._there(self.query_bank, QUERY_BANK)
-        return FeaturePair(
-            queries, self._there(self.gallery_bank, GALLERY_BANK), memory=self.memory
-        )
+        queries = _there(self.query_bank, QUERY_BANK)
+        return self._pair(queries, _there(self.gallery_bank, GALLERY_BANK))
 
-    def _against_gallery(self, bank: Features) -> FeaturePair:
-        return FeaturePair(bank, self._there(self.gallery, FEATURES), memory=self.memory)
+    def _pair(self, queries: Features, gallery: Features) -> FeaturePair:
+        return FeaturePair(queries, gallery, memory=self.memory)
 
-    @staticmethod
-    def _there(features: Features | None, what: str) -> Features:
-        if features is None:
-            raise InputValueError(f"this method needs {what}", "none", f"pass the {what}")
-        return features
+
+def _there(features: Features | None, what: str) -> Features:
+    if features is None:
+        raise InputValueError(f"this method needs {what}", "none", f"pass the {what}")
+    return features
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,5 @@ def check_positive(**settings: float) -> None:
     """Raise if a setting is not positive and finite."""
     for name, value in settings.items():
         if not (value > 0 and math.isfinite(value)):
-            raise InputValueError(
-                f"{name} must be a positive number", f"{name}={value}", "leave it out"
-            )
+            problem = f"{name} must be a positive number"
+            raise InputValueError(problem, f"{name}={value}", "leave it out")

@@ -117,11 +117,8 @@ class Joined(Similarity):
         if self.axis == 1:
             return torch.cat([self.first.rows(start, stop), self.second.rows(start, stop)], dim=1)
         n = self.first.shape[0]
-        parts = []
-        if start < n:
-            parts.append(self.first.rows(start, min(stop, n)))
-        if stop > n:
-            parts.append(self.second.rows(max(start, n) - n, stop - n))
+        parts = [self.first.rows(start, min(stop, n))] if start < n else []
+        parts += [self.second.rows(max(start, n) - n, stop - n)] if stop > n else []
         return torch.cat(parts)
 
     @property

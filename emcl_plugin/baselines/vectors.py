@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import torch
 
+from emcl_plugin.baselines.problem import Direction
 from emcl_plugin.errors import InputValueError
-from emcl_plugin.scores import Features
+from emcl_plugin.scores import FeaturePair, Features
 
 Change = Callable[[torch.Tensor, int], torch.Tensor]
 
@@ -37,6 +38,15 @@ class Changed(Features):
         return self.change(self.base.rows(start, stop), start)
 
 
+def changed_pair(
+    direction: Direction, change_of: Callable[[Features, Features], Change]
+) -> FeaturePair:
+    """Return both sides after ``change_of(side, its reference)``; see Direction.references."""
+    pairs = zip(direction.sides, direction.references, strict=True)
+    queries, gallery = (Changed(side, change_of(side, reference)) for side, reference in pairs)
+    return FeaturePair(queries, gallery, memory=direction.memory)
+
+
 def mean(features: Features) -> torch.Tensor:
     """Return the mean vector, (dimension,), summed in float64."""
     total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
@@ -50,12 +60,11 @@ def to_unit(x: torch.Tensor, like: Features) -> torch.Tensor:
     return torch.nn.functional.normalize(x, dim=1) if like.metric == "cosine" else x
 
 
-def check_rank(name: str, value: int, features: Features) -> int:
-    """Return ``value``, or raise if the features have fewer directions."""
+def check_rank(name: str, value: int, features: Features) -> None:
+    """Raise if the features have fewer directions than ``value``."""
     if not 1 <= value <= features.shape[1]:
         raise InputValueError(
             f"{name} must be between 1 and the features' dimension",
             f"{name}={value}, dimension {features.shape[1]}",
             "leave it out",
         )
-    return value

@@ -13,19 +13,13 @@ from emcl_plugin.errors import InputTypeError, InputValueError
 from emcl_plugin.scores import FeaturePair, Features
 
 TEXT, VIDEO = (x.astype(np.float32) for x in cone_pair(21, 17, 8, seed=3))
-BANKS = dict(
-    zip(
-        ("query_bank", "gallery_bank"),
-        (x.astype(np.float32) for x in cone_pair(19, 13, 8, seed=4)),
-        strict=True,
-    )
-)
+QUERY_BANK, GALLERY_BANK = (x.astype(np.float32) for x in cone_pair(19, 13, 8, seed=4))
+BANKS = {"query_bank": QUERY_BANK, "gallery_bank": GALLERY_BANK}
 SIM = TEXT @ VIDEO.T
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_arrays_give_what_the_direction_gives(name):
-    """Same numbers, an array of the same dtype."""
     sides = [Features(x) for x in (TEXT, VIDEO, *BANKS.values())]
     direction = Direction(FeaturePair(*sides[:2]), *sides)
     found = correct(name, feats=(TEXT, VIDEO), **BANKS)
@@ -36,7 +30,6 @@ def test_arrays_give_what_the_direction_gives(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_tensors_give_tensors(name):
-    """The same scores, of the dtype that came in, without a gradient, inputs untouched."""
     inputs = [torch.from_numpy(x).double().requires_grad_() for x in (TEXT, VIDEO)]
     banks = {key: torch.from_numpy(x).double() for key, x in BANKS.items()}
     before = [x.detach().clone() for x in (*inputs, *banks.values())]
@@ -53,7 +46,6 @@ def test_tensors_give_tensors(name):
 @pytest.mark.parametrize("name", ["csls", "is", "dsl", "nnn", "sn"])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_a_similarity_is_enough_for_methods_without_needs(name, dtype):
-    """From the matrix as from the features, in the dtype of the matrix."""
     held = SIM.astype(dtype)
     sim = held.copy()
     found = correct(name, sim)
@@ -64,7 +56,6 @@ def test_a_similarity_is_enough_for_methods_without_needs(name, dtype):
 
 
 def test_settings_are_the_methods_own():
-    """They arrive, and an unknown one is refused with those that there are."""
     assert not np.allclose(correct("csls", SIM, k=1), correct("csls", SIM))
     with pytest.raises(InputValueError, match="one of k") as caught:
         correct("csls", SIM, temperature=0.1)
@@ -74,7 +65,6 @@ def test_settings_are_the_methods_own():
 
 
 def test_an_unknown_name_is_refused_with_all_names():
-    """So that the right one can be read off."""
     with pytest.raises(InputValueError) as caught:
         correct("cslss", SIM)
     assert caught.value.received == "'cslss'"
@@ -92,7 +82,6 @@ def test_an_unknown_name_is_refused_with_all_names():
     ],
 )
 def test_missing_needs_are_named(name, given, needs):
-    """With what came in and what would run instead."""
     with pytest.raises(InputValueError) as caught:
         correct(name, **given)
     assert caught.value.problem == f"{name} needs {needs}"
@@ -101,7 +90,6 @@ def test_missing_needs_are_named(name, given, needs):
 
 
 def test_a_similarity_that_would_not_be_heeded_is_refused():
-    """Feature methods, and banks whose scores are not in the units of sim."""
     with pytest.raises(InputValueError, match="would not heed sim"):
         correct("centre", SIM, (TEXT, VIDEO))
     with pytest.raises(InputValueError, match="would not heed sim"):
@@ -112,14 +100,11 @@ def test_a_similarity_that_would_not_be_heeded_is_refused():
 
 
 def test_bad_arrays_are_refused():
-    """NaN, a bank of another dimension, something that is no array, a metric."""
-    broken = SIM.copy()
-    broken[2, 3] = np.nan
-    with pytest.raises(InputValueError, match="NaN"):
-        correct("csls", broken)
-    with pytest.raises(InputValueError, match="another dimension"):
-        correct("nnn", feats=(TEXT, VIDEO), query_bank=np.ones((4, 5), np.float32))
-    with pytest.raises(InputTypeError, match="query_bank is not an array"):
-        correct("nnn", feats=(TEXT, VIDEO), query_bank=[[1.0]])
-    with pytest.raises(InputValueError, match="metric"):
-        correct("nnn", feats=(TEXT, VIDEO), metric="l2")
+    for given, kind, words in (
+        ({"sim": np.where(SIM[2, 3] == SIM, np.nan, SIM)}, InputValueError, "NaN"),
+        ({"query_bank": np.ones((4, 5), np.float32)}, InputValueError, "another dimension"),
+        ({"query_bank": [[1.0]]}, InputTypeError, "query_bank is not an array"),
+        ({"metric": "l2"}, InputValueError, "metric"),
+    ):
+        with pytest.raises(kind, match=words):
+            correct("nnn", **({} if "sim" in given else {"feats": (TEXT, VIDEO)}), **given)
