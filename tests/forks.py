@@ -99,7 +99,7 @@ def _serve():
 
     from emcl_plugin import tune  # noqa: F401
     from emcl_plugin.bank import both_directions  # noqa: F401
-    from emcl_plugin.cli import inputs, outputs, show  # noqa: F401
+    from emcl_plugin.cli import inputs, outputs, rerank, show  # noqa: F401
     from emcl_plugin.cli import main as program
     from emcl_plugin.evaluation import ablation  # noqa: F401
     from emcl_plugin.index import export  # noqa: F401

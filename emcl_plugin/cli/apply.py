@@ -36,15 +36,14 @@ if TYPE_CHECKING:
     "  emcl-rerank apply fitted --text q.npy --gt diagonal --output out.npy",
 )
 @click.argument("folder", metavar="DIR", type=opt.PATH)
-@opt.source("--text", "Q.npy", "Queries that are texts.")
-@opt.source("--video", "Q.npy", "Queries that are videos.")
+@opt.source("--text Q.npy", "Queries that are texts.")
+@opt.source("--video Q.npy", "Queries that are videos.")
 @opt.file(
-    "--output -o",
-    "OUT",
+    "--output -o OUT",
     "File for the scores, queries x gallery. Default: scores.npy; with --top: top.csv.",
 )
-@opt.number("--top", "K", "Write only the K best items of each query, with their names. E.g. 10.")
-@opt.file("--gt", "FILE", "Right item of every query, to measure the gain; as in the main command.")
+@opt.number("--top K", "Write only the K best items of each query, with their names. E.g. 10.")
+@opt.file("--gt FILE", "Right item of every query, to measure the gain; as in the main command.")
 @opt.force_option
 @opt.trust_option
 @opt.device_option

@@ -21,11 +21,9 @@ from emcl_plugin.cli.inputs import Banks, Inputs, Sources, TruthFiles, read_meas
 @opt.truth_options
 @opt.bank_options
 @opt.section("Input", opt.flag("--demo", "Use the demo data that ship with the package."))
-@click.option("--methods", metavar="LIST", help="Comma-separated names. Default: all that can run.")
+@opt.option("--methods LIST", "Comma-separated names. Default: all that can run.")
 @opt.measure_options
-@click.option(
-    "--sort", default="R@1", show_default=True, help="A measure (mean of directions), or none."
-)
+@opt.option("--sort", "A measure (mean of directions), or none.", default="R@1")
 @opt.choice("--format", ["text", "markdown", "latex", "csv", "json"], "Format of the table.")
 @opt.device_options
 @opt.quiet_option

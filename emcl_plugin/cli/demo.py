@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from emcl_plugin.cli.options import json_option
+from emcl_plugin.cli.options import json_option, option
 from emcl_plugin.errors import escaped
 
 
@@ -18,11 +18,10 @@ from emcl_plugin.errors import escaped
     "emcl-rerank demo --save demo",
 )
 @json_option
-@click.option(
-    "--save",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="FOLDER",
-    help="Also save text.npy, video.npy and their banks here, to try the commands on files.",
+@option(
+    "--save FOLDER",
+    "Also save text.npy, video.npy and their banks here, to try the commands on files.",
+    click.Path(path_type=Path, file_okay=False),
 )
 def demo(as_json: bool, save: Path | None) -> None:
     """Re-score real embeddings that ship with the package and show the gain.

@@ -29,25 +29,22 @@ _RANKED_BY = {"ip": "inner product", "cosine": "cosine", "l2": "Euclidean distan
     "  emcl-rerank export fitted --queries q.npy --queries-output qv.npy",
 )
 @click.argument("folder", metavar="DIR", type=opt.PATH)
-@click.option("--to", type=click.Choice(_STORES), help="Store to write the gallery for.")
-@opt.file("--output -o", "PATH", "A file for faiss and parquet, a folder for the others.")
-@click.option(
-    "--factory",
-    metavar="TEXT",
-    help='FAISS factory string, e.g. HNSW32 or "IVF64,Flat". Default: Flat (exact).',
+@opt.option("--to", "Store to write the gallery for.", click.Choice(_STORES))
+@opt.file("--output -o PATH", "A file for faiss and parquet, a folder for the others.")
+@opt.option(
+    "--factory TEXT", 'FAISS factory string, e.g. HNSW32 or "IVF64,Flat". Default: Flat (exact).'
 )
 @opt.choice(
     "--space", tuple(_RANKED_BY), "What the store ranks by; ip, the inner product, if it can."
 )
 @opt.number(
-    "--phi",
-    "LENGTH",
+    "--phi LENGTH",
     "With cosine and l2, where items will be added: length of the longest vector to expect. "
     "Default: that of the longest vector now.",
     click.FloatRange(min=0, min_open=True),
 )
-@opt.source("--queries", "Q.npy", "Queries to convert, queries x dimensions.")
-@opt.file("--queries-output", "QV.npy", "File for the converted queries.")
+@opt.source("--queries Q.npy", "Queries to convert, queries x dimensions.")
+@opt.file("--queries-output QV.npy", "File for the converted queries.")
 @opt.flag("--force", "Replace an earlier export.")
 @opt.trust_option
 @opt.quiet_option

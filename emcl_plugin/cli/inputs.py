@@ -25,10 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Scores, features or both, and what else their files hold: ids, and the right pairs.
-
-    ``notes`` list the assumptions that were made.
-    """
+    """Scores, features or both, and what came with them; ``notes`` list the assumptions made."""
 
     sim: Matrix | Scorer | None
     feats: tuple[Matrix, Matrix] | None
@@ -51,19 +48,6 @@ class Inputs:
             return int(self.sim.shape[0]), int(self.sim.shape[-1])
         assert self.feats is not None
         return int(self.feats[0].shape[0]), int(self.feats[1].shape[0])
-
-    def ids(
-        self, shape: tuple[int, int], text_ids: Path | None, video_ids: Path | None
-    ) -> tuple[Ids | None, Ids | None]:
-        """Return the ids of texts and videos: of these files, else those that came along."""
-        from emcl_plugin.io.truth import read_lines
-
-        texts, videos = self.text_ids, self.video_ids
-        if text_ids is not None:
-            texts = tuple(read_lines(text_ids, shape[0], "text ids"))
-        if video_ids is not None:
-            videos = tuple(read_lines(video_ids, shape[1], "video ids"))
-        return texts, videos
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +83,8 @@ class Sources(Group):
 
     def read(self) -> Inputs:
         """Open the files, memory-mapped where possible."""
+        from emcl_plugin.adapters.orientation import oriented
+
         if self.source is not None:
             return _from_retriever(*self.source, self.orientation)
         texts = None if self.text is None else read_source(self.text)
@@ -110,17 +96,17 @@ class Sources(Group):
         matrix, ids, column_ids = None, None, None
         if self.sim is not None:
             scores = read_source(self.sim)
-            matrix = _oriented(scores, texts, videos, self.orientation, notes)
             ids, column_ids = scores.ids, scores.column_ids
+            counts = [None if side is None else len(side.array) for side in (texts, videos)]
+            matrix = oriented(
+                scores.array, self.orientation, notes, texts=counts[0], videos=counts[1],
+                by_ids=ids is not None and column_ids is not None,
+            )  # fmt: skip
             if self.orientation == "video-text" or matrix.shape != scores.array.shape:  # turned
                 ids, column_ids = column_ids, ids
-        return Inputs(
-            matrix,
-            None if texts is None or videos is None else (texts.array, videos.array),
-            _agreed("text", texts, ids),
-            _agreed("video", videos, column_ids),
-            notes=tuple(notes),
-        )
+        feats = None if texts is None or videos is None else (texts.array, videos.array)
+        text_ids, video_ids = _agreed("text", texts, ids), _agreed("video", videos, column_ids)
+        return Inputs(matrix, feats, text_ids, video_ids, notes=tuple(notes))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,9 +150,8 @@ class Sides:
         bank, other = pair if forward else pair[::-1]
         if bank is None:
             missing, given = ("--text-bank", "--video") if forward else ("--video-bank", "--text")
-            raise wrong_usage(
-                f"a bank of queries for the gallery {given} is missing: give {missing}"
-            )
+            what = f"a bank of queries for the gallery {given}"
+            raise wrong_usage(f"{what} is missing: give {missing}")
         assert gallery is not None
         return cls(gallery, bank, other, "--text" if forward else "--video")
 
@@ -187,7 +172,14 @@ class TruthFiles(Group):
 
     def ids(self, given: Inputs, shape: tuple[int, int]) -> tuple[Ids | None, Ids | None]:
         """Return the ids of texts and videos, from the options or else from the inputs."""
-        return given.ids(shape, self.text_ids, self.video_ids)
+        from emcl_plugin.io.truth import read_lines
+
+        texts, videos = given.text_ids, given.video_ids
+        if self.text_ids is not None:
+            texts = tuple(read_lines(self.text_ids, shape[0], "text ids"))
+        if self.video_ids is not None:
+            videos = tuple(read_lines(self.video_ids, shape[1], "video ids"))
+        return texts, videos
 
     def read(self, shape: tuple[int, int], given: Inputs | None = None) -> GroundTruth:
         """Return the pairs of ``gt``, else those of the inputs, else row i with row i."""
@@ -228,16 +220,18 @@ class NameFiles(Group):
         """Return the names; ids, where no option names a file."""
         from emcl_plugin.evaluation.ablation import Names
 
-        def lines(path: Path | None, side: int, what: str, other: Ids | None) -> Sequence[str]:
-            from emcl_plugin.io.truth import read_lines
-
-            return other or () if path is None else read_lines(path, shape[side], what)
-
         return Names(
-            lines(self.text_names, 0, "text names", ids[0]),
-            lines(self.video_names, 1, "video names", ids[1]),
-            lines(self.video_links, 1, "video links", None),
+            _lines(self.text_names, shape[0], "text names", ids[0]),
+            _lines(self.video_names, shape[1], "video names", ids[1]),
+            _lines(self.video_links, shape[1], "video links", None),
         )
+
+
+def _lines(path: Path | None, count: int, what: str, other: Ids | None) -> Sequence[str]:
+    """Return the lines of a file, if there is one."""
+    from emcl_plugin.io.truth import read_lines
+
+    return other or () if path is None else read_lines(path, count, what)
 
 
 def _read_array(source: str | None) -> Matrix | None:
@@ -248,42 +242,17 @@ def read_source(source: str) -> Vectors:
     """Read one file of vectors; pickles only with --trust-pickle."""
     from emcl_plugin.io.formats import read_vectors
 
-    return read_vectors(source, trust_pickle=trusted())
+    return read_vectors(source, trust_pickle=_trusted())
 
 
 def names_of(gallery: Vectors, path: Path | None) -> list[str]:
     """Return the gallery's names: of this file, else the ids in its own."""
-    from emcl_plugin.io.truth import read_lines
-
-    return (
-        list(gallery.ids or ()) if path is None else read_lines(path, len(gallery.array), "names")
-    )
+    return list(_lines(path, len(gallery.array), "names", gallery.ids))
 
 
-def trusted() -> bool:
-    """Return whether --trust-pickle is given."""
+def _trusted() -> bool:
     context = click.get_current_context(silent=True)
     return context is not None and bool(context.meta.get(TRUST))
-
-
-def _oriented(
-    scores: Vectors,
-    texts: Vectors | None,
-    videos: Vectors | None,
-    orientation: str,
-    notes: list[str],
-) -> Matrix:
-    from emcl_plugin.adapters.orientation import oriented
-
-    found = oriented(
-        scores.array,
-        orientation,
-        notes,
-        texts=None if texts is None else len(texts.array),
-        videos=None if videos is None else len(videos.array),
-        by_ids=scores.ids is not None and scores.column_ids is not None,
-    )
-    return cast("Matrix", found)
 
 
 def _from_retriever(name: str, path: str, orientation: str) -> Inputs:
@@ -292,7 +261,7 @@ def _from_retriever(name: str, path: str, orientation: str) -> Inputs:
     from emcl_plugin.emcl.experts import Experts
 
     chosen = {} if orientation == "auto" else {"orientation": orientation}
-    found = adapters.read(name, path, trust_pickle=trusted(), **chosen)
+    found = adapters.read(name, path, trust_pickle=_trusted(), **chosen)
     own = isinstance(found.similarity, Experts)  # they bring their features
     return Inputs(
         cast("Matrix | None", found.similarity),

@@ -19,12 +19,12 @@ from emcl_plugin.cli import options as opt
 from emcl_plugin.cli import processes, streams
 from emcl_plugin.cli.apply import apply_command
 from emcl_plugin.cli.compare import compare_command
+from emcl_plugin.cli.config import RunConfig
 from emcl_plugin.cli.demo import demo
 from emcl_plugin.cli.eval import evaluate_command
 from emcl_plugin.cli.export import export_command
 from emcl_plugin.cli.fit import fit_command
 from emcl_plugin.cli.method import method_options
-from emcl_plugin.cli.rerank import run_rerank
 from emcl_plugin.cli.saved import show_command
 from emcl_plugin.cli.serve import serve_command
 from emcl_plugin.cli.tune import tune_command
@@ -103,7 +103,11 @@ def command(context: click.Context, /, **options: Any) -> None:
             f"{context.invoked_subcommand} runs in one process: start it without torchrun"
         )
     if context.invoked_subcommand is None:
-        run_rerank(context, **options)
+        config = RunConfig.from_options(context, **options)
+
+        from emcl_plugin.cli.rerank import run_rerank
+
+        run_rerank(config)
         return
     given = [
         option.opts[0]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emcl_plugin.cli.options import Group, choice, number, section, wrong_usage
+from emcl_plugin.cli.options import Group, choice, number, option, section, wrong_usage
 from emcl_plugin.errors import InputValueError
 
 if TYPE_CHECKING:
@@ -22,16 +22,14 @@ method_options = section(
     "Method",
     choice("--emcl", EMCL_NAMES, "EMCL: strength chosen without labels, off, or a preset."),
     number(
-        "--emcl-strength",
-        "S",
+        "--emcl-strength S",
         "Fix EMCL's strength: negative removes the shared component (-1: fully), positive "
         "amplifies it. E.g. -0.5. Default: chosen.",
         click.FLOAT,
     ),
-    number("--subspaces", "K", "Number of EM bases, e.g. 16. Default: 32, or that of the preset."),
+    number("--subspaces K", "Number of EM bases, e.g. 16. Default: 32, or that of the preset."),
     number(
-        "--seed",
-        "N",
+        "--seed N",
         "Start EM from Gaussian bases with this seed. Default: eigenvectors, no seed.",
         click.IntRange(min=0),
     ),
@@ -43,31 +41,27 @@ method_options = section(
         "as in benchmarks and in the NCL paper. gentle: unknown, correct hubs only. off: no NCL.",
     ),
     number(
-        "--temperature",
-        "TAU",
+        "--temperature TAU",
         "NCL temperature in the units of the scores, e.g. 0.01. Default: 0.15 of their "
         "standard deviation.",
         click.FloatRange(min=0, min_open=True),
     ),
-    click.option(
+    number(
         "--iterations",
-        type=click.IntRange(min=1),
+        "Maximum number of Sinkhorn iterations; stops early on convergence.",
         default=200,
-        show_default=True,
-        help="Maximum number of Sinkhorn iterations; stops early on convergence.",
     ),
-    click.option("--rounds", type=click.IntRange(min=1), hidden=True),
+    number("--rounds", "The old name of --iterations.", hidden=True),
     choice(
         "--storage",
         ["scores", "bfloat16"],
         "Precision of the stored Sinkhorn kernel; bfloat16 halves its memory.",
     ),
     choice("--products", ["scores", "bfloat16"], "Precision for recomputing scores."),
-    click.option(
+    option(
         "--guard/--no-guard",
+        "Limit the correction to what label-free evidence supports.",
         default=True,
-        show_default=True,
-        help="Limit the correction to what label-free evidence supports.",
     ),
 )
 

@@ -107,25 +107,33 @@ def section(title: str, *options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-def file(name: str, metavar: str, text: str, **more: Any) -> Callable[[F], F]:
+def option(declared: str, text: str, kind: Any = None, **more: Any) -> Callable[[F], F]:
+    """Option such as "--output -o OUT.npy": its names, then the word for its value, if any."""
+    names = declared.split()
+    if names[-1] != names[-1].lower():
+        more["metavar"] = names.pop()
+    more.setdefault("show_default", "default" in more)
+    return click.option(*names, type=kind, help=text, **more)
+
+
+def file(declared: str, text: str, **more: Any) -> Callable[[F], F]:
     """Option for a path."""
-    return click.option(*name.split(), type=PATH, metavar=metavar, help=text, **more)
+    return option(declared, text, PATH, **more)
 
 
-def source(name: str, metavar: str, text: str) -> Callable[[F], F]:
+def source(declared: str, text: str) -> Callable[[F], F]:
     """Option for vectors: a file, ``file:name``, a folder, ``-`` or an address."""
-    return click.option(name, type=SOURCE, metavar=metavar, help=text)
+    return option(declared, text, SOURCE)
+
+
+def number(declared: str, text: str, kind: Any = _COUNT, **more: Any) -> Callable[[F], F]:
+    """Option for a number, at least 1 unless ``kind`` says otherwise."""
+    return option(declared, text, kind, **more)
 
 
 def choice(name: str, values: Sequence[str], text: str) -> Callable[[F], F]:
     """Option with a few values, of which the first is the default."""
-    kind = click.Choice(values)
-    return click.option(name, type=kind, default=values[0], show_default=True, help=text)
-
-
-def number(name: str, metavar: str, text: str, kind: Any = _COUNT, **more: Any) -> Callable[[F], F]:
-    """Option for a number, at least 1 unless ``kind`` says otherwise."""
-    return click.option(name, type=kind, metavar=metavar, help=text, **more)
+    return option(name, text, click.Choice(values), default=values[0])
 
 
 def flag(name: str, text: str, **more: Any) -> Callable[[F], F]:
@@ -145,29 +153,24 @@ trust_option = flag(
     callback=_trust,
 )
 metric_option = choice("--metric", ["cosine", "dot"], "Similarity of two embeddings.")
-device_option = click.option(
-    "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1."
-)
+device_option = option("--device", "auto, cpu, cuda or cuda:1.", default="auto")
 force_option = flag("--force", "Replace existing outputs.")
 json_option = flag("--json as_json", "Print a JSON report on standard output.")
 quiet_option = flag("--quiet -q", "Print nothing but errors.")
 
 input_options = section(
     "Input",
-    source("--text", "T.npy", "Text embeddings, texts x dimensions; any norm."),
-    source("--video", "V.npy", "Video embeddings, videos x dimensions."),
+    source("--text T.npy", "Text embeddings, texts x dimensions; any norm."),
+    source("--video V.npy", "Video embeddings, videos x dimensions."),
     source(
-        "--sim",
-        "S.npy",
-        "Similarity matrix, texts x videos, at any scale; alone or with embeddings.",
+        "--sim S.npy", "Similarity matrix, texts x videos, at any scale; alone or with embeddings."
     ),
-    click.option(
-        "--from",
-        "source",
-        type=(click.Choice(NAMES), SOURCE),
-        metavar="NAME PATH",
-        help="Output of a retriever, in place of --text, --video and --sim. E.g. --from "
+    option(
+        "--from source",
+        "Output of a retriever, in place of --text, --video and --sim. E.g. --from "
         f"clip4clip run.npz. NAME: {', '.join(NAMES)}.",
+        (click.Choice(NAMES), SOURCE),
+        metavar="NAME PATH",
     ),
     choice(
         "--orientation",
@@ -182,14 +185,12 @@ input_options = section(
 bank_options = section(
     "Query banks",
     source(
-        "--text-bank",
-        "TB.npy",
+        "--text-bank TB.npy",
         "Embeddings of other texts (training set, query log): learn the video biases from these "
         "texts; each test text is then scored independently.",
     ),
     source(
-        "--video-bank",
-        "VB.npy",
+        "--video-bank VB.npy",
         "Embeddings of other videos: learn the text biases from these videos.",
     ),
 )
@@ -199,16 +200,15 @@ def saved_options(*, required: bool) -> Callable[[F], F]:
     """Return the options of a gallery and of the folder for its corrector."""
     return section(
         "Gallery and corrector",
-        source("--video", "V.npy", "The gallery, for text queries: video embeddings."),
-        source("--text", "T.npy", "The gallery, for video queries: text embeddings."),
+        source("--video V.npy", "The gallery, for text queries: video embeddings."),
+        source("--text T.npy", "The gallery, for video queries: text embeddings."),
         file(
-            "--names",
-            "FILE",
+            "--names FILE",
             "Names or ids of the gallery items, one per line, saved with them. Default: the ids in "
             "the gallery's file.",
         ),
         metric_option,
-        file("--save", "DIR", "Folder to save the corrector in.", required=required),
+        file("--save DIR", "Folder to save the corrector in.", required=required),
         flag("--force", "Replace an existing corrector."),
         trust_option,
     )
@@ -217,29 +217,26 @@ def saved_options(*, required: bool) -> Callable[[F], F]:
 truth_options = section(
     "Ground truth and metrics",
     file(
-        "--gt",
-        "FILE",
+        "--gt FILE",
         "Ground truth: .npy (the video of each text, or pairs), .csv, .tsv, .jsonl or .parquet "
         "with columns text and video, or TREC .qrels. E.g. --gt gt.npy. 'diagonal': row i matches "
         "row i. 'ids': a text matches the video with the same id.",
     ),
     file(
-        "--text-ids",
-        "FILE",
+        "--text-ids FILE",
         "Ids of the texts, one per line, for a ground truth of ids. Default: the ids in the input "
         "files.",
     ),
-    file("--video-ids", "FILE", "Ids of the videos, one per line."),
-    file("--query-mask", "M.npy", "One number per text; texts with 0 are not evaluated."),
+    file("--video-ids FILE", "Ids of the videos, one per line."),
+    file("--query-mask M.npy", "One number per text; texts with 0 are not evaluated."),
 )
 
 measure_options = section(
     "Ground truth and metrics",
-    click.option(
+    option(
         "--measures",
+        "Comma-separated: R@K, MdR, MnR, MRR, mAP, mAP@K, nDCG, nDCG@K, GM.",
         default="R@1,R@5,R@10,MdR,MnR",
-        show_default=True,
-        help="Comma-separated: R@K, MdR, MnR, MRR, mAP, mAP@K, nDCG, nDCG@K, GM.",
     ),
     choice(
         "--several",
@@ -250,11 +247,11 @@ measure_options = section(
 
 report_options = section(
     "Report",
-    file("--report", "OUT.html", "Write a self-contained page on the result (needs --gt)."),
-    file("--plots", "FOLDER", "Write the page's figures as PNG, SVG and PDF (needs --gt)."),
-    file("--text-names", "FILE", "Captions for the page, one per line."),
-    file("--video-names", "FILE", "Video titles for the page, one per line."),
-    file("--video-links", "FILE", "URLs of thumbnails or videos, one per line."),
+    file("--report OUT.html", "Write a self-contained page on the result (needs --gt)."),
+    file("--plots FOLDER", "Write the page's figures as PNG, SVG and PDF (needs --gt)."),
+    file("--text-names FILE", "Captions for the page, one per line."),
+    file("--video-names FILE", "Video titles for the page, one per line."),
+    file("--video-links FILE", "URLs of thumbnails or videos, one per line."),
     flag(
         "--check-leak",
         "Permutation check: shuffle all items, run again, and report whether any rank changes.",
@@ -264,45 +261,38 @@ report_options = section(
 device_options = section(
     "Device",
     device_option,
-    number(
-        "--memory", "SIZE", "Memory budget, e.g. 4G. Default: half of the free memory.", _Size()
-    ),
+    number("--memory SIZE", "Memory budget, e.g. 4G. Default: half of the free memory.", _Size()),
 )
 
 candidate_options = section(
     "Large collections",
     number(
-        "--candidates",
-        "K",
+        "--candidates K",
         "Score only the K best videos of each text and the K best texts of each video, found "
         "by FAISS, where a matrix would be too large; needs --run. E.g. 100.",
     ),
-    click.option(
-        "--index",
-        metavar="FACTORY",
-        help="FAISS index for --candidates, e.g. 'IVF4096,Flat;nprobe=32'. Default: Flat (exact).",
+    option(
+        "--index FACTORY",
+        "FAISS index for --candidates, e.g. 'IVF4096,Flat;nprobe=32'. Default: Flat (exact).",
     ),
 )
 
 output_options = section(
     "Output",
     file(
-        "--output -o",
-        "OUT.npy",
+        "--output -o OUT.npy",
         "File for the re-scored matrix: .npy, .npz, .safetensors or .parquet.",
         show_default="reranked.npy, or no matrix with --run or --run-v2t",
     ),
     file(
-        "--run",
-        "RUN.csv",
+        "--run RUN.csv",
         "File for the best videos of each text: .csv, .tsv, .jsonl, .parquet, or .trec (TREC).",
     ),
-    file("--run-v2t", "RUN.csv", "File for the best texts of each video."),
-    number("--top", "K", "Number of results per query in a run.", show_default="100"),
+    file("--run-v2t RUN.csv", "File for the best texts of each video."),
+    number("--top K", "Number of results per query in a run.", show_default="100"),
     force_option,
     file(
-        "--resume",
-        "FILE",
+        "--resume FILE",
         "Checkpoint file. After a kill, the same command continues from it and loses at most one "
         "iteration, or 10 seconds of shorter ones. Removed once the results are written. E.g. "
         "run.safetensors.",

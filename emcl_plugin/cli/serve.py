@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from emcl_plugin.cli.options import PATH, device_option
+from emcl_plugin.cli import options as opt
 
 
 @click.command(
@@ -14,29 +14,17 @@ from emcl_plugin.cli.options import PATH, device_option
     epilog="\b\nExamples:\n  emcl-rerank serve fitted\n  emcl-rerank serve fitted --port 0\n"
     "  emcl-rerank serve fitted --host 0.0.0.0 --max-k 100",
 )
-@click.argument("folder", metavar="DIR", type=PATH)
-@click.option(
+@click.argument("folder", metavar="DIR", type=opt.PATH)
+@opt.option(
     "--host",
+    "Address to listen on. There is no authentication: by default only this machine can connect.",
     default="127.0.0.1",
-    show_default=True,
-    help="Address to listen on. There is no authentication: by default only this machine can "
-    "connect.",
 )
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=8000,
-    show_default=True,
-    help="Port to listen on; 0 picks a free one.",
+@opt.option(
+    "--port", "Port to listen on; 0 picks a free one.", click.IntRange(0, 65535), default=8000
 )
-@click.option(
-    "--max-k",
-    type=click.IntRange(min=1),
-    default=1000,
-    show_default=True,
-    help="Maximum number of results per request.",
-)
-@device_option
+@opt.number("--max-k", "Maximum number of results per request.", default=1000)
+@opt.device_option
 def serve_command(folder: Path, host: str, port: int, max_k: int, device: str) -> None:
     """Answer queries over HTTP with the corrector saved in DIR.
 

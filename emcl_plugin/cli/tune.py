@@ -42,8 +42,7 @@ def _seconds(context: click.Context, _: click.Parameter, given: str) -> float:
 @opt.section(
     "Query banks",
     opt.file(
-        "--bank-gt",
-        "FILE",
+        "--bank-gt FILE",
         "Right video of each text in the bank, as --gt of the main command. Default: row i "
         "belongs to row i.",
     ),
@@ -51,28 +50,11 @@ def _seconds(context: click.Context, _: click.Parameter, given: str) -> float:
 @opt.saved_options(required=False)
 @opt.section(
     "Search",
-    click.option(
-        "--budget",
-        callback=_seconds,
-        default="60s",
-        show_default=True,
-        metavar="TIME",
-        help="Maximum time, e.g. 30s, 5m.",
+    opt.option("--budget TIME", "Maximum time, e.g. 30s, 5m.", default="60s", callback=_seconds),
+    opt.number(
+        "--cuts", "Maximum number of splits of the bank for NCL, and as many for EMCL.", default=10
     ),
-    click.option(
-        "--cuts",
-        type=click.IntRange(min=1),
-        default=10,
-        show_default=True,
-        help="Maximum number of splits of the bank for NCL, and as many for EMCL.",
-    ),
-    click.option(
-        "--seed",
-        type=click.IntRange(min=0),
-        default=0,
-        show_default=True,
-        help="Seed of the splits.",
-    ),
+    opt.number("--seed", "Seed of the splits.", click.IntRange(min=0), default=0),
 )
 @opt.device_options
 @opt.json_option

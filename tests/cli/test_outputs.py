@@ -235,7 +235,7 @@ def test_interrupted_measuring_names_all_that_is_there(folder, monkeypatch):
         raise KeyboardInterrupt
 
     np.save("v.npy", load_demo().video[:300])
-    monkeypatch.setattr("emcl_plugin.evaluation.ablation.ablation", interrupt)
+    monkeypatch.setattr("emcl_plugin.cli.rerank.ablation", interrupt)
     told = invoke("--run", "a.csv", "--run-v2t", "b.csv", "--gt", "diagonal", status=1)
     assert "interrupted while measuring; a.csv, b.csv are written" in told.output
     assert files(folder) == ["a.csv", "b.csv"]

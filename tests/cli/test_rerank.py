@@ -300,7 +300,7 @@ def test_interrupted_run_leaves_no_file(large, number):
 
 
 @pytest.mark.parametrize(
-    "where", ["emcl_plugin.evaluation.ablation.ablation", "emcl_plugin.report.page.write_report"]
+    "where", ["emcl_plugin.cli.rerank.ablation", "emcl_plugin.report.page.write_report"]
 )
 def test_interrupted_measuring_says_that_the_matrix_is_there(folder, monkeypatch, where):
     def interrupt(*_, **__):
