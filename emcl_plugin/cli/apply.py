@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +18,12 @@ from emcl_plugin.cli.inputs import Inputs, TruthFiles, read_source
 from emcl_plugin.errors import escaped
 
 if TYPE_CHECKING:
-    import torch
-
     from emcl_plugin._internal.arrays import Array
     from emcl_plugin.bank.corrector import Corrector
     from emcl_plugin.cli.show import Progress
     from emcl_plugin.evaluation.metrics import Placement
     from emcl_plugin.ground_truth import GroundTruth
-
-    Rows = list[tuple[str, str, Placement]]
+    from emcl_plugin.io.topk import Ranked
 
 
 @click.command(
@@ -68,10 +66,14 @@ def apply_command(
     """
     if (text is None) == (video is None):
         raise opt.wrong_usage("give the queries with either --text or --video")
-    output = _named(output, top)
+    output = output or Path("scores.npy" if top is None else "top.csv")
+    if output.suffix != (".npy" if top is None else ".csv"):
+        what = "scores need an .npy" if top is None else "--top needs a .csv"
+        raise opt.wrong_usage(f"{what} output, not {escaped(output.name)}")
     started = time.perf_counter()
 
     from emcl_plugin.cli.show import Progress, warnings_as_notes
+    from emcl_plugin.evaluation.metrics import MEASURES
     from emcl_plugin.reranker import Reranker
 
     vectors = read_source(text if text is not None else str(video))
@@ -86,8 +88,8 @@ def apply_command(
         gate = float(corrector.gate(queries).mean())
         seen = corrector.seen(queries)
         _write(output, queries, corrector, top, progress, force=force)
-        rows = [] if truth is None else _measured(corrector, queries, truth)
-    facts = {
+        measured = {} if truth is None else _measured(corrector, queries, truth)
+    facts: dict[str, Any] = {
         "protocol": "bank",
         "queries": shape[0],
         "gallery": shape[1],
@@ -98,18 +100,13 @@ def apply_command(
         "seconds": round(time.perf_counter() - started, 3),
     }
     if not quiet:
-        _summarise(facts, len(corrector.bank), rows)
+        _summarise(facts, len(corrector.bank), measured)
     if as_json:
-        click.echo(json.dumps({**facts, **_measured_to_dict(rows)}, indent=2))
-
-
-def _named(output: Path | None, top: int | None) -> Path:
-    """Return the output; a suffix that does not fit is wrong usage."""
-    output = output or Path("scores.npy" if top is None else "top.csv")
-    if output.suffix != (".npy" if top is None else ".csv"):
-        what = "scores need an .npy" if top is None else "--top needs a .csv"
-        raise opt.wrong_usage(f"{what} output, not {escaped(output.name)}")
-    return output
+        if measured:
+            facts["measured"] = {
+                name: {m: found.metric(m) for m in MEASURES} for name, found in measured.items()
+            }
+        click.echo(json.dumps(facts, indent=2))
 
 
 def _check(
@@ -121,103 +118,75 @@ def _check(
     from emcl_plugin.io.npy import npy_size
     from emcl_plugin.io.write import checked_ids
 
-    size = 0
-    shape = (len(queries), len(corrector))
-    kind = Kind.of(queries)
-    if top is None:
-        size = npy_size(shape, kind.dtype.itemsize)
+    count, kind = len(corrector), Kind.of(queries)
+    size = npy_size((len(queries), count), kind.dtype.itemsize) if top is None else 0
     check_target(output, size, force=force)
     if top is not None:
-        checked_ids(corrector.names or None, len(corrector), "gallery")
+        checked_ids(corrector.names or None, count, "gallery")
 
 
 def _write(
-    output: Path,
-    queries: Array,
-    corrector: Corrector,
-    top: int | None,
-    progress: Progress,
-    *,
-    force: bool,
-) -> None:
+    output: Path, queries: Array, corrector: Corrector, top: int | None, progress: Progress,
+    *, force: bool,
+) -> None:  # fmt: skip
     from emcl_plugin._internal.arrays import Kind
     from emcl_plugin.io.npy import write_npy
+    from emcl_plugin.io.topk import ranked
 
     kind, shape = Kind.of(queries), (len(queries), len(corrector))
     blocks = progress.rows("scoring", corrector.scores(queries), shape[0])
-    if top is not None:
-        _write_top(output, corrector, blocks, min(top, shape[1]), force=force)
-        return
-    parts = (kind.narrow(block.cpu()).numpy() for block in blocks)
-    write_npy(output, shape, kind.numpy_dtype, parts, force=force)
+    if top is None:
+        parts = (kind.narrow(block.cpu()).numpy() for block in blocks)
+        write_npy(output, shape, kind.numpy_dtype, parts, force=force)
+    else:
+        _write_top(output, ranked(blocks, min(top, shape[1])), corrector.names, force=force)
 
 
-def _write_top(
-    path: Path, corrector: Corrector, blocks: Iterator[torch.Tensor], top: int, *, force: bool
-) -> None:
+def _write_top(path: Path, blocks: Iterable[Ranked], names: Sequence[str], *, force: bool) -> None:
     """Write a table of the best items of every query."""
     from emcl_plugin.io.atomic import atomic_writer
-    from emcl_plugin.io.topk import best
 
     with atomic_writer(path, force=force) as file:
         table = io.TextIOWrapper(file, encoding="utf-8", newline="")
         writer = csv.writer(table)
         writer.writerow(("query", "rank", "item", "name", "score"))
-        query = 0
-        for block in blocks:
-            scores, items = (x.tolist() for x in best(block, top))
-            for row in zip(scores, items, strict=True):
-                for rank, (score, item) in enumerate(zip(*row, strict=True), 1):
-                    name = corrector.names[item] if corrector.names else ""
+        for start, *rows in blocks:
+            best = zip(*(x.tolist() for x in rows), strict=True)
+            for query, (scores, items) in enumerate(best, start):
+                for rank, (score, item) in enumerate(zip(scores, items, strict=True), 1):
+                    name = names[item] if names else ""
                     writer.writerow((query, rank, item, name, f"{score:.7g}"))
-                query += 1
-        table.flush()
         table.detach()
 
 
-def _summarise(facts: dict[str, Any], bank: int, rows: Rows) -> None:
+def _summarise(facts: dict[str, Any], bank: int, measured: Mapping[str, Placement]) -> None:
     from emcl_plugin.cli.show import aligned, gate_words
     from emcl_plugin.report.tables import metrics_table
 
-    seen, gate = facts["seen_in_bank"], facts["likeness"]
-    overlap = f"{seen or 'no'} {'query is' if seen < 2 else 'queries are'} in the bank"
+    seen = facts["seen_in_bank"]
     lines = [
         ("", f"{facts['queries']} queries x {facts['gallery']} gallery items"),
         ("protocol", f"bank (correction learned from {bank} bank queries)"),
         ("applied", f"{100 * facts['strength']:.0f} % of the biases"),
-        ("gate", gate_words(gate)),
-        ("overlap", overlap),
+        ("gate", gate_words(facts["likeness"])),
+        ("overlap", f"{seen or 'no'} {'query is' if seen < 2 else 'queries are'} in the bank"),
         ("written", f"{escaped(facts['output'])}, {facts['seconds']:.1f} s in all"),
     ]
     click.echo(aligned(lines), err=True)
-    if rows:
+    if measured:
+        rows = [("queries", name, found) for name, found in measured.items()]
         click.echo(f"\n{metrics_table(rows)}", err=True)
 
 
-def _measured_to_dict(rows: Rows) -> dict[str, Any]:
-    from emcl_plugin.evaluation.metrics import MEASURES
-
-    if not rows:
-        return {}
-    measured = {name: {m: found.metric(m) for m in MEASURES} for _, name, found in rows}
-    return {"measured": measured}
-
-
-def _measured(corrector: Corrector, queries: Array, truth: GroundTruth) -> Rows:
-    """Return the rows of the metrics' table, before and after."""
-    from dataclasses import replace
-
+def _measured(corrector: Corrector, queries: Array, truth: GroundTruth) -> dict[str, Placement]:
+    """Return the placements of the right items, before and after."""
     from emcl_plugin.bank.corrector import Scores
     from emcl_plugin.evaluation.compare import INPUT, OURS
     from emcl_plugin.evaluation.metrics import place
 
     bare = replace(
-        corrector,
-        bias=0 * corrector.bias,
-        change=corrector.change[:0],
+        corrector, bias=0 * corrector.bias, change=corrector.change[:0],
         basis=corrector.basis[:, :0],
-    )
-    return [
-        ("queries", name, place(Scores(of, queries), truth))
-        for name, of in ((INPUT, bare), (OURS, corrector))
-    ]
+    )  # fmt: skip
+    pairs = ((INPUT, bare), (OURS, corrector))
+    return {name: place(Scores(of, queries), truth) for name, of in pairs}

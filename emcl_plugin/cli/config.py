@@ -48,9 +48,10 @@ class RunConfig(Group):
     @classmethod
     def from_options(cls, context: click.Context, **options: Any) -> RunConfig:
         """Check the options of the command line; contradictions are wrong usage."""
-        parts = (Sources, Banks, Outputs, Method, TruthFiles, NameFiles)
-        sources, banks, outputs, method, truth, names = (part.of(options) for part in parts)
+        sources, banks, outputs = Sources.of(options), Banks.of(options), Outputs.of(options)
+        method, truth = Method.of(options), TruthFiles.of(options)
         sources.check()
+        outputs.check()
         measures = read_measures(options["measures"])
         if banks:
             _check_banks(sources, options)
@@ -75,7 +76,7 @@ class RunConfig(Group):
             "settings": method.settings(features=features, metric=sources.metric),
             "outputs": outputs,
             "truth": truth,
-            "names": names,
+            "names": NameFiles.of(options),
             "measures": measures,
             "shown": _shown(context),
         }

@@ -98,10 +98,10 @@ class Sources(Group):
             scores = read_source(self.sim)
             ids, column_ids = scores.ids, scores.column_ids
             counts = [None if side is None else len(side.array) for side in (texts, videos)]
-            matrix = oriented(
+            matrix = cast("Matrix", oriented(
                 scores.array, self.orientation, notes, texts=counts[0], videos=counts[1],
                 by_ids=ids is not None and column_ids is not None,
-            )  # fmt: skip
+            ))  # fmt: skip
             if self.orientation == "video-text" or matrix.shape != scores.array.shape:  # turned
                 ids, column_ids = column_ids, ids
         feats = None if texts is None or videos is None else (texts.array, videos.array)

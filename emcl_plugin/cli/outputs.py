@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from emcl_plugin.cli.options import wrong_usage
+from emcl_plugin._internal.directions import DIRECTIONS
+from emcl_plugin.cli.options import Group, wrong_usage
 from emcl_plugin.errors import escaped
 
 if TYPE_CHECKING:
@@ -26,60 +27,54 @@ TOP = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outputs:
-    """The requested files.
+class Outputs(Group):
+    """The requested files."""
 
-    Attributes
-    ----------
-    matrix : Path or None
-        None where only runs are requested.
-    runs : mapping of str to Path
-        By direction.
-    report, plots : Path or None
-        The page, and the folder of its figures.
-    top : int
-        Most results per query in a run.
-    force : bool
-        Whether existing files are replaced.
-    """
-
-    matrix: Path | None
-    runs: Mapping[str, Path]
+    output: Path | None
+    run: Path | None
+    run_v2t: Path | None
     report: Path | None
     plots: Path | None
-    top: int
+    resume: Path | None
+    top: int | None
     force: bool
 
-    @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Outputs:
-        """Take them from the options; unknown suffixes and equal names are wrong usage."""
+    def check(self) -> None:
+        """Refuse unknown suffixes and equal names."""
         from emcl_plugin.io.write_matrices import SCORES
-        from emcl_plugin.io.write_runs import RUNS, SIDES
+        from emcl_plugin.io.write_runs import RUNS
 
-        output, run, run_v2t, top = (options[k] for k in ("output", "run", "run_v2t", "top"))
-        report, plots, resume = (options[name] for name in ("report", "plots", "resume"))
-        if top is not None and run is None and run_v2t is None:
+        if self.top is not None and not self.runs:
             raise wrong_usage("--top needs --run or --run-v2t")
-        if output is None and run is None and run_v2t is None:
-            output = Path("reranked.npy")
-        _check_suffix("--output", output, SCORES)
-        _check_suffix("--run", run, RUNS)
-        _check_suffix("--run-v2t", run_v2t, RUNS)
-        _check_distinct([output, run, run_v2t, report, plots, resume])
-        pairs = zip(SIDES, (run, run_v2t), strict=True)
-        return cls(
-            matrix=output,
-            runs={way: path for way, path in pairs if path is not None},
-            report=report,
-            plots=plots,
-            top=top or TOP,
-            force=options["force"],
-        )
+        _check_suffix("--output", self.output, SCORES)
+        _check_suffix("--run", self.run, RUNS)
+        _check_suffix("--run-v2t", self.run_v2t, RUNS)
+        named = [*self.paths, *filter(None, (self.report, self.plots, self.resume))]
+        files = [os.path.realpath(path) for path in named]
+        for path, file in zip(named, files, strict=True):
+            if files.count(file) > 1:
+                raise wrong_usage(f"two outputs are the same file: {escaped(path)}")
+
+    @property
+    def matrix(self) -> Path | None:
+        """The file of the matrix; None where only runs are requested."""
+        return self.output if self.output is not None or self.runs else Path("reranked.npy")
+
+    @property
+    def runs(self) -> dict[str, Path]:
+        """The files of runs, by direction."""
+        named = zip(DIRECTIONS, (self.run, self.run_v2t), strict=True)
+        return {direction: path for direction, path in named if path is not None}
 
     @property
     def paths(self) -> list[Path]:
         """The matrix and the runs."""
         return [*([] if self.matrix is None else [self.matrix]), *self.runs.values()]
+
+    @property
+    def best(self) -> int:
+        """The number of results per query in a run."""
+        return self.top or TOP
 
     @property
     def explained(self) -> bool:
@@ -88,18 +83,15 @@ class Outputs:
 
     def shown(self, job: Job) -> list[str]:
         """Describe the matrix and the runs in a line each."""
-        from emcl_plugin.io.write_runs import SIDES
-
-        lines = []
-        counts = dict(zip(("text", "video"), job.shape, strict=True))
+        lines, (texts, videos) = [], job.shape
         if self.matrix is not None:
-            size = f"{job.shape[0]} x {job.shape[1]} {job.kind.numpy_dtype}"
-            lines.append(f"{escaped(self.matrix)} ({size})")
-        for direction, path in self.runs.items():
-            query, item = SIDES[direction]
-            lines.append(
-                f"{escaped(path)} (the {min(self.top, counts[item])} best {item}s of each {query})"
-            )
+            lines.append(f"{escaped(self.matrix)} ({texts} x {videos} {job.kind.numpy_dtype})")
+        if self.run is not None:
+            count = min(self.best, videos)
+            lines.append(f"{escaped(self.run)} (the {count} best videos of each text)")
+        if self.run_v2t is not None:
+            count = min(self.best, texts)
+            lines.append(f"{escaped(self.run_v2t)} (the {count} best texts of each video)")
         return lines
 
     def to_dict(self) -> dict[str, Any]:
@@ -115,14 +107,6 @@ def _check_suffix(option: str, path: Path | None, known: Collection[str]) -> Non
     raise wrong_usage(f"{option} {escaped(path)}: unsupported file type; use {', '.join(known)}")
 
 
-def _check_distinct(paths: Sequence[Path | None]) -> None:
-    named = [path for path in paths if path is not None]
-    files = [os.path.realpath(path) for path in named]
-    for path, file in zip(named, files, strict=True):
-        if files.count(file) > 1:
-            raise wrong_usage(f"two outputs are the same file: {escaped(path)}")
-
-
 class Writer:
     """Writes a source to the requested files, all of them at the end or none.
 
@@ -134,40 +118,34 @@ class Writer:
         from emcl_plugin.io.write import prepare_run, prepare_scores
 
         self.outputs, self.job = outputs, job
-        self._matrix, self._runs = None, {}
+        self._writers: dict[Path, Callable[[BinaryIO, Iterable[Any]], None]] = {}
         if job.group.rank > 0:
             return
-        dtype = job.kind.numpy_dtype
+        given = (job.shape, job.kind.numpy_dtype)
         if outputs.matrix is not None:
-            self._matrix = prepare_scores(outputs.matrix, job.shape, dtype, *ids, force=force)
-        self._runs = {
-            way: prepare_run(path, job.shape, dtype, way, *ids, k=outputs.top, force=force)
-            for way, path in outputs.runs.items()
-        }
+            write = prepare_scores(outputs.matrix, *given, *ids, force=force)
+            self._writers[outputs.matrix] = write
+        for way, path in outputs.runs.items():
+            self._writers[path] = prepare_run(path, *given, way, *ids, k=outputs.best, force=force)
 
     def write(self, source: Similarity, progress: Progress) -> None:
         """Write the source, or send the rows of this process."""
+        with ExitStack() as files:  # all files get their names when it ends
+            if self.outputs.matrix is not None:
+                self._put(files, self.outputs.matrix, self._rows(source, progress))
+            for way, path in self.outputs.runs.items():
+                scores = source if way == DIRECTIONS[0] else source.T
+                self._put(files, path, self._best(scores, progress))
+
+    def _put(self, files: ExitStack, path: Path, blocks: Iterator[Any]) -> None:
         from emcl_plugin.io.atomic import atomic_writer, settle
 
-        matrix, force = self.outputs.matrix, self.outputs.force
-        sends = self.job.group.rank > 0
-        with ExitStack() as files:  # all files get their names when it ends
-            if matrix is not None:
-                rows = self._rows(source, progress)
-                if sends or self._matrix is None:
-                    deque(rows, maxlen=0)
-                else:
-                    file = files.enter_context(atomic_writer(matrix, force=force))
-                    self._matrix(file, rows)
-                    settle(file)  # a disk that fails now fails before any file has its name
-            for way, path in self.outputs.runs.items():
-                best = self._best(source if way == "text -> video" else source.T, progress)
-                if sends:
-                    deque(best, maxlen=0)
-                else:
-                    file = files.enter_context(atomic_writer(path, force=force))
-                    self._runs[way](file, best)
-                    settle(file)
+        if self.job.group.rank > 0:
+            deque(blocks, maxlen=0)
+            return
+        file = files.enter_context(atomic_writer(path, force=self.outputs.force))
+        self._writers[path](file, blocks)
+        settle(file)  # a disk that fails now fails before any file has its name
 
     def _rows(self, source: Similarity, progress: Progress) -> Iterator[Matrix]:
         own = (block.cpu().numpy() for block in self.job.blocks(source))
@@ -178,7 +156,7 @@ class Writer:
         from emcl_plugin.scores.candidates import Candidates
 
         kind = replace(self.job.kind, device=self.job.device)  # ranked where the scores are
-        top = min(self.outputs.top, scores.shape[1])
+        top = min(self.outputs.best, scores.shape[1])
         if isinstance(scores, Candidates):
             best, columns = scores.top(min(top, scores.fewest))
             yield 0, kind.narrow(best).cpu().numpy(), columns.cpu().numpy()

@@ -26,7 +26,8 @@ def show_command(folder: Path, as_json: bool) -> None:
 
     reranker = Reranker.from_pretrained(folder)
     corrector = reranker.corrector_
-    drift = corrector.drift()
+    gate = corrector.ood_gate
+    known, (low, high) = len(gate.known), (gate.low, gate.high)
     facts = {
         "folder": str(folder),
         "protocol": "bank",
@@ -41,10 +42,8 @@ def show_command(folder: Path, as_json: bool) -> None:
         "rho": corrector.rho,
         "strength": corrector.strength,
         "emcl_directions": len(corrector.change),
-        "gate": [corrector.ood_gate.low, corrector.ood_gate.high]
-        if len(corrector.ood_gate.known)
-        else None,
-        "drift": drift,
+        "gate": [low, high] if known else None,
+        "drift": corrector.drift(),
         "fit": corrector.facts or None,
     }
     if as_json:
@@ -52,26 +51,25 @@ def show_command(folder: Path, as_json: bool) -> None:
         return
     if corrector.facts:
         click.echo(bank_summary(reranker.report_))  # type: ignore[arg-type]
-    lowest, highest = (int(corrector.bias.argmin()), int(corrector.bias.argmax()))
-    gate = "all queries are corrected"
-    if facts["gate"] is not None:
-        low, high = corrector.ood_gate.low, corrector.ood_gate.high
-        plane = corrector.ood_gate.plane.shape[1]
-        gate = (
-            f"by the cosine to the nearest of {len(corrector.ood_gate.known)} bank queries: none "
-            f"of the correction up to {low:.3f}, all from {high:.3f}"
-            + (", where they lie towards the gallery as the bank does" if plane else "")
+    corrected = "all queries are corrected"
+    if known:
+        corrected = (
+            f"by the cosine to the nearest of {known} bank queries: none of the correction up to "
+            f"{low:.3f}, all from {high:.3f}"
+            + (
+                ", where they lie towards the gallery as the bank does"
+                if gate.plane.shape[1]
+                else ""
+            )
         )
+    bias, names = corrector.bias, corrector.names
+    hub, lifted = (_called(names, int(x)) for x in (bias.argmin(), bias.argmax()))
     lines = [
         ("gallery", f"{len(corrector)} items of dimension {corrector.dimension}, {facts['dtype']}, "
-         f"{'with' if corrector.names else 'without'} names"),
-        (
-            "biases",
-            f"{corrector.bias.min():+.4f} ({_called(corrector.names, lowest)}, the largest hub) "
-            f"to {corrector.bias.max():+.4f} ({_called(corrector.names, highest)})",
-        ),
-        ("gate", gate),
-        ("drift", f"{100 * drift:.1f} % since the fit"),
+         f"{'with' if names else 'without'} names"),
+        ("biases", f"{bias.min():+.4f} ({hub}, the largest hub) to {bias.max():+.4f} ({lifted})"),
+        ("gate", corrected),
+        ("drift", f"{100 * corrector.drift():.1f} % since the fit"),
         ("settings", repr(reranker)),
     ]  # fmt: skip
     click.echo(aligned(lines))

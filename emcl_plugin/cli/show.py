@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from emcl_plugin.bank import BankReport
     from emcl_plugin.bank.both_directions import Banked
     from emcl_plugin.evaluation.ablation import Ablation
+    from emcl_plugin.evaluation.significance import Comparison
     from emcl_plugin.evidence.mutual_neighbours import Hubs
     from emcl_plugin.pipeline.report import Report
 
@@ -148,19 +149,18 @@ def gains(ablation: Ablation) -> str:
     """Return the gain in R@1 with interval and test, one line per direction."""
     lines = []
     for direction, gain in ablation.gains().items():
-        words = "significant" if gain.significant else "not significant"
-        if not gain.changed:
-            lines.append(f"  {direction}  R@1 +0.0: no query changed")
-            continue
-        if gain.too_small:
-            words = (
-                f"too few queries: {gain.queries} can show a gain of {gain.detectable:.1f} or more"
-            )
-        lines.append(
-            f"  {direction}  R@1 {gain.gain:+.1f}, 95 % interval {gain.low:+.1f} to "
-            f"{gain.high:+.1f}, p = {gain.p_value:.2g}: {words}"
-        )
+        words = f"{gain.gain:+.1f}, {tested(gain)}" if gain.changed else "+0.0: no query changed"
+        lines.append(f"  {direction}  R@1 {words}")
     return "\n".join(lines)
+
+
+def tested(gain: Comparison) -> str:
+    """Return the interval and the test of a gain in words."""
+    words = "significant" if gain.significant else "not significant"
+    if gain.too_small:
+        words = f"too few queries: {gain.queries} can show a gain of {gain.detectable:.1f} or more"
+    interval = f"95 % interval {gain.low:+.1f} to {gain.high:+.1f}"
+    return f"{interval}, p = {gain.p_value:.2g}: {words}"
 
 
 def tell(notes: Sequence[str]) -> None:

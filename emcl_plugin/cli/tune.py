@@ -14,7 +14,6 @@ from emcl_plugin.cli.inputs import Banks, Sides, TruthFiles, check_gallery, name
 
 if TYPE_CHECKING:
     from emcl_plugin.cli.inputs import Matrix
-    from emcl_plugin.reranker import Reranker
     from emcl_plugin.tune import Tuning
 
 _SHOWN = 8
@@ -65,14 +64,8 @@ def tune_command(
     video: str | None,
     bank_gt: Path | None,
     names: Path | None,
-    metric: str,
     save: Path | None,
     force: bool,
-    budget: float,
-    cuts: int,
-    seed: int,
-    device: str,
-    memory: int | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -91,7 +84,8 @@ def tune_command(
     from emcl_plugin.bank.persistence import FILES
     from emcl_plugin.cli.show import Progress, bank_summary, warnings_as_notes
     from emcl_plugin.io.atomic import check_folder_target
-    from emcl_plugin.tune import tune
+    from emcl_plugin.reranker import Reranker
+    from emcl_plugin.tune import NOTHING, tune
 
     if save is not None:
         check_folder_target(save, 0, force=force, files=FILES)
@@ -101,16 +95,15 @@ def tune_command(
     truth = TruthFiles(gt=bank_gt).read((len(queries), len(items)))
     if text is not None:
         queries, items, truth = items, queries, truth.T
-    gallery, called = _gallery(text or video, names, items, metric)
-    settings: dict[str, Any] = {"metric": metric, "device": device, "memory": memory}
+    settings: dict[str, Any] = {name: options[name] for name in ("metric", "device", "memory")}
+    search = {name: options[name] for name in ("budget", "cuts", "seed")}
+    gallery, called = _gallery(text or video, names, items, settings["metric"])
     fitted = None
     with warnings_as_notes(quiet=quiet), Progress(enabled=not quiet) as progress:
-        found = tune(
-            queries, items, truth, budget=budget, cuts=cuts, seed=seed,
-            progress=progress.update, **settings,
-        )  # fmt: skip
+        found = tune(queries, items, truth, progress=progress.update, **search, **settings)
         if gallery is not None and save is not None:
-            fitted = _reranker(found, settings)
+            prior = "off" if found.chosen is NOTHING else "auto"
+            fitted = Reranker(found.chosen.emcl, found.chosen.ncl, prior, **settings)
             fitted.fit(queries, gallery, gallery_bank=items, names=called)
             fitted.save_pretrained(save, force=force)
     if not quiet:
@@ -145,40 +138,29 @@ def _gallery(
     return vectors.array, names_of(vectors, names)
 
 
-def _reranker(found: Tuning, settings: dict[str, Any]) -> Reranker:
-    from emcl_plugin.reranker import Reranker
-    from emcl_plugin.tune import NOTHING
-
-    prior = "off" if found.chosen is NOTHING else "auto"
-    return Reranker(found.chosen.emcl, found.chosen.ncl, prior, **settings)
-
-
 def _table(found: Tuning, most: int | None) -> str:
     """Return what was tried, best first, and the choice."""
+    from emcl_plugin.cli.show import tested
+
     lines = []
     for title, part in zip(("NCL", "EMCL, with the NCL above"), found.parts, strict=False):
         nothing, stands, *_ = part
         ranked = sorted(part, key=lambda trial: -trial.mrr)
-        shown = [
-            t for k, t in enumerate(ranked) if most is None or k < most or t in (nothing, stands)
-        ]
+        best = ranked if most is None else ranked[:most]
+        shown = [t for t in ranked if t in best or t in (nothing, stands)]
         lines.append(f"  {title:26}     R@1      MRR        z")
         for trial in shown:
-            mark = "*" if trial is stands else " "
-            z = "" if trial is stands else f"{trial.z(stands):+9.1f}"
+            mark, z = ("*", "") if trial is stands else (" ", f"{trial.z(stands):+9.1f}")
             lines.append(f"{mark} {trial.candidate.name:26}{trial.r1:8.1f}{trial.mrr:9.3f}{z}")
         left = len(part) - len(shown)
         lines.append(f"  ({left} more with --verbose)\n" if left else "")
-    lines.append("  * reference; z: standard errors of the paired difference in MRR to it,")
-    lines.append(
-        f"    3 needed; {found.cuts} splits of the bank, seed {found.seed}, {found.seconds:.0f} s"
-    )
-    lines.append(f"  chosen   {found.chosen.name}: {found.reason}")
+    lines += [
+        "  * reference; z: standard errors of the paired difference in MRR to it,",
+        f"    3 needed; {found.cuts} splits of the bank, seed {found.seed}, {found.seconds:.0f} s",
+        f"  chosen   {found.chosen.name}: {found.reason}",
+    ]
     gain = found.against_nothing
     if gain is not None:
-        words = "significant" if gain.significant else "not significant"
-        lines.append(
-            f"  gain     R@1 {gain.gain:+.1f} over no correction, inside the bank, 95 % interval "
-            f"{gain.low:+.1f} to {gain.high:+.1f}, p = {gain.p_value:.2g}: {words}"
-        )
+        words = f"{gain.gain:+.1f} over no correction, inside the bank, {tested(gain)}"
+        lines.append(f"  gain     R@1 {words}")
     return "\n".join(lines)

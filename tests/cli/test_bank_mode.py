@@ -1,4 +1,4 @@
-"""Banks on the command line: the main command by banks, and what is wrong use of any of them."""
+"""Banks on the command line: the main command by banks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from bank_files import BOTH, FORWARD, TEXT_BANK, VIDEO_BANK, N, data, everything, facts_of
+from bank_files import BOTH, FORWARD, TEXT_BANK, VIDEO_BANK, data, facts_of
 from numpy.testing import assert_array_equal
 
 from emcl_plugin import EMCL
@@ -167,121 +167,6 @@ def test_options_reach_the_correction_by_banks(folder, emcl, options, settings):
 def test_banks_are_read_from_the_environment(emcl, monkeypatch):
     monkeypatch.setenv("EMCL_RERANK_TEXT_BANK", "tb.npy")
     assert facts_of(emcl(*BOTH, "--json", "-q"))["protocol"] == "bank"
-
-
-# --- wrong use ---------------------------------------------------------------------------
-
-
-def spoil(folder):
-    """Files that no command can use."""
-    x = data("f4")
-    np.save(folder / "narrow.npy", x.video[:, :64])
-    np.save(folder / "short.npy", x.video_bank[:150])
-    for name, of in (("nan", x.text), ("nanbank", x.text_bank)):
-        spoilt = of.copy()
-        spoilt[137, 5] = np.nan
-        np.save(folder / f"{name}.npy", spoilt)
-    np.save(folder / "zero.npy", x.text * (np.arange(N)[:, None] != 3))
-    np.save(folder / "flat.npy", np.ones(4, "f4"))
-    np.save(folder / "int.npy", np.ones((N, 128), int))
-    (folder / "words.npy").write_text("hello")
-    (folder / "few.txt").write_text("a\nb")
-    (folder / "other").mkdir()
-    (folder / "other" / "thesis.txt").write_text("x")
-
-
-APPLY = "apply fitted --text"
-MAIN = "--text t.npy --video v.npy"
-PAIRS = "tune --text-bank tb.npy --video-bank vb.npy"
-BANK_V = "fit --text-bank tb.npy --video v.npy"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (f"{BANK_V} --save fitted", "exists already"),
-        (f"{BANK_V} --save fitted", "--force"),
-        (f"{BANK_V} --save other --force", "thesis.txt"),
-        (f"{BANK_V} --save ids.txt", "is a file"),
-        (f"{BANK_V} --save ids.txt --force", "is a file"),
-        (f"{BANK_V} --save no/new", "create it first"),
-        (f"{BANK_V} --save new --names few.txt", "2 lines for 200 items"),
-        (f"{BANK_V} --save new --names no.txt", "cannot be read"),
-        (f"{BANK_V} --save new --device tpu", "device"),
-        (f"{BANK_V} --save new --video-bank narrow.npy", "another dimension than the gallery"),
-        ("fit --text-bank tb.npy --video narrow.npy --save new", "different dimensions"),
-        ("fit --text-bank nanbank.npy --video v.npy --save new", "[137, 5] = nan"),
-        ("fit --text-bank tb.npy --video nan.npy --save new", "gallery[137, 5] = nan"),
-        ("fit --text-bank zero.npy --video v.npy --save new", "[3]"),
-        ("fit --text-bank words.npy --video v.npy --save new", "not an .npy file"),
-        ("fit --text-bank no.npy --video v.npy --save new", "does not exist"),
-        ("fit --text-bank flat.npy --video v.npy --save new", "two dimensions"),
-        ("fit --text-bank int.npy --video v.npy --save new", "floating-point"),
-        ("apply no --text t.npy", "there is no saved corrector"),
-        ("apply ids.txt --text t.npy", "is a file, not a folder"),
-        ("apply other --text t.npy", "other/corrector.json"),
-        (f"{APPLY} narrow.npy", "another dimension than the gallery"),
-        (f"{APPLY} nan.npy", "queries[137, 5] = nan"),
-        (f"{APPLY} nan.npy --top 2", "queries[137, 5] = nan"),
-        (f"{APPLY} zero.npy", "queries[3]"),
-        (f"{APPLY} flat.npy", "two dimensions"),
-        (f"{APPLY} int.npy", "floating-point"),
-        (f"{APPLY} no.npy", "does not exist"),
-        (f"{APPLY} words.npy", "not an .npy file"),
-        (f"{APPLY} t.npy --output tb.npy", "--force"),
-        (f"{APPLY} t.npy --output no/o.npy", "create it first"),
-        (f"{APPLY} t.npy --gt no.npy", "does not exist"),
-        (f"{APPLY} short.npy --gt diagonal", "150 texts and 200 videos"),
-        (f"{APPLY} t.npy --gt flat.npy", "4 entries for 200 texts"),
-        (f"{APPLY} t.npy --device tpu", "device"),
-        ("show no", "there is no saved corrector"),
-        ("show ids.txt", "is a file, not a folder"),
-        ("show other --json", "other/corrector.json"),
-        ("tune --text-bank no.npy --video-bank vb.npy", "does not exist"),
-        ("tune --text-bank tb.npy --video-bank short.npy", "200 texts and 150 videos"),
-        ("tune --text-bank tb.npy --video-bank narrow.npy --cuts 1", "different dimensions"),
-        ("tune --text-bank flat.npy --video-bank flat.npy", "two dimensions"),
-        (f"{PAIRS} --bank-gt flat.npy", "4 entries for 200 texts"),
-        (f"{PAIRS} --bank-gt no.csv", "cannot be read"),
-        (f"{PAIRS} --video v.npy --save fitted", "--force"),
-        (f"{PAIRS} --video v.npy --save new --names few.txt", "2 lines for 200 items"),
-        (f"{PAIRS} --video no.npy --save new", "does not exist"),
-        (f"{PAIRS} --video narrow.npy --save new --budget 0.001", "dimension"),
-        (f"{MAIN} --text-bank narrow.npy", "text_bank has another dimension"),
-        (f"{MAIN} --video-bank narrow.npy", "video_bank has another dimension"),
-        (f"{MAIN} --text-bank no.npy", "does not exist"),
-        (f"{MAIN} --text-bank nanbank.npy", "text_bank[137, 5] = nan"),
-        (f"{MAIN} --text-bank int.npy", "text_bank does not hold floating-point"),
-        (f"{MAIN} --text-bank tb.npy --output v.npy", "--force"),
-    ],
-)
-def test_bad_files_are_told_in_three_parts_and_leave_nothing(fitted, emcl, arguments, words):
-    folder = fitted.parent
-    spoil(folder)
-    before = everything(folder)
-    result = emcl(*arguments.split(), status=1)
-    assert words in result.words
-    assert re.search(r"^Error: .+\n  received: .+\n  to do:    .+", result.words, re.M)
-    assert result.out == ""
-    assert everything(folder) == before
-
-
-@pytest.mark.parametrize("side", ["text", "video"])
-def test_fit_blames_the_file_that_is_at_fault(folder, emcl, side):
-    """A bank with a NaN, not the side of it, nor that of the gallery."""
-    spoil(folder)
-    bank, gallery = ("--text-bank", "--video") if side == "text" else ("--video-bank", "--text")
-    words = emcl("fit", bank, "nanbank.npy", gallery, "t.npy", "--save", "new", status=1).words
-    (received,) = re.findall(r"received: (.*)", words)
-    assert "bank" in received
-    assert {"text": "video", "video": "text"}[side] not in received
-
-
-def test_a_gallery_that_cannot_be_fitted_is_told_before_the_tuning(folder, emcl, monkeypatch):
-    spoil(folder)
-    monkeypatch.setattr("emcl_plugin.tune.tune", lambda *_, **__: pytest.fail("tuned for nothing"))
-    words = emcl(*PAIRS.split(), "--video", "narrow.npy", "--save", "new", status=1).words
-    assert "dimension" in words
 
 
 # --- help --------------------------------------------------------------------------------

@@ -133,35 +133,6 @@ def test_ids_of_both_sides_leave_nothing_to_assume(invoke):
     assert "assumed" not in invoke("--sim", "s.npz:scores", "--gt", "ids").stderr
 
 
-@pytest.mark.parametrize(
-    ("options", "status", "words"),
-    [
-        (["--from", "mmt"], 2, "requires 2 arguments"),
-        (["--from", "vhs", "x.npz"], 2, "is not one of"),
-        (["--from", "mmt", "x.npz", "--sim", "s.npy"], 2, "omit --text, --video and --sim"),
-        (["--from", "mmt", "none.npz"], 1, "does not exist"),
-        (["--from", "clip4clip", "other.npz"], 1, "no arrays of clip4clip found"),
-        (["--from", "mmt", "dict.npy"], 1, "--trust-pickle"),
-        (["--from", "dbsn", "square.npy"], 1, "cannot determine"),
-        (["--from", "emcl-net", "square.npy", "--subspaces", "4"], 2, "needs embeddings"),
-        (["--from", "open_clip", "other.npz", "--orientation", "video-text"], 1, "no such setting"),
-        (["--from", "open_clip", "text.npz"], 1, "no images_emb"),
-        (["--sim", "square.npy", "--orientation", "up"], 2, "is not one of"),
-        (["compare", "--demo", "--from", "mmt", "x"], 2, "has its own data"),
-    ],
-)
-def test_wrong_use_is_told_in_words_and_writes_nothing(invoke, options, status, words):
-    np.save("square.npy", np.random.default_rng(0).random((4, 4)))
-    np.save("dict.npy", {"sims": np.ones((4, 4))})
-    np.savez("other.npz", something=np.ones((4, 4)))
-    np.savez("text.npz", text=np.ones((4, 4)))
-    before = sorted(Path().iterdir())
-    found = invoke(*options, status=status)
-    said = found.output + str(found.exception or "")
-    assert words in " ".join(said.split())
-    assert sorted(Path().iterdir()) == before
-
-
 def test_ids_travel_to_the_corrector_and_pair_its_queries(invoke):
     data = load_demo()
     names = [f"v{i}" for i in range(len(data.video))]

@@ -28,6 +28,7 @@ import emcl_plugin
 from emcl_plugin import Reranker
 from emcl_plugin.cli.main import main
 from emcl_plugin.errors import EmclError
+from emcl_plugin.pipeline.job import Job
 
 arrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -40,13 +41,17 @@ N = 12
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A command line without its ``emcl-rerank``, its exit status, and words of its message."""
+    """A command line without its ``emcl-rerank``, its exit status, and words of its message.
+
+    Only those that are ``late`` come during the correction.
+    """
 
     line: str
     status: int
     words: str
     stdin: bytes = b""
     env: dict[str, str] = field(default_factory=dict)
+    late: bool = False
 
 
 BOTH = "--text t.npy --video v.npy"
@@ -80,9 +85,12 @@ USAGE = [
     Row(f"{SIM} --temperature -1", 2, "is not in the range"),
     Row(f"{SIM} --orientation up", 2, "is not one of"),
     Row(f"{SIM} --from", 2, "requires 2 arguments"),
+    Row("--from vhs x.npz", 2, "'vhs' is not one of"),
     Row("show", 2, "Missing argument 'DIR'"),
     Row("show fitted other", 2, "Got unexpected extra argument (other)"),
     Row("serve fitted --port 70000", 2, "70000 is not in the range"),
+    Row("serve fitted --port -1", 2, "-1 is not in the range"),
+    Row("serve fitted --max-k 0", 2, "0 is not in the range"),
     Row("demo --save t.npy/x --nosuch", 2, "No such option '--nosuch'"),
     Row("compare --demo --format word", 2, "'word' is not one of"),
     Row(SIM, 2, "'lots' is not a valid integer", env={"EMCL_RERANK_ITERATIONS": "lots"}),
@@ -114,6 +122,7 @@ USAGE = [
     Row("compare --demo --sort speed", 2, "--sort: unknown measure speed"),
     Row("compare --demo --methods input,magic", 2, "--methods: unknown method magic; use input,"),
     Row("compare --demo --sim s.npy", 2, "--demo has its own data: omit the files"),
+    Row("compare --demo --from mmt x.npz", 2, "--demo has its own data: omit the files"),
     Row(f"{SIM} --report r.html", 2, "--report and --plots need ground truth: --gt FILE"),
     Row(f"{SIM} --seed 1", 2, "--seed needs embeddings"),
     Row(f"{SIM} --ncl off --temperature 1", 2, "--temperature does not go with --ncl off"),
@@ -136,6 +145,11 @@ USAGE = [
     Row(f"{SIM} --top 3", 2, "--top needs --run or --run-v2t"),
     Row(f"{SIM} -o o.txt", 2, "--output o.txt: unsupported file type; use .npy"),
     Row(f"{SIM} --run $'o\x1b.txt'", 2, "o\\x1b.txt: unsupported file type"),
+    Row(f"{SIM} -o o", 2, ".safetensors, .parquet"),
+    Row(f"{SIM} --run r.npy", 2, "--run r.npy: unsupported file type; use .jsonl"),
+    Row(f"{SIM} --run-v2t r.txt", 2, "--run-v2t r.txt: unsupported file type"),
+    Row(f"{SIM} --run r.csv --top 0", 2, "0 is not in the range"),
+    Row(f"{SIM} -o a.parquet --run a.parquet", 2, "two outputs are the same file"),
     Row(f"{SIM} --run a.csv --run-v2t ./a.csv", 2, "two outputs are the same file"),
     Row(f"{SIM} -o c.npy --resume ./c.npy", 2, "two outputs are the same file"),
     # correctors
@@ -197,7 +211,7 @@ FILES = [
     Row("--sim other.jsonl", 1, "a line is neither a list of numbers"),
     Row("--sim half.jsonl", 1, "some rows have an id and some none"),
     Row("--sim int.npy", 1, "astype"),
-    Row("--sim nan.npy", 1, "sim[1, 2] = nan"),
+    Row("--sim nan.npy", 1, "sim[1, 2] = nan", late=True),
     Row("--sim flat.npy", 1, "two dimensions"),
     Row("--text flat.npy --video v.npy", 1, "text"),
     Row("--text narrow.npy --video v.npy", 1, "dimension"),
@@ -226,6 +240,11 @@ FILES = [
     Row("--from mmt htob.npz", 1, "a name stands for both an array and a group of arrays"),
     Row("--from mmt file:///x/*.npy", 1, "there are no files of a known kind"),
     Row("--from mmt two.npz", 1, "no arrays of mmt found"),
+    Row("--from mmt objects.npy", 1, "--trust-pickle"),
+    Row("--from dbsn s.npy", 1, "cannot determine"),
+    Row("--from emcl-net s.npy --subspaces 4", 2, "needs embeddings"),
+    Row("--from open_clip two.npz --orientation video-text", 1, "no such setting"),
+    Row("--from open_clip text.npz", 1, "no images_emb"),
     # ground truth
     Row(f"{MAIN_GT} no.npy", 1, "does not exist"),
     Row(f"{MAIN_GT} no.csv", 1, "the file cannot be read"),
@@ -263,6 +282,9 @@ FILES = [
     Row(f"{BOTH} -o kinds", 1, "the output is a folder"),
     Row(f"{BOTH} -o pipe.npy --force", 1, "the output is a pipe or a device"),
     Row(f"{BOTH} -o no/o.npy", 1, "create it first"),
+    Row(f"{BOTH} --run no/r.csv", 1, "create it first"),
+    Row(f"{BOTH} --run twice.csv", 1, "--force"),
+    Row(f"{BOTH} --run .", 1, "is a folder"),
     Row(f"{BOTH} -o {'n' * 300}.npy", 1, "the output's name is too long"),
     Row(f"{BOTH} --run r.trec --text-ids blanks.txt", 1, "TREC's columns end at white space"),
     Row(f"{BOTH} --run r.csv --text-ids same.txt", 1, "two texts have the same id"),
@@ -273,26 +295,63 @@ FILES = [
     Row(f"{MAIN_GT} diagonal --plots plots", 1, "plots/rank-change.svg"),
     Row(f"{MAIN_GT} diagonal --text-names few.txt", 1, "2 lines for 12 items"),
     Row(f"{BOTH} --resume words.npy", 1, "not a checkpoint"),
-    Row(f"{BOTH} --candidates 3 --run r.csv --index magic", 1, "FAISS knows no such index"),
-    Row(f"{BOTH} --candidates 3 --run r.csv --index IVF99,Flat", 1, "FAISS cannot search like"),
+    Row(f"{BOTH} --candidates 3 --run r.csv --index magic", 1, "FAISS knows no such", late=True),
+    Row(f"{BOTH} --candidates 3 --run r.csv --index IVF99,Flat", 1, "FAISS cannot", late=True),
     # the machine
     Row(f"{BOTH} --device tpu", 1, "use auto or cpu"),
     Row(f"{BOTH} --device meta", 1, "this device cannot be used"),
     # banks and correctors
-    Row(f"{BOTH} --text-bank narrow.npy", 1, "dimension"),
+    Row(f"{BOTH} --text-bank narrow.npy", 1, "text_bank has another dimension"),
+    Row(f"{BOTH} --video-bank narrow.npy", 1, "video_bank has another dimension"),
+    Row(f"{BOTH} --text-bank no.npy", 1, "does not exist"),
+    Row(f"{BOTH} --text-bank hole.npy", 1, "text_bank[5, 2] = nan"),
+    Row(f"{BOTH} --text-bank int.npy", 1, "text_bank does not hold floating-point"),
     Row("fit --text-bank tb.npy --video v.npy --save fitted", 1, "the output exists already"),
     Row("fit --text-bank tb.npy --video v.npy --save s.npy", 1, "the output is a file"),
     Row("fit --text-bank tb.npy --video v.npy --save kinds --force", 1, "holds other files too"),
     Row(f"fit --text-bank tb.npy --video v.npy --save {'n' * 300}", 1, "name is too long"),
+    Row("fit --text-bank tb.npy --video v.npy --save no/new", 1, "create it first"),
     Row(f"{FIT} --names few.txt", 1, "2 lines for 12 items"),
+    Row(f"{FIT} --names no.txt", 1, "cannot be read"),
+    Row(f"{FIT} --device tpu", 1, "use auto or cpu"),
+    Row(f"{FIT} --video-bank narrow.npy", 1, "another dimension than the gallery"),
+    Row("fit --text-bank tb.npy --video narrow.npy --save new", 1, "different dimensions"),
+    Row("fit --text-bank hole.npy --video v.npy --save new", 1, "bank[5, 2] = nan"),
+    Row("fit --video-bank hole.npy --text v.npy --save new", 1, "bank[5, 2] = nan"),
+    Row("fit --text-bank tb.npy --video hole.npy --save new", 1, "gallery[5, 2] = nan"),
+    Row("fit --text-bank blank.npy --video v.npy --save new", 1, "[3]"),
+    Row("fit --text-bank no.npy --video v.npy --save new", 1, "does not exist"),
+    Row("fit --text-bank flat.npy --video v.npy --save new", 1, "two dimensions"),
+    Row("fit --text-bank int.npy --video v.npy --save new", 1, "floating-point"),
+    Row("tune --text-bank no.npy --video-bank vb.npy", 1, "does not exist"),
+    Row("tune --text-bank tb.npy --video-bank short.npy", 1, "12 texts and 9 videos"),
+    Row("tune --text-bank flat.npy --video-bank flat.npy", 1, "two dimensions"),
+    Row(f"{PAIRS} --bank-gt flat.npy", 1, "3 entries for 12 texts"),
+    Row(f"{PAIRS} --bank-gt no.csv", 1, "cannot be read"),
+    Row(f"{PAIRS} --video v.npy --save fitted", 1, "--force"),
+    Row(f"{PAIRS} --video v.npy --save new --names few.txt", 1, "2 lines for 12 items"),
+    Row(f"{PAIRS} --video no.npy --save new", 1, "does not exist"),
     Row(f"{PAIRS} --video narrow.npy --save new", 1, "different dimensions"),
     Row("apply no --text t.npy", 1, "there is no saved corrector"),
     Row(f"apply {'n' * 300} --text t.npy", 1, "there is no saved corrector"),
     Row("apply s.npy --text t.npy", 1, "is a file, not a folder"),
-    Row("apply fitted --text narrow.npy", 1, "dimension"),
+    Row("apply fitted --text narrow.npy", 1, "another dimension than the gallery"),
+    Row("apply fitted --text hole.npy", 1, "queries[5, 2] = nan"),
+    Row("apply fitted --text hole.npy --top 2", 1, "queries[5, 2] = nan"),
+    Row("apply fitted --text blank.npy", 1, "queries[3]"),
+    Row("apply fitted --text flat.npy", 1, "two dimensions"),
+    Row("apply fitted --text int.npy", 1, "floating-point"),
+    Row("apply fitted --text no.npy", 1, "does not exist"),
+    Row("apply fitted --text t.npy -o no/o.npy", 1, "create it first"),
+    Row("apply fitted --text t.npy --gt no.npy", 1, "does not exist"),
+    Row("apply fitted --text short.npy --gt diagonal", 1, "9 texts and 12 videos"),
+    Row("apply fitted --text t.npy --gt flat.npy", 1, "3 entries for 12 texts"),
+    Row("apply fitted --text t.npy --device tpu", 1, "use auto or cpu"),
     Row("apply fitted --text t.npy -o s.npy", 1, "the output exists already"),
     Row("apply odd --text t.npy --top 3", 1, "a gallery id is not text that a file can hold"),
-    Row("show kinds", 1, "a file of the corrector is missing"),
+    Row("show no", 1, "there is no saved corrector"),
+    Row("show s.npy", 1, "is a file, not a folder"),
+    Row("show kinds --json", 1, "a file of the corrector is missing"),
     Row("show piped", 1, "this is not a regular file"),
     Row("show damaged", 1, "the JSON is damaged or cut short"),
     Row("export odd --to npy -o out", 1, "a gallery id is not text that a file can hold"),
@@ -348,7 +407,8 @@ def place(tmp_path_factory):
         "t": t, "v": v, "tb": t + 0.1, "vb": v + 0.1, "s": t @ v.T, "wide": np.ones((3, 5), "f4"),
         "narrow": t[:, :3], "flat": np.ones(3), "far": np.full(N, 99), "int": np.ones((3, 3), int),
         "nan": np.where(np.arange(9).reshape(3, 3) == 5, np.nan, 1.0), "nans": np.full(N, np.nan),
-        "zeros": np.zeros(N), "blank": v * (np.arange(N)[:, None] != 3),
+        "zeros": np.zeros(N), "blank": v * (np.arange(N)[:, None] != 3), "short": v[:9],
+        "hole": np.where(np.arange(6 * N).reshape(N, 6) == 32, np.float32(np.nan), t),
     }  # fmt: skip
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
@@ -356,6 +416,7 @@ def place(tmp_path_factory):
     np.savez(folder / "objects.npz", x=np.array([{}], object))
     np.savez(folder / "two.npz", a=v, b=v)
     np.savez(folder / "none.npz")
+    np.savez(folder / "text.npz", text=v)
     np.savez(folder / "ids.npz", x=v, x_ids=np.array(["a"]))
     np.savez(folder / "x.npz", x=t, ids=np.array([f"a{i}" for i in range(N)]))
     ids = {f"{side}_ids": np.array([f"{side}{i}" for i in range(N)]) for side in ("text", "video")}
@@ -438,7 +499,7 @@ def run(row):
 @pytest.fixture(scope="module")
 def told(place, tmp_path_factory):
     """What came of every row, where in the source it came from, and whether it left anything."""
-    sites, found = set(), {}
+    sites, found, correct = set(), {}, Job.correct
     terminated = signal.getsignal(signal.SIGTERM)
 
     def recording(original):
@@ -457,6 +518,7 @@ def told(place, tmp_path_factory):
         patch.chdir(place)
         before = everything(place)
         for row in ROWS:
+            patch.setattr(Job, "correct", correct if row.late else None)
             found[row] = (*run(row), (now := everything(place)) == before)
             before = now
         patch.chdir(tmp_path_factory.mktemp("nothing"))

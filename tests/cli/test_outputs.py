@@ -172,39 +172,6 @@ def test_a_matrix_that_is_read_again_brings_its_ids(name):
     ]
 
 
-@pytest.mark.parametrize(
-    ("options", "status", "words"),
-    [
-        (["-o", "o.txt"], 2, "--output o.txt: unsupported file type; use .npy"),
-        (["-o", "o"], 2, ".safetensors, .parquet"),
-        (["--run", "r.npy"], 2, "--run r.npy: unsupported file type; use .jsonl"),
-        (["--run-v2t", "r.txt"], 2, "--run-v2t r.txt"),
-        (["--top", "3"], 2, "--top needs --run"),
-        (["--run", "r.csv", "--top", "0"], 2, "--top"),
-        (["--run", "r.csv", "--run-v2t", "./r.csv"], 2, "two outputs are the same file"),
-        (["-o", "a.parquet", "--run", "a.parquet"], 2, "two outputs are the same file"),
-        (["--run", "no/r.csv"], 1, "create it first"),
-        (["--run", "old.csv"], 1, "--force"),
-        (["--run", "."], 1, "is a folder"),
-        (["--run", "r.trec", "--text-ids", "ids.txt"], 1, "white space"),
-        (["--run", "r.csv", "--text-ids", "same.txt"], 1, "two texts have the same id"),
-    ],
-)
-def test_wrong_outputs_are_told_before_the_work(folder, monkeypatch, options, status, words):
-    monkeypatch.setattr(
-        "emcl_plugin.pipeline.job.Job.correct", lambda *_, **__: pytest.fail("it worked")
-    )
-    (folder / "old.csv").write_text("old")
-    (folder / "ids.txt").write_text("\n".join(f"text {i}" for i in range(300)))
-    (folder / "same.txt").write_text("\n".join(["t"] * 300))
-    before = files(folder)
-    result = CliRunner().invoke(command, ["--text", "t.npy", "--video", "v.npy", *options])
-    told = result.output if status == 2 else str(result.exception)
-    assert result.exit_code == status, told
-    assert words in told
-    assert files(folder) == before
-
-
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "full")])
 def test_all_outputs_or_none(folder, monkeypatch, error):
     """The second run breaks off when matrix and first run are complete."""

@@ -82,21 +82,6 @@ def test_options_reach_the_service(folder, monkeypatch):
     assert calls[0][0][0].corrector_.dimension == 128
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ([], "Missing argument"),
-        (["x", "--port", "70000"], "70000"),
-        (["x", "--port", "-1"], "-1"),
-        (["x", "--max-k", "0"], "0"),
-    ],
-)
-def test_wrong_use(options, words):
-    result = run(*options)
-    assert result.exit_code == 2
-    assert words in result.output
-
-
 def test_what_cannot_be_served_is_told(folder, tmp_path):
     assert isinstance(run(tmp_path / "nothing").exception, StateError)
     with socket.create_server(("127.0.0.1", 0)) as other:

@@ -150,6 +150,13 @@ def test_pairs_of_the_bank_come_from_a_file(folder, emcl):
     assert without_time(facts_of(emcl(*options))) == wanted
 
 
+def test_a_gallery_that_cannot_be_fitted_is_told_before_the_tuning(folder, emcl, monkeypatch):
+    np.save(folder / "narrow.npy", data().video[:, :64])
+    monkeypatch.setattr("emcl_plugin.tune.tune", lambda *_, **__: pytest.fail("tuned for nothing"))
+    words = emcl(*TUNE, "--video", "narrow.npy", "--save", "new", status=1).words
+    assert "different dimensions" in words
+
+
 @pytest.mark.parametrize(
     ("given", "seconds"),
     [("60s", 60), ("90", 90), ("1.5m", 90), ("2h", 7200), (" 5M ", 300), ("0.5 s", 0.5)],
