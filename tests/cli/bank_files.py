@@ -1,4 +1,4 @@
-"""The data of the tests of bank mode, and how the commands are given them."""
+"""The data of the tests of bank mode, how the commands are given them, and what they print."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
 from emcl_plugin import Reranker
 from emcl_plugin._internal.directions import DIRECTIONS
+from emcl_plugin.cli.main import command
 from emcl_plugin.data.demo import load_demo
 
 FORWARD, BACKWARD = DIRECTIONS
@@ -39,6 +41,14 @@ def reranker(*, dual=False, names=NAMES, settings=()):
 def everything(folder):
     """Every file, hidden ones too, and what is in it."""
     return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def invoke(*arguments, status=0):
+    """Run a command without what the program does around it."""
+    found = CliRunner().invoke(command, list(map(str, arguments)))
+    assert found.exit_code == status, found.output
+    assert "Traceback" not in found.output
+    return SimpleNamespace(out=found.stdout, words=found.stderr, error=found.exception)
 
 
 def facts_of(result):

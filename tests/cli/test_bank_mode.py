@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -167,30 +165,3 @@ def test_options_reach_the_correction_by_banks(folder, emcl, options, settings):
 def test_banks_are_read_from_the_environment(emcl, monkeypatch):
     monkeypatch.setenv("EMCL_RERANK_TEXT_BANK", "tb.npy")
     assert facts_of(emcl(*BOTH, "--json", "-q"))["protocol"] == "bank"
-
-
-# --- help --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("command", ["fit", "apply", "show", "tune"])
-def test_help_shows_options_and_examples(emcl, command):
-    result = emcl(command, "--help")
-    assert result.words == ""
-    assert "Examples:" in result.out
-    assert f"  emcl-rerank {command} " in result.out
-    assert emcl(command, "-h").out == result.out
-    assert re.search(rf"^  {command} ", emcl("--help").out, re.M)
-
-
-def test_help_is_quick_and_waits_for_nothing_heavy():
-    code = (
-        "import sys\n"
-        "from emcl_plugin.cli.main import command\n"
-        "for name in ('fit', 'apply', 'show', 'tune'):\n"
-        "    command.main([name, '--help'], standalone_mode=False)\n"
-        "heavy = {'torch', 'numpy', 'scipy', 'matplotlib', 'safetensors'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("Examples:") == 4

@@ -8,22 +8,15 @@ import json
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from bank_files import facts_of, invoke
 
 from emcl_plugin.baselines import METHODS
-from emcl_plugin.cli.main import command
 from emcl_plugin.data.demo import load_demo
-
-
-def run(*arguments, status=0):
-    result = CliRunner().invoke(command, [str(a) for a in arguments])
-    assert result.exit_code == status, result.output
-    return result
 
 
 @pytest.fixture(scope="module")
 def demo_rows():
-    return json.loads(run("compare", "--demo", "--format", "json", "-q").stdout)
+    return facts_of(invoke("compare", "--demo", "--format", "json", "-q"))
 
 
 def test_every_method_runs_on_the_demo(demo_rows):
@@ -44,9 +37,9 @@ def test_ours_is_first_with_no_option(demo_rows):
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["text", "markdown", "latex", "csv"])
 def test_every_format_names_methods_and_metrics(form):
-    out = run(
+    out = invoke(
         "compare", "--demo", "--methods", "input,csls,emcl_plugin", "--format", form, "-q"
-    ).stdout
+    ).out
     for word in ("input", "csls", "R@1", "MdR", "transductive", "bank"):
         assert word in out
     if form == "csv":
@@ -61,8 +54,8 @@ def test_sorted_by_a_measure_or_not_at_all():
     names = ["csls", "emcl_plugin", "input"]
 
     def order(by):
-        out = run("compare", "--demo", "--methods", ",".join(names), "--sort", by,
-                  "--format", "json", "-q").stdout  # fmt: skip
+        out = invoke("compare", "--demo", "--methods", ",".join(names), "--sort", by,
+                  "--format", "json", "-q").out  # fmt: skip
         return [row["name"] for row in json.loads(out)]
 
     assert order("none") == names
@@ -72,9 +65,9 @@ def test_sorted_by_a_measure_or_not_at_all():
 
 def test_what_cannot_run_is_named(tmp_path):
     np.save(tmp_path / "s.npy", np.random.default_rng(0).random((20, 20)))
-    result = run("compare", "--sim", tmp_path / "s.npy")
-    assert "Note: +EMCL needs features" in result.output
-    assert "dbsn" in result.output
+    result = invoke("compare", "--sim", tmp_path / "s.npy")
+    assert "Note: +EMCL needs features" in result.words
+    assert "dbsn" in result.words
 
 
 def test_eval_measures_both_directions(tmp_path):
@@ -82,12 +75,12 @@ def test_eval_measures_both_directions(tmp_path):
     np.save(tmp_path / "t.npy", data.text)
     np.save(tmp_path / "v.npy", data.video)
     files = ("--text", tmp_path / "t.npy", "--video", tmp_path / "v.npy")
-    out = json.loads(run("eval", *files, "--json", "--measures", "R@1,mAP,GM").stdout)
+    out = facts_of(invoke("eval", *files, "--json", "--measures", "R@1,mAP,GM"))
     assert set(out) == {"text -> video", "video -> text"}
     assert out["text -> video"]["R@1"] == pytest.approx(43.7, abs=0.5)
     assert 0 < out["text -> video"]["mAP"] < 1
     assert out["video -> text"]["hubness"]["k"] == 10
-    words = run("eval", *files).output
+    words = invoke("eval", *files).out
     assert "R@10" in words
     assert "skewness" in words
 
@@ -101,6 +94,6 @@ def test_eval_with_ground_truth_ids_and_mask(tmp_path):
     np.save(tmp_path / "m.npy", np.array([1, 1, 0, 0]))
     common = ("eval", "--sim", tmp_path / "s.npy", "--gt", tmp_path / "gt.csv", "--json",
               "--text-ids", tmp_path / "t.txt", "--video-ids", tmp_path / "v.txt")  # fmt: skip
-    assert json.loads(run(*common).stdout)["text -> video"]["R@1"] == 50
-    masked = json.loads(run(*common, "--query-mask", tmp_path / "m.npy").stdout)
+    assert facts_of(invoke(*common))["text -> video"]["R@1"] == 50
+    masked = facts_of(invoke(*common, "--query-mask", tmp_path / "m.npy"))
     assert masked["text -> video"] | {"R@1": 100.0, "left_out": 2} == masked["text -> video"]

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from numpy.testing import assert_array_equal
 
 from emcl_plugin import Reranker
-from emcl_plugin.cli.export import export_command
+from emcl_plugin.cli.main import command
 from emcl_plugin.data.demo import load_demo
 from emcl_plugin.errors import EmclError, InputFileError, InputValueError, StateError
 from emcl_plugin.index.vectors import SPACES, gallery_vectors, longest, query_vectors
@@ -33,7 +33,7 @@ def run(saved, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments, folder=saved[0] / "fitted"):
-        result = CliRunner().invoke(export_command, [str(folder), *arguments])
+        result = CliRunner().invoke(command, ["export", str(folder), *arguments])
         if isinstance(result.exception, EmclError):
             raise result.exception
         return result

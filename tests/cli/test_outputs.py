@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from bank_files import BOTH, facts_of, invoke
 from jsonschema import Draft202012Validator
 from numpy.testing import assert_allclose, assert_array_equal
 from pyarrow import parquet
 
-from emcl_plugin.cli.main import command
 from emcl_plugin.data.demo import load_demo
 from emcl_plugin.errors import InputFileError
 from emcl_plugin.io import topk
@@ -32,11 +31,8 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def invoke(*options, status=0):
-    arguments = ["--text", "t.npy", "--video", "v.npy", *options]
-    result = CliRunner().invoke(command, arguments)
-    assert result.exit_code == status, result.output
-    return result
+def run(*options, status=0):
+    return invoke(*BOTH, *options, status=status)
 
 
 def files(folder):
@@ -57,8 +53,8 @@ def read_run(path, n):
 def test_every_kind_of_matrix_holds_the_same_numbers(folder, dtype):
     names = ["o.npy", "o.npz", "o.safetensors", "o.PARQUET"]
     for name in names:
-        told = invoke("--output", name, "--dtype", dtype)
-        assert f"{name} (300 x 200 {dtype})" in told.stderr
+        told = run("--output", name, "--dtype", dtype)
+        assert f"{name} (300 x 200 {dtype})" in told.words
     first, *others = map(read_array, names)
     assert first.dtype == dtype
     for other in others:
@@ -70,7 +66,7 @@ def test_every_kind_of_matrix_holds_the_same_numbers(folder, dtype):
 @pytest.mark.parametrize("memory", [(), ("--memory", "1M")], ids=["free", "1M"])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])  # in half precision there are ties
 def test_a_run_is_the_matrix_sorted(folder, dtype, memory):
-    invoke("-o", "o.npy", "--run", "r.csv", "--top", "20", "--dtype", dtype, *memory)
+    run("-o", "o.npy", "--run", "r.csv", "--top", "20", "--dtype", dtype, *memory)
     matrix = np.load("o.npy")
     order = np.argsort(-matrix, axis=1, kind="stable")[:, :20]
     names, videos, scores = read_run("r.csv", 300)
@@ -82,7 +78,7 @@ def test_a_run_is_the_matrix_sorted(folder, dtype, memory):
 
 @pytest.mark.usefixtures("folder")
 def test_a_run_of_videos():
-    invoke("-o", "o.npy", "--run-v2t", "r.csv", "--top", "7", "--dtype", "float32")
+    run("-o", "o.npy", "--run-v2t", "r.csv", "--top", "7", "--dtype", "float32")
     matrix = np.load("o.npy").T
     names, texts, scores = read_run("r.csv", 200)
     assert names == ["video", "text", "rank", "score"]
@@ -96,7 +92,7 @@ def test_scores_that_are_left_alone_make_exact_runs_of_both_sides(folder):
     matrix = np.random.default_rng(0).integers(0, 9, (300, 200)).astype("f4")
     np.save("s.npy", matrix)
     off = ["--sim", "s.npy", "--emcl", "off", "--ncl", "off"]
-    invoke(*off, "--run", "a.csv", "--run-v2t", "b.csv", "--top", "1000", "--memory", "1M")
+    run(*off, "--run", "a.csv", "--run-v2t", "b.csv", "--top", "1000", "--memory", "1M")
     for name, x in (("a.csv", matrix), ("b.csv", matrix.T)):
         order = np.argsort(-x, axis=1, kind="stable")
         _, items, scores = read_run(name, len(x))
@@ -106,20 +102,20 @@ def test_scores_that_are_left_alone_make_exact_runs_of_both_sides(folder):
 
 
 def test_with_a_run_and_no_output_there_is_no_matrix(folder):
-    told = invoke("--run", "r.jsonl", "--run-v2t", "v.parquet", "--json", "--check-leak")
-    facts = json.loads(told.stdout)
+    told = run("--run", "r.jsonl", "--run-v2t", "v.parquet", "--json", "--check-leak")
+    facts = facts_of(told)
     Draft202012Validator({**SCHEMA, "anyOf": [{"$ref": "#/$defs/rerank"}]}).validate(facts)
     assert facts["output"] is None
     assert facts["runs"] == {"text -> video": "r.jsonl", "video -> text": "v.parquet"}
-    assert "r.jsonl (the 100 best videos of each text)" in told.stderr
-    assert "v.parquet (the 100 best texts of each video)" in told.stderr
+    assert "r.jsonl (the 100 best videos of each text)" in told.words
+    assert "v.parquet (the 100 best texts of each video)" in told.words
     assert files(folder) == ["r.jsonl", "v.parquet"]
     assert len(Path("r.jsonl").read_text("utf-8").splitlines()) == 300
     assert len(parquet.read_table("v.parquet")) == 200 * 100
 
 
 def test_with_neither_there_is_a_matrix(folder):
-    facts = json.loads(invoke("--json").stdout)
+    facts = facts_of(run("--json"))
     assert (facts["output"], "runs" in facts) == ("reranked.npy", False)
     assert files(folder) == ["reranked.npy"]
 
@@ -128,7 +124,7 @@ def test_with_neither_there_is_a_matrix(folder):
 def test_a_bank_makes_runs_too():
     np.save("tb.npy", load_demo().text_bank[:200])
     runs = ["-o", "o.npy", "--run", "r.csv", "--run-v2t", "v.csv", "--dtype", "float32"]
-    invoke("--text-bank", "tb.npy", *runs)
+    run("--text-bank", "tb.npy", *runs)
     matrix = np.load("o.npy")
     _, videos, scores = read_run("r.csv", 300)
     assert_array_equal(videos, np.argsort(-matrix, axis=1, kind="stable")[:, :100])
@@ -143,7 +139,7 @@ def test_ids_are_in_every_output():
     Path("t.txt").write_text("\n".join(texts), "utf-8")
     Path("v.txt").write_text("\n".join(videos), "utf-8")
     ids = ["--text-ids", "t.txt", "--video-ids", "v.txt"]
-    invoke(*ids, "-o", "o.npz", "--run", "r.csv", "--top", "2")
+    run(*ids, "-o", "o.npz", "--run", "r.csv", "--top", "2")
     with np.load("o.npz") as archive:
         assert archive["text_ids"].tolist() == texts
         assert archive["video_ids"].tolist() == videos
@@ -161,9 +157,8 @@ def test_a_matrix_that_is_read_again_brings_its_ids(name):
     data = load_demo()
     np.savez("t.npz", text=data.text[:300], ids=np.array(texts))
     np.savez("v.npz", video=data.video[:200], ids=np.array(videos))
-    invoke("--text", "t.npz", "--video", "v.npz", "-o", name)
-    arguments = ["--sim", name, "--ncl", "off", "--run", "r.csv", "--top", "1"]
-    assert CliRunner().invoke(command, arguments).exit_code == 0
+    run("--text", "t.npz", "--video", "v.npz", "-o", name)
+    invoke("--sim", name, "--ncl", "off", "--run", "r.csv", "--top", "1")
     with open("r.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     best = read_array(name).argmax(1)
@@ -186,23 +181,27 @@ def test_all_outputs_or_none(folder, monkeypatch, error):
     topk_ranked = topk.ranked
     monkeypatch.setattr(topk, "ranked", fail)
     (folder / "o.npy").write_text("old")
-    arguments = ["-o", "o.npy", "--run", "a.csv", "--run-v2t", "b.csv", "--force"]
-    result = CliRunner().invoke(command, ["--text", "t.npy", "--video", "v.npy", *arguments])
-    assert result.exit_code == 1
+    told = run("-o", "o.npy", "--run", "a.csv", "--run-v2t", "b.csv", "--force", status=1)
     assert len(calls) == 2
     if error is not KeyboardInterrupt:
-        assert isinstance(result.exception, InputFileError)
-        assert "the disk is full; nothing was written\n  received: b.csv" in str(result.exception)
+        assert isinstance(told.error, InputFileError)
+        assert "the disk is full; nothing was written\n  received: b.csv" in str(told.error)
     assert files(folder) == ["o.npy"]
     assert (folder / "o.npy").read_text() == "old"
 
 
-def test_interrupted_measuring_names_all_that_is_there(folder, monkeypatch):
+@pytest.mark.parametrize(
+    "where", ["emcl_plugin.cli.rerank.ablation", "emcl_plugin.report.page.write_report"]
+)
+def test_interrupted_measuring_names_all_that_is_there(folder, monkeypatch, where):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     np.save("v.npy", load_demo().video[:300])
-    monkeypatch.setattr("emcl_plugin.cli.rerank.ablation", interrupt)
-    told = invoke("--run", "a.csv", "--run-v2t", "b.csv", "--gt", "diagonal", status=1)
-    assert "interrupted while measuring; a.csv, b.csv are written" in told.output
+    monkeypatch.setattr(where, interrupt)
+    measured = ("--gt", "diagonal", "--report", "r.html")
+    told = run("--run", "a.csv", "--run-v2t", "b.csv", *measured, status=1)
+    assert "interrupted while measuring; a.csv, b.csv are written" in told.words
     assert files(folder) == ["a.csv", "b.csv"]
+    told = run(*measured, status=1)
+    assert "interrupted while measuring; reranked.npy is written" in told.words

