@@ -116,23 +116,25 @@ def export(
     if to not in WRITERS:
         raise InputValueError("no such store", repr(to), f"use one of {', '.join(WRITERS)}")
     if factory != "Flat" and to != "faiss":
-        raise InputValueError(
-            "an index factory is for FAISS only", f"factory={factory!r}, to={to!r}", "omit it"
-        )
-    one_per_line = to in ("faiss", "npy")
-    broken = [n for n in corrector.names if one_per_line and ("\n" in n or "\r" in n)]
-    if broken:
-        raise InputValueError(
-            "a name holds a line break, and ids are written one per line",
-            repr(broken[0]),
-            'export to "parquet", "lancedb" or "qdrant", or fit with other names',
-        )
+        received = f"factory={factory!r}, to={to!r}"
+        raise InputValueError("an index factory is for FAISS only", received, "omit it")
+    broken = [name for name in corrector.names if "\n" in name or "\r" in name]
+    if broken and to in ("faiss", "npy"):
+        problem = "a name holds a line break, and ids are written one per line"
+        remedy = 'export to "parquet", "lancedb" or "qdrant", or fit with other names'
+        raise InputValueError(problem, repr(broken[0]), remedy)
     checked_ids(corrector.names or None, len(corrector), "gallery")
     writer = WRITERS[to]
     if writer.library:
         require(writer.library)
     size = 4 * len(corrector) * (corrector.dimension + 1)
-    _check(target, size, writer.folder, force=force)
+    if writer.folder is None:
+        for path in (target, _ids_path(target)):
+            check_target(path, size, force=force)
+    elif force and target.is_dir():
+        _check_leaves(target, writer.folder)
+    else:
+        check_folder_target(target, size, force=force, files=())
     if phi is None and space != "ip":
         phi = longest(corrector)
     vectors = gallery_vectors(corrector, space, phi=phi)
@@ -148,11 +150,9 @@ def export(
     except (OSError, RuntimeError, ValueError, sqlite3.Error) as error:
         if ran_out_of_memory(error):
             raise
-        raise InputFileError(
-            f"the export to {to} failed; nothing was written",
-            f"{target}: {error}",
-            "free disk space, or choose another target",
-        ) from error
+        problem = f"the export to {to} failed; nothing was written"
+        remedy = "free disk space, or choose another target"
+        raise InputFileError(problem, f"{target}: {error}", remedy) from error
     count, dimension = vectors.shape
     return Exported(target, to, space, count, dimension, None if space == "ip" else phi)
 
@@ -172,6 +172,10 @@ class _Job:
     def ids(self) -> list[str]:
         return list(self.corrector.names) or [str(i) for i in range(len(self.corrector))]
 
+    @property
+    def lines(self) -> bytes:
+        return "".join(f"{name}\n" for name in self.ids).encode()
+
     def table(self) -> Any:
         """(id, vector) as an Arrow table."""
         arrow = require("pyarrow")
@@ -188,18 +192,15 @@ def _faiss(job: _Job, path: Path, force: bool) -> None:
         file = stack.enter_context(atomic_writer(path, force=force))
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
         if job.corrector.names:
-            ids = stack.enter_context(atomic_writer(ids_path, force=force))
-            ids.write(_lines(job))
+            stack.enter_context(atomic_writer(ids_path, force=force)).write(job.lines)
     if not job.corrector.names:
         ids_path.unlink(missing_ok=True)  # of an earlier export
 
 
-def _npy(job: _Job, folder: Path, force: bool) -> None:
-    del force
-    shape = (len(job.vectors), job.vectors.shape[1])
-    write_npy(folder / "gallery.npy", shape, np.dtype(np.float32), [job.vectors])
+def _npy(job: _Job, folder: Path, _: bool) -> None:
+    write_npy(folder / "gallery.npy", job.vectors.shape, np.dtype(np.float32), [job.vectors])
     if job.corrector.names:
-        (folder / "ids.txt").write_bytes(_lines(job))
+        (folder / "ids.txt").write_bytes(job.lines)
 
 
 def _parquet(job: _Job, path: Path, force: bool) -> None:
@@ -208,13 +209,11 @@ def _parquet(job: _Job, path: Path, force: bool) -> None:
         parquet.write_table(job.table(), file)
 
 
-def _lancedb(job: _Job, folder: Path, force: bool) -> None:
-    del force
+def _lancedb(job: _Job, folder: Path, _: bool) -> None:
     require("lancedb").connect(str(folder)).create_table(TABLE, job.table())
 
 
-def _qdrant(job: _Job, folder: Path, force: bool) -> None:
-    del force
+def _qdrant(job: _Job, folder: Path, _: bool) -> None:
     qdrant = require("qdrant_client")
     distances = {"ip": "DOT", "cosine": "COSINE", "l2": "EUCLID"}
     distance = qdrant.models.Distance[distances[job.space]]
@@ -226,13 +225,8 @@ def _qdrant(job: _Job, folder: Path, force: bool) -> None:
         with suppress(AttributeError):  # otherwise every point waits for the disk
             points = client._client.collections[TABLE].storage.storage
             points.execute("PRAGMA synchronous = OFF")
-        client.upload_collection(
-            TABLE,
-            vectors=job.vectors,
-            ids=range(len(job.vectors)),
-            payload=({"id": name} for name in job.ids),
-            wait=True,
-        )
+        ids, payload = range(len(job.vectors)), ({"id": name} for name in job.ids)
+        client.upload_collection(TABLE, job.vectors, payload, ids, wait=True)
     finally:
         client.close()
 
@@ -246,21 +240,14 @@ class _Writer:
     folder: frozenset[str] | None = None
 
 
+_QDRANT = frozenset({"meta.json", ".lock", "collection", f"collection/{TABLE}"})
 WRITERS = {
     "faiss": _Writer(_faiss, "faiss"),
     "npy": _Writer(_npy, "", frozenset({"gallery.npy", "ids.txt"})),
     "parquet": _Writer(_parquet, "pyarrow"),
     "lancedb": _Writer(_lancedb, "lancedb", frozenset({f"{TABLE}.lance"})),
-    "qdrant": _Writer(
-        _qdrant,
-        "qdrant_client",
-        frozenset({"meta.json", ".lock", "collection", f"collection/{TABLE}"}),
-    ),
+    "qdrant": _Writer(_qdrant, "qdrant_client", _QDRANT),
 }
-
-
-def _lines(job: _Job) -> bytes:
-    return "".join(f"{name}\n" for name in job.ids).encode()
 
 
 def _ids_path(path: Path) -> Path:
@@ -270,27 +257,13 @@ def _ids_path(path: Path) -> Path:
 # --- targets ------------------------------------------------------------------------------------
 
 
-def _check(target: Path, size: int, leaves: frozenset[str] | None, *, force: bool) -> None:
-    """Raise an error if the target cannot be written or holds other files."""
-    if leaves is None:
-        for path in (target, _ids_path(target)):
-            check_target(path, size, force=force)
-    elif force and target.is_dir():
-        _check_leaves(target, leaves)
-    else:
-        check_folder_target(target, size, force=force, files=())
-
-
 def _check_leaves(folder: Path, leaves: frozenset[str]) -> None:
     """Raise an error if a folder holds files that no export of this kind writes."""
     inner = [path for name in leaves if "/" in name for path in (folder / name).parent.glob("*")]
     found = {path.relative_to(folder).as_posix() for path in (*folder.iterdir(), *inner)}
     if found - leaves:
-        raise InputFileError(
-            "the output folder holds other files and is not replaced",
-            str(folder / min(found - leaves)),
-            "name another folder",
-        )
+        problem = "the output folder holds other files and is not replaced"
+        raise InputFileError(problem, str(folder / min(found - leaves)), "name another folder")
 
 
 @contextmanager

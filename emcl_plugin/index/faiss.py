@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from emcl_plugin._internal.arrays import Array
+from emcl_plugin._internal.arrays import Array, describe
 from emcl_plugin.bank.corrector import Corrector
 from emcl_plugin.errors import InputTypeError, InputValueError
 from emcl_plugin.index.mips import Vectors, check_space, queries_in, scores_in
@@ -70,9 +70,8 @@ def to_faiss(
         factory = _made(faiss, factory, vectors.shape[1], space)
     _check_index(faiss, factory, vectors.shape[1], space)
     if factory.ntotal:
-        raise InputValueError(
-            "the index is not empty", f"it holds {factory.ntotal} vectors", "pass a new one"
-        )
+        received = f"it holds {factory.ntotal} vectors"
+        raise InputValueError("the index is not empty", received, "pass a new one")
     try:
         if not factory.is_trained:
             factory.train(vectors)
@@ -81,11 +80,9 @@ def to_faiss(
         else:
             factory.add(vectors)
     except RuntimeError as error:
-        raise InputValueError(
-            f"FAISS cannot fill this index with {len(vectors)} vectors",
-            _reason(error),
-            'use fewer lists, such as "IVF16,Flat", or "Flat", which needs no training',
-        ) from None
+        problem = f"FAISS cannot fill this index with {len(vectors)} vectors"
+        remedy = 'use fewer lists, such as "IVF16,Flat", or "Flat", which needs no training'
+        raise InputValueError(problem, _reason(error), remedy) from None
     return factory
 
 
@@ -120,19 +117,14 @@ def search_faiss(
     vectors = queries_in(space, asked)
     _check_index(faiss, index, vectors.shape[1], space)
     if not 1 <= k <= index.ntotal:
-        raise InputValueError(
-            "k must be at least 1 and at most the number of vectors in the index",
-            f"k={k}, {index.ntotal} vectors",
-            "10 is usual",
-        )
+        problem = "k must be at least 1 and at most the number of vectors in the index"
+        raise InputValueError(problem, f"k={k}, {index.ntotal} vectors", "10 is usual")
     found, items = index.search(vectors, k)
     missing = items < 0
-    if missing.any():
-        found[missing] = 0  # FAISS marks them with the largest float
+    found[missing] = 0  # FAISS marks them with the largest float
     if space != "ip":
         found = scores_in(space, found, asked, longest(corrector) if phi is None else phi)
-    if missing.any():
-        found[missing] = -np.inf
+    found[missing] = -np.inf
     return found, items
 
 
@@ -150,43 +142,33 @@ def _made(faiss: Any, factory: str, dimension: int, space: str) -> Any:
             padded = f"{found[1] or ''}Pad{wider},{found[2]}"
             return faiss.index_factory(dimension, padded, metric)
     except RuntimeError as error:
-        raise InputValueError(
-            "FAISS cannot build this index",
-            f"{factory!r}: {_reason(error)}",
-            'use for example "Flat", "HNSW32" or "IVF64,Flat"',
-        ) from None
+        remedy = 'use for example "Flat", "HNSW32" or "IVF64,Flat"'
+        received = f"{factory!r}: {_reason(error)}"
+        raise InputValueError("FAISS cannot build this index", received, remedy) from None
 
 
 def _check_index(faiss: Any, index: Any, dimension: int, space: str) -> None:
     """Raise an error if an index would not rank these vectors by their scores."""
     if not isinstance(index, faiss.Index):
-        raise InputTypeError(
-            "this is not a FAISS index of float vectors",
-            f"{type(index).__module__}.{type(index).__qualname__}",
-            "pass a factory string or a faiss.Index",
-        )
+        remedy = "pass a factory string or a faiss.Index"
+        problem = "this is not a FAISS index of float vectors"
+        raise InputTypeError(problem, describe(index), remedy)
     name = type(index).__name__
     if index.metric_type != _metric(faiss, space):
-        l2 = index.metric_type == faiss.METRIC_L2
-        raise InputValueError(
-            f'the index has another metric than the space "{space}"',
-            f"{name}, metric_type {index.metric_type}" + (" (METRIC_L2)" if l2 else ""),
-            'build it with faiss.METRIC_INNER_PRODUCT, or pass space="l2"'
-            if l2
-            else f"build it with faiss.METRIC_{'L2' if space == 'l2' else 'INNER_PRODUCT'}",
-        )
+        received = f"{name}, metric_type {index.metric_type}"
+        remedy = f"build it with faiss.METRIC_{'L2' if space == 'l2' else 'INNER_PRODUCT'}"
+        if index.metric_type == faiss.METRIC_L2:
+            received, remedy = f"{received} (METRIC_L2)", f'{remedy}, or pass space="l2"'
+        problem = f'the index has another metric than the space "{space}"'
+        raise InputValueError(problem, received, remedy)
     if index.d != dimension:
-        raise InputValueError(
-            "the index has another dimension than the exported vectors",
-            f"{name}, d={index.d}; {dimension} are exported",
-            "build it with that dimension: D + 1, for cosine and l2 D + 2",
-        )
+        problem = "the index has another dimension than the exported vectors"
+        received = f"{name}, d={index.d}; {dimension} are exported"
+        remedy = "build it with that dimension: D + 1, for cosine and l2 D + 2"
+        raise InputValueError(problem, received, remedy)
     if space != "cosine" and _normalises(faiss, index):
-        raise InputValueError(
-            "the index normalizes vectors, which changes the ranking",
-            name,
-            'remove L2norm, or pass space="cosine"',
-        )
+        problem = "the index normalizes vectors, which changes the ranking"
+        raise InputValueError(problem, name, 'remove L2norm, or pass space="cosine"')
 
 
 def _normalises(faiss: Any, index: Any) -> bool:

@@ -39,9 +39,8 @@ def check_space(space: str, phi: float | None = None) -> None:
     if space not in SPACES:
         raise InputValueError("no such space", repr(space), f"use one of {', '.join(SPACES)}")
     if phi is not None and not (phi > 0 and math.isfinite(phi)):
-        raise InputValueError(
-            "phi is the length of the longest item: a positive number", f"phi={phi}", "leave it out"
-        )
+        problem = "phi is the length of the longest item: a positive number"
+        raise InputValueError(problem, f"phi={phi}", "leave it out")
 
 
 def items_in(space: str, x: np.ndarray[Any, Any], *, phi: float | None = None) -> Vectors:
@@ -131,10 +130,5 @@ def scores_in(
 
 
 def lengths(x: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return the norm of every row in float64, (n,).
-
-    >>> lengths(np.array([[3.0, 4.0]]))
-    array([5.])
-    """
-    squared = np.einsum("ij,ij->i", x, x, dtype=np.float64)
-    return np.asarray(np.sqrt(squared), dtype=np.float64)
+    """Return the norm of every row in float64, (n,)."""
+    return np.asarray(np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64)))

@@ -53,9 +53,8 @@ def require(module: str) -> Any:
     except ImportError as error:
         if ran_out_of_memory(error):
             raise MemoryError(str(error)) from error
-        raise MissingLibraryError(
-            "this needs a library that is not installed", str(error), _REMEDIES[module]
-        ) from None
+        problem = "this needs a library that is not installed"
+        raise MissingLibraryError(problem, str(error), _REMEDIES[module]) from None
 
 
 def gallery_vectors(
@@ -156,9 +155,8 @@ def require_servable(name: str) -> None:
     known = dict.fromkeys((*ABLATION, *PRIORS), True)
     known |= {method.name: method.serves for method in METHODS.values()}
     if name not in known:
-        raise InputValueError(
-            "no method has this name", repr(name), f"use one of {', '.join(known)}"
-        )
+        remedy = f"use one of {', '.join(known)}"
+        raise InputValueError("no method has this name", repr(name), remedy)
     if not known[name]:
         raise InputValueError(
             "this method cannot be exported to an index of vectors",

@@ -162,9 +162,8 @@ def plain_centre(d):
 def plain_abtt(d, directions=None):
     directions = max(1, DIMENSION // 100) if directions is None else directions
     q, g = references(d)
-    top = np.linalg.eigh((np.cov(q.T, bias=True) + np.cov(g.T, bias=True)) / 2)[1][:, ::-1][
-        :, :directions
-    ]
+    covariance = (np.cov(q.T, bias=True) + np.cov(g.T, bias=True)) / 2
+    top = np.linalg.eigh(covariance)[1][:, ::-1][:, :directions]
     out = [x - y.mean(0) for x, y in ((d["queries"], q), (d["gallery"], g))]
     return unit(out[0] - out[0] @ top @ top.T) @ unit(out[1] - out[1] @ top @ top.T).T
 

@@ -162,7 +162,7 @@ def fail(*_, **__):
     ("to", "broken"),
     [
         ("faiss", "faiss.write_index"),
-        ("npy", "emcl_plugin.index.export._lines"),
+        ("npy", "emcl_plugin.index.export.write_npy"),
         ("parquet", "pyarrow.parquet.write_table"),
         ("lancedb", "lancedb.db.LanceDBConnection.create_table"),
         ("qdrant", "qdrant_client.QdrantClient.upload_collection"),
