@@ -25,7 +25,8 @@ from emcl_plugin.errors import InputFileError, InputTypeError, InputValueError
 from emcl_plugin.io import write_matrices
 from emcl_plugin.io.atomic import atomic_writer
 from emcl_plugin.io.formats import read_array
-from emcl_plugin.io.topk import best, ranked
+from emcl_plugin.io.npy import npy_size, write_npy
+from emcl_plugin.io.topk import ranked
 from emcl_plugin.io.write import prepare_run, prepare_scores, write_run, write_scores
 from emcl_plugin.io.write_matrices import SCORES
 from emcl_plugin.io.write_runs import RUNS
@@ -56,6 +57,7 @@ def test_scores_are_read_back_in_their_dtype(tmp_path, suffix, dtype, rows):
     assert found.dtype == dtype
     assert_array_equal(found, x)
     assert files(tmp_path) == [path.name]
+    assert suffix != ".npy" or path.stat().st_size == npy_size(x.shape, x.itemsize)
 
 
 def test_ids_are_where_the_format_has_a_place_for_them(tmp_path):
@@ -66,11 +68,8 @@ def test_ids_are_where_the_format_has_a_place_for_them(tmp_path):
     with np.load(tmp_path / "s.npz") as archive:
         assert (archive["text_ids"].tolist(), archive["video_ids"].tolist()) == (TEXTS, VIDEOS)
     with safe_open(tmp_path / "s.safetensors", "np") as file:
-        metadata = file.metadata()
-    assert {name: json.loads(ids) for name, ids in metadata.items()} == {
-        "text_ids": TEXTS,
-        "video_ids": VIDEOS,
-    }
+        ids = {name: json.loads(ids) for name, ids in file.metadata().items()}
+    assert ids == {"text_ids": TEXTS, "video_ids": VIDEOS}
     table = parquet.read_table(tmp_path / "s.parquet")
     assert table["id"].to_pylist() == TEXTS
     assert json.loads(table.schema.metadata[b"video_ids"]) == VIDEOS
@@ -189,12 +188,9 @@ def test_runs_are_the_first_of_a_stable_sort(tmp_path, suffix, direction, x):
     assert files(tmp_path) == [path.name]
 
 
-def test_without_ids_a_run_names_indices_and_k_is_at_most_all(tmp_path):
+def test_without_ids_a_run_names_indices_and_lines_tell_equal_ids_apart(tmp_path):
     write_run(tmp_path / "r.csv", X, 100)
     assert READ[".csv"](tmp_path / "r.csv")[1] == reference(X, 5, "0123456", "01234")
-
-
-def test_lines_tell_queries_of_one_id_apart(tmp_path):
     write_run(tmp_path / "r.jsonl", X, 1, text_ids=["t"] * 7)
     assert READ[".jsonl"](tmp_path / "r.jsonl")[1] == reference(X, 1, ["t"] * 7, "01234")
 
@@ -212,12 +208,6 @@ def test_ties_go_to_the_lower_index_whatever_the_blocks(x, k, rows):
     assert [*starts] == [*range(0, len(x), rows)]
     assert_array_equal(np.concatenate(columns), wanted)
     assert_array_equal(np.concatenate(scores), np.take_along_axis(x, wanted, 1))
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
-def test_best_keeps_the_dtype(dtype):
-    scores, columns = best(torch.tensor([[1.0, 3.0, 2.0]], dtype=dtype), 2)
-    assert (scores.dtype, scores.tolist(), columns.tolist()) == (dtype, [[3.0, 2.0]], [[1, 2]])
 
 
 @given(ids=st.lists(st.text(st.characters(exclude_characters="\0", codec="utf-8")), min_size=2,
@@ -240,17 +230,6 @@ def test_neighbouring_numbers_stay_apart_in_every_text(tmp_path, dtype):
         assert scores[0] > scores[1] > scores[2]
 
 
-def test_a_trec_run_measures_as_the_matrix_does(tmp_path):
-    x = np.random.default_rng(2).standard_normal((50, 50)).astype("f4") + np.eye(50, dtype="f4")
-    write_run(tmp_path / "r.trec", x)
-    qrels = [ir_measures.Qrel(str(i), str(i), 1) for i in range(50)]
-    run = ir_measures.read_trec_run(str(tmp_path / "r.trec"))
-    found = ir_measures.calc_aggregate([ir_measures.RR, ir_measures.Success @ 1], qrels, run)
-    ranks = 1 + (x > x.diagonal()[:, None]).sum(1)
-    assert found[ir_measures.RR] == pytest.approx((1 / ranks).mean())
-    assert found[ir_measures.Success @ 1] == pytest.approx((ranks == 1).mean())
-
-
 # --- what is refused, and what a failure leaves --------------------------------------------------
 
 
@@ -267,6 +246,7 @@ def spoilt(value):
         (lambda f: write_scores(f / "s", X), "cannot be written"),
         (lambda f: write_run(f / "r.xml", X), r"cannot be written.*\.jsonl, \.csv"),
         (lambda f: write_scores(f / "no" / "s.npy", X), "create it first"),
+        (lambda f: write_scores(f, X), "is a folder"),
         (lambda f: write_scores(f / "s.npz", X, text_ids=TEXTS[1:]), "6 ids for 7 texts"),
         (lambda f: write_run(f / "r.csv", X, video_ids=TEXTS), "7 ids for 5 videos"),
         (lambda f: write_run(f / "r.csv", X, video_ids=[*"abcdb"]), "two videos.*'b'.*jsonl"),
@@ -345,6 +325,16 @@ def test_a_write_that_fails_midway_leaves_what_was_there(tmp_path, suffix, error
     with pytest.raises(kind):
         write(path, source, force=True)
     assert (files(tmp_path), path.read_text()) == ([path.name], "old")
+
+
+def test_an_output_that_appears_meanwhile_is_kept(tmp_path):
+    def blocks():
+        (tmp_path / "a.npy").write_text("somebody else's")
+        yield np.ones((2, 2), "float32")
+
+    with pytest.raises(InputFileError, match="appeared"):
+        write_npy(tmp_path / "a.npy", (2, 2), np.dtype("float32"), blocks())
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["somebody else's"]
 
 
 @pytest.mark.parametrize("force", [True, False])
