@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import resources
 from string import Template
 from types import FrameType
@@ -81,10 +82,8 @@ def create_app(reranker: Reranker, *, max_k: int = 1000, max_body: int = 1 << 20
     ----------
     reranker : Reranker
         Fitted.
-    max_k : int
-        Maximum number of results per request.
-    max_body : int
-        Maximum size of a request body, in bytes.
+    max_k, max_body : int
+        Maximum number of results per request, and size of its body in bytes.
 
     Raises
     ------
@@ -97,10 +96,7 @@ def create_app(reranker: Reranker, *, max_k: int = 1000, max_body: int = 1 << 20
         got = f"max_k={max_k}, max_body={max_body}"
         raise InputValueError("the limits must be at least 1", got, "leave them out")
     query = _query_model(reranker.corrector_, max_k)
-    body = {
-        "required": True,
-        "content": {"application/json": {"schema": query.model_json_schema()}},
-    }
+    body = {"content": {"application/json": {"schema": query.model_json_schema()}}}
     app = FastAPI(
         title="emcl_plugin",
         summary="Corrected scores of a query vector against a gallery.",
@@ -112,20 +108,18 @@ def create_app(reranker: Reranker, *, max_k: int = 1000, max_body: int = 1 << 20
     )
     app.state.threads = threads = ThreadPoolExecutor(AT_ONCE, "search")
 
-    def answer(content: bytes) -> Answer:
-        return _answer(reranker.corrector_, query, content, max_k)
-
     @app.post(
         "/search",
         response_model_exclude_unset=True,
         responses={code: {"model": Failure} for code in (400, 413, 415, 422, 500, 503)},
-        openapi_extra={"requestBody": body},
+        openapi_extra={"requestBody": {"required": True, **body}},
     )
     async def search(request: Request) -> Answer:
         """Return the k gallery items with the highest corrected scores for a vector."""
         try:
             content = await _body(request, max_body)
-            return await asyncio.get_running_loop().run_in_executor(threads, answer, content)
+            job = partial(_answer, reranker.corrector_, query, content, max_k)
+            return await asyncio.get_running_loop().run_in_executor(threads, job)
         except asyncio.CancelledError:
             got = f"a request that took more than {GRACE} seconds"
             raise RefusedError(503, "the service is stopping", got, "try again later") from None
@@ -153,11 +147,11 @@ def create_app(reranker: Reranker, *, max_k: int = 1000, max_body: int = 1 << 20
 def _query_model(corrector: Corrector, max_k: int) -> type[Any]:
     """Return the model of a request body: D finite numbers that the gallery's dtype can hold."""
     dtype, dimension = torch.finfo(corrector.gallery.dtype), corrector.dimension
-    least = dtype.tiny * dtype.eps
-    nonzero: Any = {"contains": {"anyOf": [{"minimum": least}, {"maximum": -least}]}}
+    zero = dtype.tiny * dtype.eps / 2  # and below; half of the smallest number of the dtype
+    nonzero: Any = {"anyOf": [{"exclusiveMinimum": zero}, {"exclusiveMaximum": -zero}]}
     number = Annotated[float, Field(ge=-dtype.max, le=dtype.max, allow_inf_nan=False)]
     numbers = Annotated[list[number], FailFast(), Field(min_length=dimension, max_length=dimension)]
-    extra = nonzero if corrector.metric == "cosine" else None
+    extra = {"contains": nonzero} if corrector.metric == "cosine" else None
     return create_model(
         "Query",
         __config__=ConfigDict(extra="forbid", strict=True),
@@ -177,10 +171,10 @@ def _answer(corrector: Corrector, model: type[Any], content: bytes, max_k: int) 
     scores, indices = corrector.search(vector, min(query.k, len(corrector)))
     if not bool(torch.isfinite(scores).all()):
         raise InputValueError("the scores overflow", "numbers too large", "scale the vector")
-    results: list[Result] = []
-    for score, index in zip(scores[0].tolist(), indices[0].tolist(), strict=True):
-        name = {"name": _utf8(corrector.names[index])} if corrector.names else {}
-        results.append(Result(rank=len(results) + 1, index=index, score=score, **name))
+    pairs = zip(scores[0].tolist(), indices[0].tolist(), strict=True)
+    results = [Result(rank=n, index=i, score=score) for n, (score, i) in enumerate(pairs, 1)]
+    for result in results if corrector.names else ():
+        result.name = _utf8(corrector.names[result.index])
     gate = next(corrector.vectors(vector))[0, -1]
     return Answer(protocol="bank", results=results, like_the_bank=float(gate))
 
@@ -191,16 +185,16 @@ async def _body(request: Request, limit: int) -> bytes:
     if kind.partition(";")[0].strip().lower() != "application/json":
         remedy = "add the header content-type: application/json"
         raise RefusedError(415, "the content type is not JSON", reprlib.repr(kind), remedy)
-    remedy = "send one vector per request"
-    large = RefusedError(413, "the body is too large", f"more than {limit} bytes", remedy)
-    length = request.headers.get("content-length", "0")[:20]
-    if length.isdecimal() and int(length) > limit:
-        raise large
-    content = bytearray()
-    async for part in request.stream():
-        content += part
-        if len(content) > limit:
-            raise large
+    told = request.headers.get("content-length", "0")[:20]
+    length, content = int(told) if told.isdecimal() else 0, bytearray()
+    if length <= limit:
+        async for part in request.stream():
+            content += part
+            if len(content) > limit:
+                break
+    if max(length, len(content)) > limit:
+        remedy = "send one vector per request"
+        raise RefusedError(413, "the body is too large", f"more than {limit} bytes", remedy)
     return bytes(content)
 
 
@@ -237,12 +231,10 @@ def serve(
 
     Parameters
     ----------
-    reranker : Reranker
-        Fitted.
+    reranker, max_k, max_body
+        As in :func:`create_app`.
     host, port : str, int
         Address to listen on; port 0 selects a free one. There is no authentication.
-    max_k, max_body : int
-        As in :func:`create_app`.
     access_log : bool
         Log every request to standard error.
 

@@ -188,6 +188,17 @@ def test_runs_are_the_first_of_a_stable_sort(tmp_path, suffix, direction, x):
     assert files(tmp_path) == [path.name]
 
 
+def test_a_trec_run_measures_as_the_matrix_does(tmp_path):
+    x = np.random.default_rng(2).standard_normal((50, 50)).astype("f4") + np.eye(50, dtype="f4")
+    write_run(tmp_path / "r.trec", x)
+    qrels = [ir_measures.Qrel(str(i), str(i), 1) for i in range(50)]
+    run = ir_measures.read_trec_run(str(tmp_path / "r.trec"))
+    found = ir_measures.calc_aggregate([ir_measures.RR, ir_measures.Success @ 1], qrels, run)
+    ranks = 1 + (x > x.diagonal()[:, None]).sum(1)
+    assert found[ir_measures.RR] == pytest.approx((1 / ranks).mean())
+    assert found[ir_measures.Success @ 1] == pytest.approx((ranks == 1).mean())
+
+
 def test_without_ids_a_run_names_indices_and_lines_tell_equal_ids_apart(tmp_path):
     write_run(tmp_path / "r.csv", X, 100)
     assert READ[".csv"](tmp_path / "r.csv")[1] == reference(X, 5, "0123456", "01234")
