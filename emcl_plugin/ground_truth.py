@@ -47,11 +47,9 @@ class GroundTruth:
             If the numbers of texts and videos differ.
         """
         if shape[0] != shape[1]:
-            raise InputValueError(
-                "which text belongs to which video is not known",
-                f"{shape[0]} texts and {shape[1]} videos",
-                "give the ground truth: the index of every text's video",
-            )
+            problem = "which text belongs to which video is not known"
+            remedy = "give the ground truth: the index of every text's video"
+            raise InputValueError(problem, f"{shape[0]} texts and {shape[1]} videos", remedy)
         return cls.from_index(np.arange(shape[0]), shape[1])
 
     @classmethod
@@ -59,10 +57,8 @@ class GroundTruth:
         """Build from the video index of every text (many texts to one video)."""
         index = _integers(text_to_video, "the ground truth")
         if index.ndim != 1:
-            raise InputValueError(
-                "an index ground truth has one number per text", f"shape {index.shape}",
-                "pass pairs to from_pairs",
-            )  # fmt: skip
+            problem = "an index ground truth has one number per text"
+            raise InputValueError(problem, f"shape {index.shape}", "pass pairs to from_pairs")
         pairs = np.stack([np.arange(len(index)), index], axis=1)
         return cls.from_pairs(pairs, (len(index), n_video))
 
@@ -81,17 +77,14 @@ class GroundTruth:
         """
         table = _integers(pairs, "the ground truth")
         if table.ndim != 2 or table.shape[1] != 2 or len(table) == 0:
-            raise InputValueError(
-                "ground-truth pairs are (n, 2) of text and video", f"shape {table.shape}",
-                "give one row per right pair, and one pair at least",
-            )  # fmt: skip
+            problem = "ground-truth pairs are (n, 2) of text and video"
+            remedy = "give one row per right pair, and one pair at least"
+            raise InputValueError(problem, f"shape {table.shape}", remedy)
         grades = np.ones(len(table)) if grade is None else np.asarray(grade, dtype=np.float64)
         if not np.isfinite(grades).all():
             first = int((~np.isfinite(grades)).argmax())
-            raise InputValueError(
-                "a relevance grade is not finite", f"pair {first}: {grades[first]}",
-                "grades are numbers, 1 is right",
-            )  # fmt: skip
+            received, remedy = f"pair {first}: {grades[first]}", "grades are numbers, 1 is right"
+            raise InputValueError("a relevance grade is not finite", received, remedy)
         for column, side in enumerate(("text", "video")):
             wrong = (table[:, column] < 0) | (table[:, column] >= shape[column])
             if wrong.any():
@@ -123,10 +116,8 @@ class GroundTruth:
         """Keep the pairs of queries whose ``mask`` is true; others are not evaluated."""
         kept = np.asarray(mask)
         if kept.shape != (self.shape[0],):
-            raise InputValueError(
-                "a query mask has one entry per query", f"shape {kept.shape}",
-                f"pass {self.shape[0]} values",
-            )  # fmt: skip
+            problem = "a query mask has one entry per query"
+            raise InputValueError(problem, f"shape {kept.shape}", f"pass {self.shape[0]} values")
         chosen = kept.astype(bool)[self.query]
         return GroundTruth(self.query[chosen], self.item[chosen], self.grade[chosen], self.shape)
 

@@ -43,11 +43,8 @@ def check_matrix(x: object, name: str) -> Array:
     Entries are checked by :func:`check_finite`.
     """
     if not isinstance(x, np.ndarray | torch.Tensor):
-        raise InputTypeError(
-            f"{name} is not an array",
-            describe(x),
-            "pass a NumPy array or a torch tensor (a DataFrame has .to_numpy())",
-        )
+        remedy = "pass a NumPy array or a torch tensor (a DataFrame has .to_numpy())"
+        raise InputTypeError(f"{name} is not an array", describe(x), remedy)
     if isinstance(x, torch.Tensor) and x.layout != torch.strided:
         raise InputTypeError(f"{name} is sparse", f"{describe(x)}, {x.layout}", "pass x.to_dense()")
     if isinstance(x, torch.Tensor) and x.is_meta:
@@ -70,11 +67,8 @@ def check_matrix(x: object, name: str) -> Array:
     floats = _NUMPY_FLOATS if isinstance(x, np.ndarray) else _TORCH_FLOATS
     kind = x.dtype.type if isinstance(x, np.ndarray) else x.dtype
     if kind not in floats:
-        raise InputTypeError(
-            f"{name} does not hold floating-point numbers",
-            describe(x),
-            'if these really are scores or features, pass x.astype("float32")',
-        )
+        remedy = 'if these really are scores or features, pass x.astype("float32")'
+        raise InputTypeError(f"{name} does not hold floating-point numbers", describe(x), remedy)
     return x
 
 
@@ -167,11 +161,9 @@ def check_whole(x: np.ndarray[Any, Any]) -> None:
     except OSError:  # anonymous memory
         return
     if size < needed:
-        raise InputFileError(
-            "an input was cut short while it was read; nothing was written",
-            f"{getattr(owner, 'filename', None)}: {size} bytes, {needed} before",
-            "run again when nothing writes to it",
-        )
+        problem = "an input was cut short while it was read; nothing was written"
+        received = f"{getattr(owner, 'filename', None)}: {size} bytes, {needed} before"
+        raise InputFileError(problem, received, "run again when nothing writes to it")
 
 
 def _mapped(x: np.ndarray[Any, Any]) -> bool:

@@ -151,11 +151,9 @@ class Adapter(abc.ABC):
             matrix = oriented(matrix, orientation, self.notes, texts=n_text, videos=n_video)
             self.similarity = unscaled(matrix, self.features, logit_scale, self.notes)
         elif not known:
-            raise InputValueError(
-                f"neither scores nor features of {self.NAME} given",
-                "no sim, and no text or no video",
-                "pass sim, or text and video, or all three",
-            )
+            problem = f"neither scores nor features of {self.NAME} given"
+            remedy = "pass sim, or text and video, or all three"
+            raise InputValueError(problem, "no sim, and no text or no video", remedy)
         if index is not None:
             self.ground_truth = GroundTruth.from_index(index, self.shape[1])
         elif self.shape[0] == self.shape[1]:

@@ -35,11 +35,9 @@ def from_cut_off_points(
     counts = np.diff(ends, prepend=0)
     wrong = not len(ends) or (counts < 1).any() or (n_text is not None and ends[-1] != n_text)
     if wrong or (most is not None and ends[-1] > most):
-        raise InputValueError(
-            "invalid cut-off points of the captions",
-            f"{ends[:5].tolist()} to {ends[-1:].tolist()}, {n_text} texts",
-            "pass dataset.cut_off_points: one end per video, increasing to the number of texts",
-        )
+        received = f"{ends[:5].tolist()} to {ends[-1:].tolist()}, {n_text} texts"
+        remedy = "pass dataset.cut_off_points: one end per video, increasing to the number of texts"
+        raise InputValueError("invalid cut-off points of the captions", received, remedy)
     return np.repeat(np.arange(len(ends)), counts)
 
 
@@ -69,11 +67,9 @@ def unpadded(sim: Array) -> tuple[Array, np.ndarray[Any, Any]]:
     first = np.arange(padded.shape[1]) < counts[:, None]
     if (padded == first).any() or not counts.all():
         bad = int(((padded == first).any(1) | (counts == 0)).argmax())
-        raise InputValueError(
-            "the padding of the matrix does not follow the captions",
-            f"video {bad}, {int(counts[bad])} captions",
-            "each video needs at least one caption, followed by rows of -inf",
-        )
+        problem = "the padding of the matrix does not follow the captions"
+        remedy = "each video needs at least one caption, followed by rows of -inf"
+        raise InputValueError(problem, f"video {bad}, {int(counts[bad])} captions", remedy)
     kept = torch.from_numpy(first).to(sim.device) if isinstance(sim, torch.Tensor) else first
     return sim[kept], np.repeat(np.arange(len(counts)), counts)
 

@@ -97,11 +97,9 @@ class Captured:
 
     def _check(self) -> None:
         if not self.adapters:
-            raise InputValueError(
-                "nothing was captured",
-                "no matrix was evaluated in the block",
-                "call the retriever's own evaluation inside the block",
-            )
+            problem = "nothing was captured"
+            remedy = "call the retriever's own evaluation inside the block"
+            raise InputValueError(problem, "no matrix was evaluated in the block", remedy)
 
 
 @contextmanager
@@ -154,11 +152,9 @@ def _home(name: str) -> ModuleType:
     if len(homes) != 1:
         several = f"several modules may be {name}"
         listed = ", ".join(sorted(module.__name__ for module in homes)) or "no loaded module"
-        raise InputValueError(
-            several if homes else f"the evaluation of {name} was not found",
-            f"{listed} with {' and '.join(needed)}",
-            "import it first, or pass module=",
-        )
+        problem = several if homes else f"the evaluation of {name} was not found"
+        remedy = "import it first, or pass module="
+        raise InputValueError(problem, f"{listed} with {' and '.join(needed)}", remedy)
     return homes[0]
 
 

@@ -130,11 +130,9 @@ def mean_of_frames(video: Any, mask: Any = None) -> Array:
     if there.ndim > 2:  # the data loader yields (n, 1, frames)
         there = there.reshape(len(there), -1)
     if tuple(there.shape) != tuple(x.shape[:2]):
-        raise InputValueError(
-            "video_mask does not match the frames",
-            f"{describe(there)} for {describe(x)}",
-            "pass one number per frame, (n_video, frames)",
-        )
+        problem = "video_mask does not match the frames"
+        remedy = "pass one number per frame, (n_video, frames)"
+        raise InputValueError(problem, f"{describe(there)} for {describe(x)}", remedy)
     kind, dtype = Kind.of(x), compute_dtype(x)
     kept = read_rows(there, 0, len(there), dtype, kind.device) != 0
     pooled = torch.empty(x.shape[0], x.shape[2], dtype=dtype, device=kind.device)

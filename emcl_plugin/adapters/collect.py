@@ -145,11 +145,9 @@ class Collector:
                 found = _joined(parts)
         for side, rows in found.items():
             if not rows:
-                raise InputValueError(
-                    f"no {side} was added",
-                    ", ".join(f"{len(found[side])} {side}s" for side in SIDES),
-                    "call add(text=..., video=..., ids=...) with every batch",
-                )
+                received = ", ".join(f"{len(found[side])} {side}s" for side in SIDES)
+                remedy = "call add(text=..., video=..., ids=...) with every batch"
+                raise InputValueError(f"no {side} was added", received, remedy)
         return Collected(found["text"], found["video"])
 
     def _batch(self, side: str, given: Any, ids: Any, of: Any = None) -> dict[Key, Row]:
@@ -186,11 +184,9 @@ def _names(given: Any, count: int, side: str) -> Sequence[str] | None:
             "an id is neither a string nor an integer", repr(wrong[0]), "pass (n,) ids"
         )
     if len(names) != count:
-        raise InputValueError(
-            f"the ids do not match the rows of {side}",
-            f"{len(names)} ids for {count} rows",
-            "pass one id per row; if text and video have different rows, pass video_ids too",
-        )
+        problem = f"the ids do not match the rows of {side}"
+        remedy = "pass one id per row; if text and video have different rows, pass video_ids too"
+        raise InputValueError(problem, f"{len(names)} ids for {count} rows", remedy)
     return [str(name) for name in names]
 
 
@@ -209,17 +205,13 @@ def _fresh(known: dict[Key, Row], rows: Iterable[tuple[Key, Row]], side: str) ->
 def _check_alike(first: tuple[Key, Row], other: tuple[Key, Row], side: str) -> None:
     (key0, (vector0, of0)), (key, (vector, of)) = first, other
     if len(vector) != len(vector0):
-        raise InputValueError(
-            f"the batches of {side} have different dimensions",
-            f"{len(vector0)} at first, then {len(vector)}",
-            "add vectors of one model, (n, D)",
-        )
+        problem = f"the batches of {side} have different dimensions"
+        remedy = "add vectors of one model, (n, D)"
+        raise InputValueError(problem, f"{len(vector0)} at first, then {len(vector)}", remedy)
     if type(key) is not type(key0) or (of is None) != (of0 is None):
-        raise InputValueError(
-            f"some batches of {side} have ids and others do not",
-            f"{key0!r} of video {of0!r} at first, then {key!r} of {of!r}",
-            "pass the same kinds of ids with every batch",
-        )
+        problem = f"some batches of {side} have ids and others do not"
+        received = f"{key0!r} of video {of0!r} at first, then {key!r} of {of!r}"
+        raise InputValueError(problem, received, "pass the same kinds of ids with every batch")
 
 
 def _one_of(before: Row, row: Row, what: str) -> Row:
@@ -231,11 +223,9 @@ def _one_of(before: Row, row: Row, what: str) -> Row:
         )
     distance, length = (float(np.linalg.norm(x)) for x in (np.float64(a) - b, np.float64(a)))
     if distance > ROUNDING * length:
-        raise InputValueError(
-            "an id has two different vectors",
-            f"{what}: distance {distance:.3g}",
-            "give every item its own id; turn off dropout and random frames",
-        )
+        problem = "an id has two different vectors"
+        remedy = "give every item its own id; turn off dropout and random frames"
+        raise InputValueError(problem, f"{what}: distance {distance:.3g}", remedy)
     return min(before, row, key=lambda kept: kept[0].tobytes())
 
 
@@ -276,9 +266,7 @@ def _truth(right: list[str], videos: dict[Key, Row]) -> GroundTruth:
     places = {key: place for place, key in enumerate(videos)}
     missing = [of for of in right if of not in places]
     if missing:
-        raise InputValueError(
-            "the video of some texts was not added",
-            f"{missing[0]!r}; {len(missing)} of {len(right)} texts",
-            "add every video with the id that its texts refer to",
-        )
+        received = f"{missing[0]!r}; {len(missing)} of {len(right)} texts"
+        remedy = "add every video with the id that its texts refer to"
+        raise InputValueError("the video of some texts was not added", received, remedy)
     return GroundTruth.from_index([places[of] for of in right], len(videos))

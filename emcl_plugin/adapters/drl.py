@@ -81,11 +81,9 @@ class DRL(Adapter):
     ) -> None:
         self.notes = []
         if (text_weights is None) != (video_weights is None):
-            raise InputValueError(
-                "token weights are given for one side only",
-                "text_weights" if video_weights is None else "video_weights",
-                "pass both, or neither for equal weights",
-            )
+            received = "text_weights" if video_weights is None else "video_weights"
+            remedy = "pass both, or neither for equal weights"
+            raise InputValueError("token weights are given for one side only", received, remedy)
         if interaction is None:
             interaction = "ti" if text_weights is None else "wti"
             if text_weights is None and sim is None:

@@ -146,11 +146,9 @@ class SentenceTransformers(Adapter):
         if relevant_docs is None:
             return
         if self.text_ids is None or self.video_ids is None:
-            raise InputValueError(
-                "relevant_docs needs query_ids and corpus_ids",
-                f"query_ids {query_ids is not None}, corpus_ids {corpus_ids is not None}",
-                "pass query_ids and corpus_ids in the order of the rows",
-            )
+            received = f"query_ids {query_ids is not None}, corpus_ids {corpus_ids is not None}"
+            remedy = "pass query_ids and corpus_ids in the order of the rows"
+            raise InputValueError("relevant_docs needs query_ids and corpus_ids", received, remedy)
         places = {name: row for row, name in enumerate(self.video_ids)}
         pairs = []
         for row, name in enumerate(self.text_ids):
@@ -174,11 +172,9 @@ def _ids(given: Sequence[str] | None, count: int, name: str) -> tuple[str, ...] 
     if given is None:
         return None
     if len(given) != count or len(set(given)) != count:
-        raise InputValueError(
-            f"{name} must have one unique id per row",
-            f"{len(given)} ids, {len(set(given))} of them unique, for {count} rows",
-            "pass them in the order of the rows",
-        )
+        received = f"{len(given)} ids, {len(set(given))} of them unique, for {count} rows"
+        remedy = "pass them in the order of the rows"
+        raise InputValueError(f"{name} must have one unique id per row", received, remedy)
     return tuple(map(str, given))
 
 

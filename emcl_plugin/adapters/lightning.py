@@ -127,8 +127,5 @@ def _callback() -> type:
         except ImportError:
             continue
         return kind
-    raise EmclError(
-        "PyTorch Lightning is not installed",
-        f"neither {' nor '.join(HOMES)}",
-        "pip install lightning",
-    )
+    problem = "PyTorch Lightning is not installed"
+    raise EmclError(problem, f"neither {' nor '.join(HOMES)}", "pip install lightning")

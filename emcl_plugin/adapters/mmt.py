@@ -77,11 +77,8 @@ class MMT(Adapter):
         parts = dict(zip(_PARTS, (text_embds, vid_embds, text_weights, vid_weights), strict=True))
         missing = [name for name, part in parts.items() if part is None]
         if missing and len(missing) < len(parts):
-            raise InputValueError(
-                "some arrays of the experts are missing",
-                ", ".join(missing),
-                f"pass {', '.join(_PARTS)}, or sims alone",
-            )
+            received, remedy = ", ".join(missing), f"pass {', '.join(_PARTS)}, or sims alone"
+            raise InputValueError("some arrays of the experts are missing", received, remedy)
         if isinstance(query_masks, torch.Tensor):
             query_masks = query_masks.cpu()
         mask = None if query_masks is None else np.asarray(query_masks)
@@ -107,21 +104,17 @@ class MMT(Adapter):
         """Check the mask; without one, assume equally many captions per video."""
         if mask is None:
             if n_text % n_video:
-                raise InputValueError(
-                    "the texts are not a multiple of the videos",
-                    f"{n_text} texts, {n_video} videos",
-                    "pass query_masks, (videos, captions)",
-                )
+                problem = "the texts are not a multiple of the videos"
+                remedy = "pass query_masks, (videos, captions)"
+                raise InputValueError(problem, f"{n_text} texts, {n_video} videos", remedy)
             captions = n_text // n_video
             if captions > 1:
                 self.notes.append(f"{captions} consecutive captions per video are assumed")
             return np.ones((n_video, captions))
         if mask.shape[0] != n_video or mask.size != n_text:
-            raise InputValueError(
-                "query_masks does not match the scores",
-                f"{mask.shape} for {n_text} texts and {n_video} videos",
-                "pass (videos, captions), with 0 for every missing caption",
-            )
+            received = f"{mask.shape} for {n_text} texts and {n_video} videos"
+            remedy = "pass (videos, captions), with 0 for every missing caption"
+            raise InputValueError("query_masks does not match the scores", received, remedy)
         return mask
 
     @classmethod
@@ -133,11 +126,8 @@ class MMT(Adapter):
         found = super().read(path, trust_pickle=trust_pickle, **settings)
         ordered = Path(path).suffix.lower() in ORDERED and not Path(path).is_dir()
         if isinstance(found.similarity, Experts) and not (ordered or "experts" in settings):
-            raise InputFileError(
-                "this format does not keep the order of the experts, which the weights need",
-                str(path),
-                "save them as .npz or .pt",
-            )
+            problem = "this format does not keep the order of the experts, which the weights need"
+            raise InputFileError(problem, str(path), "save them as .npz or .pt")
         return found
 
 
@@ -156,11 +146,9 @@ def _mixture(
     """Return the mixture, with the experts in the order of the weights' columns."""
     names = list(text_embds) if experts is None else [str(name) for name in experts]
     if set(names) != set(text_embds) or len(names) != len(text_embds):
-        raise InputValueError(
-            "experts does not match text_embds",
-            f"{', '.join(names)}; text_embds has {', '.join(text_embds)}",
-            "pass each name once, in the order of the weights' columns",
-        )
+        received = f"{', '.join(names)}; text_embds has {', '.join(text_embds)}"
+        remedy = "pass each name once, in the order of the weights' columns"
+        raise InputValueError("experts does not match text_embds", received, remedy)
     text = {name: _flat(text_embds[name], name) for name in names}
     video = {name: stacked(vid_embds[name], name) for name in text if name in vid_embds}
     return Experts(

@@ -56,11 +56,9 @@ def oriented(
     if turned:
         matrix, shape = matrix.T, shape[::-1]
     if not fits(*shape):
-        raise InputValueError(
-            "sim does not match the texts and videos",
-            f"{shape[0]} x {shape[1]}; {_many(texts)} texts, {_many(videos)} videos",
-            "pass text x video, or the orientation",
-        )
+        received = f"{shape[0]} x {shape[1]}; {_many(texts)} texts, {_many(videos)} videos"
+        remedy = "pass text x video, or the orientation"
+        raise InputValueError("sim does not match the texts and videos", received, remedy)
     unknown = texts is None and videos is None
     if orientation == "auto" and not by_ids and (shape[0] == shape[1] or unknown):
         why = "it is square" if shape[0] == shape[1] else "its shape does not tell"

@@ -68,11 +68,8 @@ def check_scale(given: Any) -> float:
     numbers = np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given)
     value = float(numbers.item()) if numbers.size == 1 else math.nan
     if not (math.isfinite(value) and value > 0):
-        raise InputValueError(
-            "the logit scale must be one positive number",
-            " ".join(str(given).split())[:60],
-            "pass model.logit_scale.exp()",
-        )
+        received, remedy = " ".join(str(given).split())[:60], "pass model.logit_scale.exp()"
+        raise InputValueError("the logit scale must be one positive number", received, remedy)
     return value
 
 

@@ -129,11 +129,9 @@ def _vectors(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """Return texts, videos and the banks of both, as the job reads them."""
     if job.features is None or job.sim is not None:
-        raise InputValueError(
-            "banks correct embeddings, not a similarity",
-            "sim" if job.features is None else "sim and feats",
-            "pass only the embeddings of both sides",
-        )
+        problem = "banks correct embeddings, not a similarity"
+        remedy = "pass only the embeddings of both sides"
+        raise InputValueError(problem, "sim" if job.features is None else "sim and feats", remedy)
     banks = job.bank(text_bank, "text_bank"), job.bank(video_bank, "video_bank")
     if banks == (None, None):
         raise InputValueError("there is no bank", "none", "pass text_bank, video_bank or both")

@@ -133,11 +133,8 @@ class Corrector:
     def search(self, queries: Array, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return scores and indices of the k best items per query, (n, k), best first."""
         if not 1 <= k <= len(self):
-            raise InputValueError(
-                "k must be at least 1 and at most the number of gallery items",
-                f"k={k}, {len(self)} items",
-                "10 is usual",
-            )
+            problem = "k must be at least 1 and at most the number of gallery items"
+            raise InputValueError(problem, f"k={k}, {len(self)} items", "10 is usual")
         best = [torch.topk(block, k, dim=1) for block in self.scores(queries)]
         return torch.cat([b.values for b in best]), torch.cat([b.indices for b in best])
 
@@ -197,11 +194,9 @@ class Corrector:
 
     def _check(self, x: Array, name: str) -> None:
         if check_matrix(x, name).shape[1] != self.dimension:
-            raise InputValueError(
-                f"the {name} have another dimension than the gallery",
-                f"{tuple(x.shape)}, the gallery {tuple(self.gallery.shape)}",
-                "embed them with the model of the gallery",
-            )
+            problem = f"the {name} have another dimension than the gallery"
+            received = f"{tuple(x.shape)}, the gallery {tuple(self.gallery.shape)}"
+            raise InputValueError(problem, received, "embed them with the model of the gallery")
 
     @torch.no_grad()
     def with_items(self, items: Array, names: Sequence[str] = ()) -> Corrector:
@@ -365,11 +360,9 @@ def _directions(
     largest = tile.abs().amax(1, keepdim=True)
     if metric == "cosine" and bool((largest[:count] == 0).any()):
         row = start + int((largest[:count, 0] == 0).nonzero()[0, 0])
-        raise InputValueError(
-            "a query vector is all zeros, so its cosine is not defined",
-            f"queries[{row}]",
-            'drop that query, or fit with metric="dot"',
-        )
+        problem = "a query vector is all zeros, so its cosine is not defined"
+        remedy = 'drop that query, or fit with metric="dot"'
+        raise InputValueError(problem, f"queries[{row}]", remedy)
     odd = ~((length > _SHORTEST) & (length < _LONGEST)) & (largest > 0)
     scale = torch.where(odd, largest, 1)  # by 1 where the squares are in range: the same bits
     length = torch.linalg.vector_norm(tile / scale, dim=1, keepdim=True)

@@ -108,22 +108,18 @@ def _check(ncl: NCL | str | None, names: tuple[str, ...], n: int) -> None:
             "there must be one name per gallery item", f"{len(names)} for {n}", "name each item"
         )
     if isinstance(ncl, NCL) and (ncl.text_marginal is not None or ncl.video_marginal is not None):
-        raise InputValueError(
-            "a bank's biases take no marginals",
-            "NCL(text_marginal=...) or NCL(video_marginal=...)",
-            "leave them out; near-duplicate bank queries are merged automatically",
-        )
+        problem = "a bank's biases take no marginals"
+        remedy = "leave them out; near-duplicate bank queries are merged automatically"
+        raise InputValueError(problem, "NCL(text_marginal=...) or NCL(video_marginal=...)", remedy)
 
 
 def _stacked(gallery: Array, gallery_bank: Array) -> Array:
     """Return both in one array of the gallery's kind."""
     check_matrix(gallery_bank, "gallery bank")
     if gallery_bank.shape[1] != gallery.shape[1]:
-        raise InputValueError(
-            "the gallery bank has another dimension than the gallery",
-            f"{tuple(gallery_bank.shape)} against {tuple(gallery.shape)}",
-            "embed it with the same model",
-        )
+        problem = "the gallery bank has another dimension than the gallery"
+        received = f"{tuple(gallery_bank.shape)} against {tuple(gallery.shape)}"
+        raise InputValueError(problem, received, "embed it with the same model")
     if isinstance(gallery, torch.Tensor):
         other = torch.as_tensor(gallery_bank).to(gallery.device)
         dtype = torch.promote_types(gallery.dtype, other.dtype)

@@ -45,11 +45,9 @@ def all_but_the_top(direction: Direction, *, directions: int | None = None) -> S
 
     spread = [centred(side) for side in direction.references]
     if not any(bool((side.squared_norms() > 0).any()) for side in spread):
-        raise InputValueError(
-            "the features do not vary, so they have no principal directions",
-            f"{spread[0].shape[0]} and {spread[1].shape[0]} equal vectors",
-            "pass more items",
-        )
+        problem = "the features do not vary, so they have no principal directions"
+        received = f"{spread[0].shape[0]} and {spread[1].shape[0]} equal vectors"
+        raise InputValueError(problem, received, "pass more items")
     top = second_moments(*spread).eigen[1][:, -count:].to(queries.dtype)
 
     def change_of(side: Features, reference: Features) -> Change:

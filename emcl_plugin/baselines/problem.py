@@ -60,18 +60,14 @@ class Direction:
                     "scores have one row per query and one column per gallery item",
                 )
             if axis is None and self.gallery is None:
-                raise InputValueError(
-                    f"the {spoken} has nothing to be compared with",
-                    f"{name} {features.shape} and no gallery features",
-                    "pass the features of the gallery too",
-                )
+                problem = f"the {spoken} has nothing to be compared with"
+                received = f"{name} {features.shape} and no gallery features"
+                raise InputValueError(problem, received, "pass the features of the gallery too")
             dimension = features.shape[1] if dimension is None else dimension
             if features.shape[1] != dimension:
-                raise InputValueError(
-                    f"the {spoken} has another dimension than the other features",
-                    f"{features.shape[1]} instead of {dimension}",
-                    "embed everything with the same model",
-                )
+                problem = f"the {spoken} has another dimension than the other features"
+                received = f"{features.shape[1]} instead of {dimension}"
+                raise InputValueError(problem, received, "embed everything with the same model")
 
     @property
     def T(self) -> Direction:

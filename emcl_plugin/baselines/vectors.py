@@ -63,8 +63,6 @@ def to_unit(x: torch.Tensor, like: Features) -> torch.Tensor:
 def check_rank(name: str, value: int, features: Features) -> None:
     """Raise if the features have fewer directions than ``value``."""
     if not 1 <= value <= features.shape[1]:
-        raise InputValueError(
-            f"{name} must be between 1 and the features' dimension",
-            f"{name}={value}, dimension {features.shape[1]}",
-            "leave it out",
-        )
+        problem = f"{name} must be between 1 and the features' dimension"
+        remedy = "leave it out"
+        raise InputValueError(problem, f"{name}={value}, dimension {features.shape[1]}", remedy)

@@ -200,11 +200,9 @@ class TruthFiles(Group):
             truth = truth.keep_queries(read_mask(self.query_mask, shape[0]))
         if not len(truth.query):
             named = [str(path) for path in (self.gt, self.query_mask) if path is not None]
-            raise InputValueError(
-                "no text has a relevant video: there is nothing to measure",
-                " and ".join(named),
-                "give relevant pairs a grade above 0, and a mask that keeps some texts",
-            )
+            problem = "no text has a relevant video: there is nothing to measure"
+            remedy = "give relevant pairs a grade above 0, and a mask that keeps some texts"
+            raise InputValueError(problem, " and ".join(named), remedy)
         return truth
 
 
@@ -280,11 +278,8 @@ def _agreed(side: str, embeddings: Vectors | None, scores: Ids | None) -> Ids | 
         return scores if ids is None else ids
     places = enumerate(zip(ids, scores, strict=False))
     where = next((f"{i}: {a!r} and {b!r}" for i, (a, b) in places if a != b), "not as many")
-    raise InputValueError(
-        f"--{side} and --sim have different {side} ids",
-        f"{side} {where}",
-        "save both in the same order",
-    )
+    problem = f"--{side} and --sim have different {side} ids"
+    raise InputValueError(problem, f"{side} {where}", "save both in the same order")
 
 
 def check_gallery(gallery: Matrix, bank: Matrix, metric: str) -> None:
@@ -294,11 +289,9 @@ def check_gallery(gallery: Matrix, bank: Matrix, metric: str) -> None:
 
     vectors = check_matrix(gallery, "gallery")
     if vectors.shape[1:] != bank.shape[1:]:
-        raise InputValueError(
-            "the gallery and the bank have different dimensions",
-            f"{tuple(vectors.shape)} against {tuple(bank.shape)}",
-            "embed both with the same model",
-        )
+        problem = "the gallery and the bank have different dimensions"
+        received = f"{tuple(vectors.shape)} against {tuple(bank.shape)}"
+        raise InputValueError(problem, received, "embed both with the same model")
     Features(vectors, name="gallery", metric=metric)
 
 

@@ -37,10 +37,7 @@ def serve_command(folder: Path, host: str, port: int, max_k: int, device: str) -
     try:
         from emcl_plugin.service.app import serve
     except ModuleNotFoundError as error:
-        raise InputValueError(
-            "a package that the service needs is not installed",
-            str(error),
-            'pip install "emcl-plugin[serve]"',
-        ) from None
+        problem = "a package that the service needs is not installed"
+        raise InputValueError(problem, str(error), 'pip install "emcl-plugin[serve]"') from None
     reranker = Reranker.from_pretrained(folder, device=device)
     serve(reranker, host, port, max_k=max_k)

@@ -180,11 +180,9 @@ class ProcessGroup:
         try:
             how(*args, **options, group=self.handle)
         except RuntimeError as error:  # DistBackendError is one
-            raise WorkerError(
-                "another process of this job has ended or does not answer",
-                re.sub(r"^\[.*?\] ", "", str(error).splitlines()[0])[:100],
-                "look for its message",
-            ) from error
+            problem = "another process of this job has ended or does not answer"
+            received = re.sub(r"^\[.*?\] ", "", str(error).splitlines()[0])[:100]
+            raise WorkerError(problem, received, "look for its message") from error
 
 
 SINGLE_PROCESS = ProcessGroup()

@@ -172,11 +172,9 @@ def place(source: Similarity, truth: GroundTruth, several: str = "best") -> Plac
             "this way with several right items is not known", repr(several), ", ".join(SEVERAL)
         )
     if source.shape != truth.shape:
-        raise InputValueError(
-            "scores and ground truth are of different sizes",
-            f"scores {source.shape}, ground truth {truth.shape}",
-            "one row per text, one column per video",
-        )
+        problem = "scores and ground truth are of different sizes"
+        remedy = "one row per text, one column per video"
+        raise InputValueError(problem, f"scores {source.shape}, ground truth {truth.shape}", remedy)
     if isinstance(source, Candidates):
         wanted = (torch.from_numpy(x).to(source.device) for x in (truth.query, truth.item))
         found = [x.cpu().numpy() for x in source.standing(*wanted)]

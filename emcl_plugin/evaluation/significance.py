@@ -82,11 +82,9 @@ def compare(before: Floats, after: Floats, *, seed: int = 0) -> Comparison:
     (45.0, True)
     """
     if before.shape != after.shape or before.ndim != 1 or len(before) == 0:
-        raise InputValueError(
-            "only the same queries can be compared",
-            f"{before.shape} before, {after.shape} after",
-            "evaluate both with the same ground truth",
-        )
+        problem = "only the same queries can be compared"
+        remedy = "evaluate both with the same ground truth"
+        raise InputValueError(problem, f"{before.shape} before, {after.shape} after", remedy)
     from scipy import stats
 
     difference = np.asarray(after - before, dtype=np.float64)

@@ -48,11 +48,9 @@ class Cuts:
         groups = _groups(self.truth)
         asked = np.unique(groups[self.truth.query])  # others have no pair
         if len(asked) < 2:
-            raise InputValueError(
-                "the bank's pairs cannot be cut in two",
-                "every query is linked to every other one by the items they share",
-                "give pairs of which some have nothing to do with others",
-            )
+            received = "every query is linked to every other one by the items they share"
+            remedy = "give pairs of which some have nothing to do with others"
+            raise InputValueError("the bank's pairs cannot be cut in two", received, remedy)
         number = np.full(groups.max() + 1, -1)
         number[asked] = np.arange(len(asked))
         self.of_query, self.of_item = np.split(number[groups], [self.truth.shape[0]])
