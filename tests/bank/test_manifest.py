@@ -27,11 +27,12 @@ TYPES = {
 def test_missing_keys_and_wrong_types(folder, key):
     content = json.loads((folder / MANIFEST).read_text())
     assert content.keys() == TYPES.keys() | {"kind"}
-    write(folder, {**content, key: TYPES[key]}, seal=False)
-    assert key in refused(folder, "another type")
+    sealed = key != "sha256"
+    write(folder, {**content, key: TYPES[key]}, seal=sealed)
+    assert key in refused(folder, "another type" if sealed else "changed after it was saved")
     del content[key]
-    write(folder, content, seal=False)
-    assert key in refused(folder, "another type" if key == "format_version" else "missing")
+    write(folder, content, seal=sealed)
+    assert key in refused(folder, "missing" if sealed else "changed after it was saved")
 
 
 @pytest.mark.parametrize(
@@ -40,44 +41,32 @@ def test_missing_keys_and_wrong_types(folder, key):
         ("kind", "a cake", "not a saved corrector"),
         ("format_version", 2, "newer version of emcl_plugin"),
         ("format_version", 0, "there is no such format"),
-        ("surprise", 1, "does not belong there"),
-        ("protocol", "transductive", "the protocol is out of its range"),
-        ("dtype", "float16", "the dtype is out of its range"),
-        ("dimension", 0, "the dimension is out of its range"),
-        ("n_gallery", -8, "the n_gallery is out of its range"),
-        ("n_known", -1, "the n_known is out of its range"),
-        ("n_directions", -1, "the n_directions is out of its range"),
-        ("metric", "euclid", "the metric is out of its range"),
-        ("temperature", 0.0, "the temperature is out of its range"),
-        ("temperature", 10**400, "another type"),
-        ("rho", 0, "the rho is out of its range"),
-        ("strength", 1.1, "the strength is out of its range"),
-        ("likeness_low", 0.875, "the likeness_low is out of its range"),
-        ("likeness_within", [0.2, 0.1, 0.3], "the likeness_within is out of its range"),
+        ("protocol", "transductive", "range"),
+        ("dtype", "float16", "range"),
+        ("dimension", 0, ">= 1"),
+        ("n_gallery", -8, ">= 1"),
+        ("n_known", -1, ">= 0"),
+        ("n_plane", 1 << 48, "<= 281"),
+        ("metric", "euclid", "range"),
+        ("temperature", 0.0, "> 0.0"),
+        ("temperature", 10**400, "range"),
+        ("rho", 0, "> 0.0"),
+        ("strength", 1.1, "<= 1.0"),
         ("likeness_within", [0.1, 0.2], "length 3"),
-        ("n_plane", -1, "the n_plane is out of its range"),
-        ("settings.emcl", "mystery", "the emcl is out of its range"),
+        ("settings.emcl", "mystery", "range"),
         ("settings.emcl.sigma", -1.0, "EMCL's sigma must be positive"),
         ("settings.emcl.sigma", "0.3", "another type"),
         ("settings.emcl.strengths", [], "must contain 0"),
-        ("settings.emcl.more", 1, "does not belong there"),
-        ("settings.emcl.start", ..., "missing"),
-        ("settings.ncl", "clip2video", "the ncl is out of its range"),
-        ("settings.ncl", {}, "missing"),
-        ("settings.device", "cpu", "does not belong there"),
-        ("settings.prior", "posterior", "the prior is out of its range"),
+        ("settings.ncl", "clip2video", "range"),
+        ("settings.prior", "posterior", "range"),
         ("settings.guard", "yes", "another type"),
-        ("settings.metric", "euclid", "the settings' metric is out of its range"),
+        ("settings.metric", "euclid", "range"),
         ("report.score_std", "big", "another type"),
         ("report.hubs", {}, "missing"),
         ("report.hubs.before.largest", 0.5, "another type"),
-        ("report.hubs.between", {}, "not one of a fit"),
-        ("report.guard.applied", False, "not one of a fit"),
         ("report.guard", [], "missing"),
         ("report.emcl.tried", [1], "missing"),
-        ("report.more", 1, "does not belong there"),
-        ("tensors.bias", ..., "missing"),
-        ("tensors.bia", "0", "does not belong there"),
+        ("tensors.bias", ..., "not the saved one"),
         ("tensors.bias", 0, "another type"),
         ("tensors.bias", "0" * 64, "not the saved one"),
         ("gallery_order", "0" * 64, "in the saved order"),
@@ -133,8 +122,8 @@ def test_traps_within_a_corrector(folder):
         (r'"level": [^,]*', '"level": 1e999', "not finite"),
         (r'"level": [^,]*', '"level": Infinity', "not finite"),
         (r'"level": [^,]*', '"level": 1, "level": 1', "changed after"),
-        (r'"level": [^,]*', '"level": ' + '{"a":' * 900 + "1" + "}" * 900, "another type|damaged"),
-        (r'"applied": true', '"applied": ' + "[" * 900 + "]" * 900, "of a fit|damaged"),
+        (r'"level": [^,]*', '"level": ' + '{"a":' * 900 + "1" + "}" * 900, "changed after|damaged"),
+        (r'"applied": true', '"applied": ' + "[" * 900 + "]" * 900, "changed after|damaged"),
     ]:
         spoilt, count = re.subn(old, new, text)
         assert count == 1

@@ -52,11 +52,6 @@ def poisoned(shape, value, place) -> torch.Tensor:
         ({"bias": torch.zeros(8, dtype=torch.int32)}, "another dtype\n.*bias I32"),
         ({"bias": poisoned(8, torch.nan, 3)}, r"NaN or infinity\n.*bias\[3\] = nan"),
         ({"bank": poisoned((12, 6), -torch.inf, (2, 4))}, r"infinity\n.*bank\[2, 4\] = -inf"),
-        ({"weight": poisoned(12, -1.0, 0)}, r"weight\[0\] = -1"),
-        ({"weight": torch.ones(12) + poisoned(12, 1.0, 11)}, r"weight\[11\] = 2"),
-        ({"gallery": torch.zeros(8, 6)}, r"unit vector\n.*gallery\[0\] = 0"),
-        ({"bank": 1.001 * torch.eye(6).repeat(2, 1)}, r"unit vector\n.*bank\[0\] = 1.001"),
-        ({"likeness.known": torch.ones(5, 6)}, r"unit vector\n.*likeness.known\[0\]"),
         ({"bias": torch.zeros(8)}, "not the saved one\n.*bias"),
         ({"gallery": torch.ones(8, 6) / 6**0.5}, "not the saved one\n.*gallery"),
     ],
@@ -232,7 +227,7 @@ def test_every_single_bit_of_the_numbers_counts(folder):
         spoilt = bytearray(data)
         spoilt[place] ^= 1 << rng.randrange(8)
         (folder / TENSORS).write_bytes(spoilt)
-        refused(folder, "not the saved one|NaN|weight|unit vector")
+        refused(folder, "not the saved one|NaN")
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
