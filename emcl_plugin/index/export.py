@@ -6,12 +6,9 @@ An item's id is its name, or its index if the gallery has no names.
 
 from __future__ import annotations
 
-import os
-import shutil
 import sqlite3
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +20,7 @@ from emcl_plugin.errors import EmclError, InputFileError, InputValueError, ran_o
 from emcl_plugin.index.faiss import to_faiss
 from emcl_plugin.index.mips import Vectors
 from emcl_plugin.index.vectors import gallery_vectors, longest, require
-from emcl_plugin.io.atomic import (
-    atomic_folder,
-    atomic_writer,
-    check_folder_target,
-    check_target,
-    prefix,
-)
+from emcl_plugin.io.atomic import atomic_folder, atomic_writer, check_folder_target, check_target
 from emcl_plugin.io.npy import write_npy
 from emcl_plugin.io.write import checked_ids
 
@@ -103,6 +94,7 @@ def export(
 
     Examples
     --------
+    >>> import tempfile
     >>> from emcl_plugin import Reranker
     >>> from emcl_plugin.data.demo import load_demo
     >>> demo = load_demo()
@@ -131,10 +123,8 @@ def export(
     if writer.folder is None:
         for path in (target, _ids_path(target)):
             check_target(path, size, force=force)
-    elif force and target.is_dir():
-        _check_leaves(target, writer.folder)
     else:
-        check_folder_target(target, size, force=force, files=())
+        check_folder_target(target, size, force=force, files=writer.folder)
     if phi is None and space != "ip":
         phi = longest(corrector)
     vectors = gallery_vectors(corrector, space, phi=phi)
@@ -143,7 +133,7 @@ def export(
         if writer.folder is None:
             writer.write(job, target, force)
         else:
-            with _new_folder(target, writer.folder, force=force) as part:
+            with atomic_folder(target, force=force, files=writer.folder) as part:
                 writer.write(job, part, force)
     except (EmclError, MemoryError):
         raise
@@ -237,59 +227,18 @@ class _Writer:
 
     write: Callable[[_Job, Path, bool], None]
     library: str = ""
-    folder: frozenset[str] | None = None
+    folder: tuple[str, ...] | None = None
 
 
-_QDRANT = frozenset({"meta.json", ".lock", "collection", f"collection/{TABLE}"})
+_QDRANT = ("meta.json", ".lock", "collection/", f"collection/{TABLE}/")
 WRITERS = {
     "faiss": _Writer(_faiss, "faiss"),
-    "npy": _Writer(_npy, "", frozenset({"gallery.npy", "ids.txt"})),
+    "npy": _Writer(_npy, "", ("gallery.npy", "ids.txt")),
     "parquet": _Writer(_parquet, "pyarrow"),
-    "lancedb": _Writer(_lancedb, "lancedb", frozenset({f"{TABLE}.lance"})),
+    "lancedb": _Writer(_lancedb, "lancedb", (f"{TABLE}.lance/",)),
     "qdrant": _Writer(_qdrant, "qdrant_client", _QDRANT),
 }
 
 
 def _ids_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.ids.txt")
-
-
-# --- targets ------------------------------------------------------------------------------------
-
-
-def _check_leaves(folder: Path, leaves: frozenset[str]) -> None:
-    """Raise an error if a folder holds files that no export of this kind writes."""
-    inner = [path for name in leaves if "/" in name for path in (folder / name).parent.glob("*")]
-    found = {path.relative_to(folder).as_posix() for path in (*folder.iterdir(), *inner)}
-    if found - leaves:
-        problem = "the output folder holds other files and is not replaced"
-        raise InputFileError(problem, str(folder / min(found - leaves)), "name another folder")
-
-
-@contextmanager
-def _new_folder(path: Path, leaves: frozenset[str], *, force: bool) -> Iterator[Path]:
-    """Like :func:`atomic_folder`, for nested folders."""
-    path, old = path.resolve(), None
-    try:
-        with atomic_folder(path, force=False, files=()) as part:
-            yield part
-            for file in part.rglob("*"):
-                _sync(file)
-            if force and path.is_dir():
-                _check_leaves(path, leaves)
-                old = Path(tempfile.mkdtemp(prefix=prefix(path), suffix=".old", dir=path.parent))
-                path.rename(old)
-    except BaseException:
-        if old is not None:
-            old.rename(path)
-        raise
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

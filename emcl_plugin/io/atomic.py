@@ -25,7 +25,7 @@ def check_target(path: Path, size: int, *, force: bool) -> None:
 
 
 def check_folder_target(path: Path, size: int, *, force: bool, files: Collection[str]) -> None:
-    """Raise early if a folder of ``files`` cannot be written.
+    """Raise early if a folder of ``files``, of which folders end in a slash, cannot be written.
 
     With ``force``, an existing folder is replaced only if it holds nothing but such files, so that
     a mistyped path never deletes other data.
@@ -34,11 +34,11 @@ def check_folder_target(path: Path, size: int, *, force: bool, files: Collection
     if path.exists() and not path.is_dir():
         raise InputFileError("the output is a file", str(path), "name a folder")
     _check_new(path, force)
-    if path.exists():
-        others = [file for file in path.iterdir() if file.name not in files or file.is_dir()]
-        if others:
-            problem = "the output folder holds other files too and is not replaced"
-            raise InputFileError(problem, f"{min(others)}", "name another folder")
+    for home in {path, *((path / name).parent for name in files)}:
+        for file in home.iterdir() if home.is_dir() else ():
+            if f"{file.relative_to(path)}{'/' if file.is_dir() else ''}" not in files:
+                problem = "the output folder holds other files too and is not replaced"
+                raise InputFileError(problem, str(file), "name another folder")
     _check_room(path, size)
 
 
@@ -153,7 +153,7 @@ def atomic_folder(path: Path, *, force: bool, files: Collection[str]) -> Iterato
     try:
         with _naming_a_failure(given):
             yield part
-            for file in part.iterdir():
+            for file in part.rglob("*"):
                 _sync(file)
             part.chmod(0o777 & ~_umask())
             with suppress(OSError):
@@ -186,7 +186,10 @@ def _rename_folder(part: Path, path: Path, files: Collection[str]) -> None:
             raise
         with suppress(OSError):  # the new folder is in place
             for name in files:
-                (old / name).unlink(missing_ok=True)
+                if name.endswith("/"):
+                    shutil.rmtree(old / name, ignore_errors=True)
+                else:
+                    (old / name).unlink(missing_ok=True)
     finally:
         with suppress(OSError):
             old.rmdir()
