@@ -39,13 +39,7 @@ class GroundTruth:
 
     @classmethod
     def diagonal(cls, shape: tuple[int, int]) -> GroundTruth:
-        """Match text i with video i: the default for square matrices.
-
-        Raises
-        ------
-        InputValueError
-            If the numbers of texts and videos differ.
-        """
+        """Match text i with video i, the default for square matrices; raise for others."""
         if shape[0] != shape[1]:
             problem = "which text belongs to which video is not known"
             remedy = "give the ground truth: the index of every text's video"

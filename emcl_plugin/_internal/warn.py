@@ -48,15 +48,7 @@ def old_name(old: str, new: str) -> Any:
 
 
 def old_names(module: str, new_names: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a ``__getattr__`` for a module that keeps old names for one minor version.
-
-    Parameters
-    ----------
-    module : str
-        The module's ``__name__``.
-    new_names : mapping of str to str
-        From old names to new ones.
-    """
+    """Return a ``__getattr__`` for a module that keeps old names for one minor version."""
 
     def get(name: str) -> Any:
         if name not in new_names:

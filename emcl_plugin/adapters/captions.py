@@ -14,20 +14,11 @@ from emcl_plugin.errors import InputValueError
 def from_cut_off_points(
     points: Any, n_text: int | None = None, most: int | None = None
 ) -> np.ndarray[Any, Any]:
-    """Return the video of every text from the cumulative ends of the videos' captions.
+    """Return the video of every text from ``dataset.cut_off_points``, CLIP4Clip's ends of captions.
 
-    Parameters
-    ----------
-    points : sequence of int
-        ``dataset.cut_off_points`` of CLIP4Clip's multi-sentence data sets: the captions of video
-        j end before row ``points[j]``.
-    n_text : int, optional
-        Expected number of texts.
-    most : int, optional
-        Maximum number of texts: the longer side of a matrix that may be transposed.
+    ``n_text`` is the expected number of texts, ``most`` the largest possible one: the longer side
+    of a matrix that may be transposed.
 
-    Examples
-    --------
     >>> from_cut_off_points([2, 3, 6]).tolist()
     [0, 0, 1, 2, 2, 2]
     """
@@ -44,13 +35,8 @@ def from_cut_off_points(
 def unpadded(sim: Array) -> tuple[Array, np.ndarray[Any, Any]]:
     """Return the flat matrix, (n_text, n_video), of a padded one, and the video of every text.
 
-    Parameters
-    ----------
-    sim : (n_video, most captions, n_video)
-        Rows after the captions of a video are -inf, as in the evaluation of CLIP4Clip.
+    ``sim`` is (n_video, most captions, n_video): rows after the captions of a video are -inf.
 
-    Examples
-    --------
     >>> padded = np.full((2, 2, 2), -np.inf)
     >>> padded[0, 0], padded[1] = [0.9, 0.1], [[0.2, 0.8], [0.3, 0.7]]
     >>> flat, video = unpadded(padded)
@@ -75,15 +61,8 @@ def unpadded(sim: Array) -> tuple[Array, np.ndarray[Any, Any]]:
 
 
 def unmasked(mask: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return the rows of existing captions and the video of each, from a caption mask.
+    """Return the rows of existing captions and their videos, given a mask, (n_video, captions).
 
-    Parameters
-    ----------
-    mask : (n_video, captions)
-        0 for captions that do not exist, as in MMT's ``query_masks``.
-
-    Examples
-    --------
     >>> rows, video = unmasked([[1, 1], [1, 0]])
     >>> rows.tolist(), video.tolist()
     ([0, 1, 2], [0, 0, 1])

@@ -17,23 +17,11 @@ def oriented(
     videos: int | None = None,
     by_ids: bool = False,
 ) -> Array:
-    """Return the matrix as texts x videos; assumptions are added to ``notes``.
+    """Return the matrix as texts x videos; ``notes`` receives what was assumed or done.
 
-    Parameters
-    ----------
-    sim : (n_text, n_video) or (n_video, n_text) array
-    orientation : {"auto", "text-video", "video-text"}
-        "auto" uses the numbers of texts and videos. If these do not decide, it assumes
-        texts x videos.
-    notes : list of str
-        Receives what was assumed or done.
-    texts, videos : int, optional
-        Numbers of texts and videos, if known.
-    by_ids : bool, default False
-        Ids have confirmed already that the matrix is texts x videos.
+    "auto" uses the numbers of ``texts`` and ``videos``, as far as they are known. If these do not
+    decide, it assumes texts x videos. With ``by_ids``, ids have confirmed that already.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> notes = []
     >>> oriented(np.ones((2, 3)), "auto", notes, texts=3, videos=2).shape, notes

@@ -21,15 +21,7 @@ SAME = 1e-3
 
 @dataclass(frozen=True)
 class Scale:
-    """Relation of a similarity to the cosine of the features.
-
-    Attributes
-    ----------
-    factor : float
-        Least-squares slope of the similarity on the cosine: the logit scale, if ``exact``.
-    difference : float
-        Largest |similarity / factor - cosine|.
-    """
+    """Least-squares slope of a similarity on the cosine, and largest |sim / slope - cosine|."""
 
     factor: float
     difference: float
@@ -43,9 +35,6 @@ class Scale:
 def find_scale(sim: Array, feats: FeaturesPair) -> Scale:
     """Compare a similarity with the cosine of its features.
 
-    Examples
-    --------
-    >>> import numpy as np
     >>> x = np.eye(3, dtype=np.float32) + 0.1
     >>> unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     >>> found = find_scale(100 * unit @ unit.T, (x, x))
@@ -78,14 +67,7 @@ def unscaled(
 ) -> Array | None:
     """Return the similarity without its logit scale, or None if it is the cosine of the features.
 
-    Parameters
-    ----------
-    sim : (n_text, n_video) array
-    feats : (text, video) or None
-    logit_scale : float or None
-        Factor of the cosines, if known.
-    notes : list of str
-        Receives what was found.
+    ``logit_scale`` is the factor of the cosines, if known; ``notes`` receives what was found.
     """
     if logit_scale is not None:
         factor = check_scale(logit_scale)

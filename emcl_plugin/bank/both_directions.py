@@ -62,16 +62,10 @@ def correct_by_banks(
     ncl: NCL | str | None = "auto",
     progress: Progress | None = None,
 ) -> Banked:
-    """Correct a job's features by banks.
+    """Correct a job's features by other texts and other videos, (n, D), at least one of the two.
 
-    Parameters
-    ----------
-    job : Job
-        With features and no ``sim``. Its prior, guard, metric and memory are used.
-    text_bank, video_bank : (n, D), optional
-        Other texts and other videos, at least one of the two.
-    emcl, ncl, progress
-        As in :func:`~emcl_plugin.bank.fit_corrector`.
+    The job has no ``sim``; its prior, guard, metric and memory are used. ``emcl``, ``ncl`` and
+    ``progress`` are as in :func:`~emcl_plugin.bank.fit_corrector`.
 
     Raises
     ------

@@ -53,30 +53,10 @@ def fit_corrector(
 ) -> tuple[Corrector, BankReport]:
     """Fit a corrector of future queries' scores on a bank of other queries.
 
-    Parameters
-    ----------
-    bank, gallery, names
-        As in :meth:`emcl_plugin.Reranker.fit`.
-    gallery_bank : (n, D), optional
-        As there. NCL then runs over both galleries, so that these items take their own mass
-        (dual-bank Sinkhorn).
-    emcl, ncl, prior, guard, metric, device, memory, progress
-        As in :func:`emcl_plugin.rerank`, but NCL defaults to :data:`BANK`. ``guard=False`` also
-        sets reliability and the in-domain score to 1 and opens the gate.
-
-    Returns
-    -------
-    Corrector, BankReport
-
-    Raises
-    ------
-    InputValueError, InputTypeError
-        An array or a setting is wrong, or the names do not match the gallery.
-
-    Warns
-    -----
-    EmclWarning
-        As in :func:`emcl_plugin.rerank`.
+    Arguments, errors and warnings are those of :meth:`emcl_plugin.Reranker.fit` and
+    :func:`emcl_plugin.rerank`, but NCL defaults to :data:`BANK`. With a gallery bank, NCL runs over
+    both galleries, so that these items take their own mass (dual-bank Sinkhorn). ``guard=False``
+    also sets reliability and the in-domain score to 1 and opens the gate.
     """
     n = int(check_matrix(gallery, "gallery").shape[0])
     _check(ncl, names, n)
@@ -138,13 +118,8 @@ class Trust(NamedTuple):
 class BankFit:
     """A correction of bank x gallery, and the correctors that follow from it.
 
-    Parameters
-    ----------
-    job : Job
-        Over the bank's queries and the gallery; its guard, weights and EMCL are used. The first
-        ``size`` gallery items will be searched, the others are the gallery bank.
-    size : int
-    progress : callable, optional
+    The job is over the bank's queries and the gallery, of which the first ``size`` items will be
+    searched and the others are the gallery bank; its guard, weights and EMCL are used.
     """
 
     def __init__(self, job: Job, size: int, progress: Progress | None = None) -> None:

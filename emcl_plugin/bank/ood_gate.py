@@ -55,10 +55,8 @@ class OODGate:
         Unit vectors of known items, at most 256.
     low, high : float
         Cosines up to which s is 0, and from which it is 1.
-    plane : (D, p)
-        P of (p), orthonormal; p = 0 if the dimensions are few.
-    within : (float, float, float)
-        1st, 50th and 99th percentile of the known c_i.
+    plane, within : (D, p), (float, float, float)
+        P of (p), orthonormal; p = 0 if the dimensions are few. Percentiles 1, 50 and 99 of c_i.
     """
 
     known: torch.Tensor
@@ -122,19 +120,12 @@ def leading_plane(unit: torch.Tensor) -> torch.Tensor:
 def fit_ood_gate(
     items: Features, group: torch.Tensor, order: torch.Tensor, plane: torch.Tensor
 ) -> OODGate:
-    """Learn the gate from known items.
+    """Learn the gate from known items, (n, D).
 
-    Parameters
-    ----------
-    items : Features, (n, D)
-    group : (n,) int
-        Items of one group have the same best match. They are not compared with each other;
-        otherwise duplicates would make every other item look far away.
-    order : (n,) float
-        Samples of at most 1,024 items for the percentiles, and of 256 to keep, are evenly spread
-        in this value. They do not depend on the order of the items.
-    plane : (D, p)
-        Of the other side: :func:`leading_plane`.
+    Items of one ``group`` (n,) have the same best match. They are not compared with each other;
+    otherwise duplicates would make every other item look far away. Samples of at most 1,024 items
+    for the percentiles, and of 256 to keep, are evenly spread in ``order`` (n,), so that the order
+    of the items does not matter. ``plane`` is the :func:`leading_plane` of the other side.
     """
     ranked = _spread(torch.argsort(order, stable=True), PROBES)
     probes, kind = directions(items.take(ranked)), group[ranked]

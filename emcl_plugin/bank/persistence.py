@@ -56,17 +56,9 @@ def save(reranker: Fitted, folder: Path, *, force: bool = False) -> None:
     """Write a fitted Reranker to a new folder, completely or not at all.
 
     Its device and memory budget are not saved. With ``force`` a saved corrector or an empty folder
-    is replaced, and never anything else.
-
-    Raises
-    ------
-    NotFittedError
-        Before ``fit``.
-    InputFileError
-        The folder cannot be written, or the disk is full. Then nothing is written.
-    StateError
-        The result could not be loaded: it holds NaN or infinity, marginals, or names that are
-        not text. Also if ``force`` would replace something that is not a saved corrector.
+    is replaced, and never anything else. Raise NotFittedError before ``fit``, InputFileError if the
+    folder cannot be written, StateError if the result could not be loaded (it holds NaN, infinity,
+    marginals, or names that are not text) or would replace something that is not a saved corrector.
     """
     folder, corrector = Path(folder), reranker.corrector_
     tensors = _tensors(corrector)
@@ -95,24 +87,10 @@ def save(reranker: Fitted, folder: Path, *, force: bool = False) -> None:
 def load(folder: Path, kind: Callable[..., AnyFitted], *, device: str | None = None) -> AnyFitted:
     """Return the fitted Reranker that :func:`save` wrote; no code in the folder is executed.
 
-    Parameters
-    ----------
-    folder : Path
-        Other files in it are ignored.
-    kind : type
-        Reranker or a subclass. Its scores equal those of the saved one, bit for bit.
-    device : str, optional
-        Device of its tensors. Default: "cpu".
+    ``kind`` is Reranker or a subclass; its scores equal those of the saved one, bit for bit. Other
+    files in the folder are ignored. Raise StateError if a file is missing, damaged, of a newer
+    version or not a saved corrector, InputValueError if the device does not exist.
 
-    Raises
-    ------
-    StateError
-        A file is missing, damaged, of a newer version, or not a saved corrector.
-    InputValueError
-        The device does not exist.
-
-    Examples
-    --------
     >>> import tempfile
     >>> from emcl_plugin import Reranker
     >>> from emcl_plugin.data.demo import load_demo

@@ -25,8 +25,6 @@ def all_but_the_top(direction: Direction, *, directions: int | None = None) -> S
 
     Parameters
     ----------
-    direction : Direction
-        With features.
     directions : int, optional
         Number of directions to remove. Default: dimension // 100, at least 1.
 

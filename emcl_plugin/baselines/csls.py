@@ -19,7 +19,6 @@ def csls(direction: Direction, *, k: int = 10) -> Similarity:
 
     Parameters
     ----------
-    direction : Direction
     k : int, default 10
         At most the number of queries (or bank queries).
 
@@ -27,13 +26,6 @@ def csls(direction: Direction, *, k: int = 10) -> Similarity:
     ----------
     Conneau, Lample, Ranzato, Denoyer, Jégou: Word Translation Without Parallel Data, ICLR 2018,
     arXiv 1710.04087.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from emcl_plugin.scores import Dense
-    >>> csls(Direction(Dense(torch.tensor([[0.9, 0.5], [0.8, 0.7]])))).dense().argmax(1).tolist()
-    [0, 1]
     """
     check_positive(k=k)
     scores = direction.scores

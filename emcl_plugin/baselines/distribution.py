@@ -20,8 +20,6 @@ def distribution_normalization(direction: Direction, *, weight: float = 0.25) ->
 
     Parameters
     ----------
-    direction : Direction
-        With features.
     weight : float, default 0.25
         lambda; 0 changes nothing.
 

@@ -37,8 +37,6 @@ def dual_is(
 
     Parameters
     ----------
-    direction : Direction
-        With both banks.
     query_temperature, gallery_temperature : float
         tau_q and tau_g, in the units of the scores.
 
@@ -77,8 +75,6 @@ def dual_dis(
 
     Parameters
     ----------
-    direction : Direction
-        With both banks.
     query_temperature, gallery_temperature : float
         tau_q and tau_g, in the units of the scores.
     k : int, default 1

@@ -21,7 +21,6 @@ def dual_softmax(direction: Direction, *, scale: float = 100.0) -> Similarity:
 
     Parameters
     ----------
-    direction : Direction
     scale : float, default 100
         Inverse temperature.
 
@@ -29,13 +28,6 @@ def dual_softmax(direction: Direction, *, scale: float = 100.0) -> Similarity:
     ----------
     Cheng, Lin, Wu, Yang, Shen: Improving Video-Text Retrieval by Multi-Stream Corpus Alignment and
     Dual Softmax Loss, 2021, arXiv 2109.04290.
-
-    Examples
-    --------
-    >>> from emcl_plugin.scores import Dense
-    >>> direction = Direction(Dense(torch.tensor([[0.9, 0.5], [0.8, 0.7]])))
-    >>> dual_softmax(direction).dense().argmax(1).tolist()
-    [0, 1]
     """
     check_positive(scale=scale)
     columns = logsumexp(direction.scores, 1 / scale)[1]

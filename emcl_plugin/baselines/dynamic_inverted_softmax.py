@@ -32,8 +32,6 @@ def dynamic_inverted_softmax(
 
     Parameters
     ----------
-    direction : Direction
-        With a query bank.
     temperature : float, default 0.05
         tau, in the units of the scores.
     k : int, default 1

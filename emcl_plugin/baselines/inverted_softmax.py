@@ -25,7 +25,6 @@ def inverted_softmax(direction: Direction, *, temperature: float = 0.05) -> Simi
 
     Parameters
     ----------
-    direction : Direction
     temperature : float, default 0.05
         tau, in the units of the scores.
 
@@ -33,14 +32,6 @@ def inverted_softmax(direction: Direction, *, temperature: float = 0.05) -> Simi
     ----------
     Smith, Turban, Hamblin, Hammerla: Offline bilingual word vectors, orthogonal transformations
     and the inverted softmax, ICLR 2017, arXiv 1702.03859.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from emcl_plugin.scores import Dense
-    >>> direction = Direction(Dense(torch.tensor([[0.9, 0.5], [0.8, 0.7]])))
-    >>> inverted_softmax(direction).dense().argmax(1).tolist()
-    [0, 1]
     """
     check_positive(temperature=temperature)
     return add_to_columns(direction.scores, -column_softmax(direction.probe(), temperature))

@@ -38,8 +38,6 @@ def invgc(
 
     Parameters
     ----------
-    direction : Direction
-        With features.
     gallery_rate, query_rate : float, default 0.1 and 0.25
         Step sizes; 0 skips the step.
     share : float, default 0.01

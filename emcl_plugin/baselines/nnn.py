@@ -26,7 +26,6 @@ def nnn(direction: Direction, *, k: int = 128, alpha: float = 0.75) -> Similarit
 
     Parameters
     ----------
-    direction : Direction
     k : int, default 128
         At most the number of queries (or bank queries).
     alpha : float, default 0.75
@@ -36,13 +35,6 @@ def nnn(direction: Direction, *, k: int = 128, alpha: float = 0.75) -> Similarit
     ----------
     Chowdhury, Wang, Shenoy, Kiela, Schwettmann, Thrush: Nearest Neighbor Normalization Improves
     Multimodal Retrieval, EMNLP 2024, arXiv 2410.24114.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from emcl_plugin.scores import Dense
-    >>> nnn(Direction(Dense(torch.tensor([[0.9, 0.5], [0.8, 0.7]])))).dense().argmax(1).tolist()
-    [0, 1]
     """
     check_positive(k=k)
     if not (alpha >= 0 and math.isfinite(alpha)):

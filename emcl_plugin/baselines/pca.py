@@ -22,8 +22,6 @@ def pca(direction: Direction, *, rank: int = 32) -> Similarity:
 
     Parameters
     ----------
-    direction : Direction
-        With features.
     rank : int, default 32
         At most the dimension, which changes nothing.
 

@@ -38,8 +38,6 @@ def sinkhorn_normalization(
 
     Parameters
     ----------
-    direction : Direction
-        At least two queries and two gallery items.
     temperature : float, default 0.01
         tau, in the units of the scores.
     iterations : int, default 10
@@ -48,13 +46,6 @@ def sinkhorn_normalization(
     ----------
     Pan, Wang, Wu, Zhang, Bu: Hubness Reduction with Dual Bank Sinkhorn Normalization for
     Cross-Modal Retrieval, ACM Multimedia 2025, arXiv 2508.02538.
-
-    Examples
-    --------
-    >>> from emcl_plugin.scores import Dense
-    >>> direction = Direction(Dense(torch.tensor([[0.9, 0.5], [0.8, 0.7]])))
-    >>> sinkhorn_normalization(direction).dense().argmax(1).tolist()
-    [0, 1]
     """
     bias = _column_bias(direction.scores, temperature, iterations, direction.memory)
     return add_to_columns(direction.scores, bias)
@@ -77,8 +68,6 @@ def dual_bank_sinkhorn(
 
     Parameters
     ----------
-    direction : Direction
-        With both banks.
     temperature : float, default 0.01
         tau, in the units of the scores.
     iterations : int, default 10

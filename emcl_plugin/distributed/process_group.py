@@ -24,15 +24,9 @@ _SUMMED = (torch.float32, torch.float64, torch.int64)  # other dtypes are sent a
 class ProcessGroup:
     """Processes of a job and the split of the texts among them.
 
-    Parameters
-    ----------
-    handle : torch.distributed.ProcessGroup, optional
-        torch's group. Default: this process.
-    counts : sequence of int, optional
-        Number of texts per rank. Default: an even split.
+    ``handle`` is torch's group, by default this process alone; ``counts`` are the numbers of texts
+    per rank, by default an even split.
 
-    Examples
-    --------
     >>> SINGLE_PROCESS.part(10), SINGLE_PROCESS.sum(torch.tensor([2.0])).tolist()
     ((0, 10), [2.0])
     """
@@ -115,16 +109,10 @@ class ProcessGroup:
         return box[0]
 
     def together(self, work: Callable[[], T]) -> T:
-        """Run ``work`` in every process; if it fails in one, it fails in all.
+        """Run ``work``, without collective operations, in every process; if one fails, all do.
 
-        ``work`` must not call a collective operation.
-
-        Raises
-        ------
-        EmclError
-            In the processes where it failed; ``told`` is set in all but the first of them.
-        WorkerError
-            In the other processes.
+        EmclError is raised where it failed, with ``told`` set in all but the first of these
+        processes, and WorkerError in the others.
         """
         if self.size == 1:
             return work()

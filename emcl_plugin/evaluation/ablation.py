@@ -29,15 +29,7 @@ from emcl_plugin.scores import Features, Scorer, Similarity
 
 @dataclass(frozen=True)
 class Names:
-    """Display names of the items; empty if unknown.
-
-    Attributes
-    ----------
-    text, video : sequence of str
-        Captions, and titles or file names.
-    video_links : sequence of str
-        URL of a thumbnail or a video, one per video.
-    """
+    """Display names of the items, and a URL (thumbnail or video) per video; may be empty."""
 
     text: Sequence[str] = field(default_factory=tuple)
     video: Sequence[str] = field(default_factory=tuple)
@@ -50,8 +42,8 @@ class Ablation:
 
     Attributes
     ----------
-    report : Report
-        What the correction did.
+    report, truth, names
+        What the correction did, the right pairs, the names of the items.
     rows : list of Row
         "input", "+EMCL" (with features), "+NCL", "emcl_plugin".
     before, after : Similarity
@@ -60,8 +52,6 @@ class Ablation:
         Before and after, by direction: of the videos and of the texts.
     gap : (ModalityGap, ModalityGap) or None
         Of the input features and after EMCL (NCL does not move features).
-    truth : GroundTruth
-    names : Names
     """
 
     report: Report
@@ -112,16 +102,8 @@ def ablation(
 ) -> Ablation:
     """Measure a correction and its parts against the ground truth.
 
-    Parameters
-    ----------
-    job : Job
-    found : Correction or Banked
-        The result of the job, or of banks (which has no ablation).
-    truth : GroundTruth
-    several : {"best", "mean", "worst"}
-        Rank of a query with several right items.
-    names : Names, optional
-    progress : callable, optional
+    ``found`` is the result of the job, or of banks (which has no ablation); ``several`` is as in
+    :class:`~emcl_plugin.evaluation.metrics.Placement`.
     """
     banked = isinstance(found, Banked)
     has = {

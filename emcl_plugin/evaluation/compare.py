@@ -44,19 +44,9 @@ PRIORS = {
 class Row:
     """Results of one method.
 
-    Attributes
-    ----------
-    name, title : str
-    protocol : str
-        "none" (input scores), "transductive" or "bank".
-    serves : bool
-        True if it can be exported to an inner-product index.
-    seconds : float
-        Time to correct and evaluate both directions.
-    evaluation : Evaluation
-    hubness : Hubness
-        Of the videos, as results of the texts.
-    note : str
+    ``protocol`` is "none" (input scores), "transductive" or "bank". ``serves`` is true if the
+    method can be exported to an inner-product index. ``seconds`` is the time to correct and
+    evaluate both directions, ``hubness`` that of the videos, as results of the texts.
     """
 
     name: str

@@ -32,14 +32,8 @@ TABLE = "gallery"
 class Exported:
     """Description of an export.
 
-    Attributes
-    ----------
-    path : Path
-    to, space : str
-    count, dimension : int
-        Number of vectors and their dimension: D + 1, for "cosine" and "l2" D + 2.
-    phi : float or None
-        Upper bound of the vectors' lengths; None for "ip". Later items need the same one.
+    ``dimension`` is D + 1, for "cosine" and "l2" D + 2. ``phi`` is the upper bound of the vectors'
+    lengths, which later items need, too; None for "ip".
     """
 
     path: Path

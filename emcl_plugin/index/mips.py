@@ -44,26 +44,11 @@ def check_space(space: str, phi: float | None = None) -> None:
 
 
 def items_in(space: str, x: np.ndarray[Any, Any], *, phi: float | None = None) -> Vectors:
-    """Return items (n, d) for a store of this space.
+    """Return items (n, d) in a store's space: (n, d) float32, for "cosine" and "l2" (n, d + 1).
 
-    Parameters
-    ----------
-    space : {"ip", "cosine", "l2"}
-    x : (n, d)
-    phi : float, optional
-        Upper bound of the items' lengths. Default: the longest. Not used for "ip".
+    ``phi`` is an upper bound of the items' lengths, by default the longest; "ip" does not use it.
+    Raise InputValueError if the space is unknown or an item is longer than phi.
 
-    Returns
-    -------
-    (n, d) float32, for "cosine" and "l2" (n, d + 1)
-
-    Raises
-    ------
-    InputValueError
-        Unknown space; an item is longer than phi.
-
-    Examples
-    --------
     >>> items_in("cosine", np.array([[3.0, 0.0], [0.0, 5.0]]))
     array([[0.6, 0. , 0.8],
            [0. , 1. , 0. ]], dtype=float32)

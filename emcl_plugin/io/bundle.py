@@ -30,16 +30,13 @@ def read_bundle(source: str | Path, *, trust_pickle: bool = False) -> dict[str, 
 
     The source is an archive, a file of one array (whose name is ``""``), a folder whose files name
     the arrays, ``-`` for standard input, or an address. Arrays, lists, numbers and texts come in
-    the order of the file, which for :data:`ORDERED` formats is the writer's. ``trust_pickle`` is
-    that of :func:`~emcl_plugin.io.formats.read_vectors`, and so are the errors.
+    the order of the file, which for :data:`ORDERED` formats is the writer's.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     arrays = {"sims": np.ones((2, 3)), "text_embds.rgb": np.ones((2, 4))}
-    ...     np.savez(f"{folder}/run.npz", **arrays)
-    ...     found = read_bundle(f"{folder}/run.npz")
-    >>> sorted(found), found["text_embds"]["rgb"].shape
-    (['sims', 'text_embds'], (2, 4))
+    ...     np.savez(f"{folder}/run.npz", **{"sims": np.ones(2), "text_embds.rgb": np.ones(3)})
+    ...     read_bundle(f"{folder}/run.npz")
+    {'sims': array([1., 1.]), 'text_embds': {'rgb': array([1., 1., 1.])}}
     """
     where = str(source)
     if where == STDIN or is_address(where):

@@ -56,13 +56,6 @@ def unpickle(path: Path) -> Any:
     It may hold arrays of numbers, texts and objects, which become :class:`PickledArray`; dict,
     OrderedDict, list, tuple, set, frozenset; str, bytes, int, float, bool, None. Texts of Python 2
     become bytes. Any other name, damage and false sizes raise InputFileError.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder, "a.pkl")
-    ...     _ = path.write_bytes(pickle.dumps({"x": np.ones(2), "ids": ["a", "b"]}))
-    ...     unpickle(path)
-    {'x': PickledArray([1., 1.]), 'ids': ['a', 'b']}
     """
     start = first_bytes(path, len(MAGIC))
     with parsing(path, "pickle"), no_false_claims(path), path.open("rb") as file:

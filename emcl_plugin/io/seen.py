@@ -44,17 +44,7 @@ _files: Files | None = None
 
 @contextmanager
 def files_of_a_run(files: Files) -> Iterator[None]:
-    """Record in ``files`` what is read and written in this block.
-
-    >>> import tempfile
-    >>> from emcl_plugin.io.atomic import atomic_writer
-    >>> files = Files()
-    >>> with tempfile.TemporaryDirectory() as folder, files_of_a_run(files):
-    ...     with atomic_writer(Path(folder, "a.txt"), force=False) as file:
-    ...         _ = file.write(b"whole")
-    ...     [path.name for path in files.written]
-    ['a.txt']
-    """
+    """Record in ``files`` what is read and written in this block."""
     global _files
     _files = files
     try:

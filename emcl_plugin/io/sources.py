@@ -48,10 +48,7 @@ def new_folder() -> Path:
 def copied(source: str, kinds: Collection[str]) -> Iterator[tuple[list[Path], bool]]:
     """Copy standard input, or what fsspec finds at an address; errors show the given names.
 
-    Yields
-    ------
-    (list of Path, bool)
-        The copies, and whether the source is several files: an address with ``*`` or no suffix.
+    Yield the copies, and whether the source is several files: an address with ``*`` or no suffix.
     """
     if source == STDIN:
         copy = _spooled()

@@ -20,17 +20,10 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def read_csv(path: Path, key: str | None = None) -> Vectors:
-    r"""Read rows of numbers with an optional header and first column of ids.
+    """Read rows of numbers with an optional header and first column of ids.
 
     The first column holds ids if the header names them or if none of its cells is a number.
     Ambiguous tables, rows of other lengths and cells that are not finite numbers are refused.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder, "a.csv")
-    ...     _ = path.write_text("id,x,y\n7,0.5,1\n8,2,3\n")
-    ...     read_csv(path)
-    Vectors(array=array([[0.5, 1. ], [2. , 3. ]], dtype=float32), ids=('7', '8'), column_ids=None)
     """
     _check(path, key)
     mark = "\t" if path.suffix.lower() == ".tsv" else ","

@@ -71,11 +71,6 @@ def with_ids(
 
     ``lists`` returns what the file holds under a name, whose parts ``mark`` separates. Raise if the
     number of ``<name>_ids`` differs from the rows; ``ids`` that do not fit are ignored.
-
-    >>> content = {"text_ids": ["a", "b"], "video_ids": ["x", "y", "z"]}
-    >>> found = with_ids(np.ones((2, 3)), "sims", content.get, Path("run.npz"))
-    >>> found.ids, found.column_ids
-    (('a', 'b'), ('x', 'y', 'z'))
     """
     before, point, last = name.rpartition(mark)
     own, shared, texts, videos = (

@@ -42,20 +42,9 @@ NO_METADATA: dict[str, dict[str, Any]] = {
 class Plot:
     """One figure.
 
-    Attributes
-    ----------
-    name : str
-        File name without suffix, and prefix of the ids in the SVG.
-    topic : str
-        "hubness", "recall", "ranks" or "gap".
-    title, caption : str
-    label : str
-        Text alternative for screen readers.
-    header : list of str
-    rows : list of list of str
-        The data as a table.
-    draw : callable
-        Draws into axes.
+    ``name`` is the file name without suffix, and prefixes the ids in the SVG. ``topic`` is
+    "hubness", "recall", "ranks" or "gap". ``label`` is the text alternative for screen readers,
+    ``header`` and ``rows`` the data as a table. ``draw`` draws into axes.
     """
 
     name: str

@@ -36,25 +36,11 @@ def write_report(
     force: bool,
     features: tuple[Features, Features] | None = None,
 ) -> None:
-    """Write the report page.
+    """Write the report page; ``force`` replaces an existing file.
 
-    Parameters
-    ----------
-    path : Path
-    ablation : Ablation
-    settings : dict
-        Settings that repeat the run, by name; shown as given.
-    force : bool
-        Replace an existing file.
-    features : (Features, Features), optional
-        Texts and videos, for the plot of the modality gap.
-
-    Raises
-    ------
-    InputFileError
-        If the file exists already or cannot be written.
-    EmclError
-        If jinja2 or matplotlib is not installed.
+    ``settings`` repeat the run, by name, and are shown as given; ``features`` are those of texts
+    and videos, for the plot of the modality gap. Raise InputFileError if the file exists or cannot
+    be written, EmclError if jinja2 or matplotlib is not installed.
     """
     check_target(path, 1 << 20, force=force)
     page = render(ablation, settings=settings, features=features)

@@ -32,11 +32,7 @@ _RANK_GROUPS = ((1, 1), (2, 5), (6, 10), (11, 50), (51, 0))
 def build(ablation: Ablation, features: tuple[Features, Features] | None = None) -> list[Plot]:
     """Return all plots, computed but not drawn; reads the scores six times.
 
-    Parameters
-    ----------
-    ablation : Ablation
-    features : (Features, Features), optional
-        Texts and videos, for the plot of the modality gap.
+    With the features of texts and videos, one shows the modality gap.
     """
     first, last = ablation.rows[0].evaluation, ablation.rows[-1].evaluation
     plots = []
@@ -80,28 +76,11 @@ def write_plots(
     force: bool = False,
     features: tuple[Features, Features] | None = None,
 ) -> list[Path]:
-    """Write every plot in every format and return the paths.
+    """Write every plot in every format and return the paths; ``force`` replaces existing files.
 
-    Parameters
-    ----------
-    folder : Path
-        Created if it does not exist.
-    ablation : Ablation
-    formats : sequence of str
-        Any of "png", "svg" and "pdf".
-    force : bool, default False
-        Replace existing files.
-    features : (Features, Features), optional
-        Texts and videos, for the plot of the modality gap.
-
-    Raises
-    ------
-    InputValueError
-        If a format is unknown.
-    InputFileError
-        If a file exists already or cannot be written.
-    EmclError
-        If matplotlib is not installed.
+    The folder is created if it does not exist; ``features`` are as in :func:`build`. Raise
+    InputValueError for an unknown format, InputFileError if a file exists or cannot be written,
+    EmclError if matplotlib is not installed.
     """
     for form in formats:
         if form not in FORMATS:

@@ -20,15 +20,7 @@ _SMALLER_IS_BETTER = ("MdR", "MnR")
 
 @dataclass(frozen=True)
 class Table:
-    """Methods x metrics, formatted.
-
-    Attributes
-    ----------
-    header : list of str
-    body : list of list of str
-    best : set of (row, column)
-        Best cell of each column, ties included.
-    """
+    """Methods x metrics, formatted; ``best`` holds the (row, column) of all best cells."""
 
     header: list[str]
     body: list[list[str]]

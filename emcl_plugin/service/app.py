@@ -81,16 +81,10 @@ def create_app(reranker: Reranker, *, max_k: int = 1000, max_body: int = 1 << 20
     Parameters
     ----------
     reranker : Reranker
-        Fitted.
+        Fitted; otherwise NotFittedError is raised.
     max_k, max_body : int
-        Maximum number of results per request, and size of its body in bytes.
-
-    Raises
-    ------
-    InputValueError
-        A limit is below 1.
-    NotFittedError
-        The reranker is not fitted.
+        Maximum number of results per request, and maximum size of its body in bytes.
+        InputValueError is raised if one is below 1.
     """
     if max_k < 1 or max_body < 1:
         got = f"max_k={max_k}, max_body={max_body}"
@@ -234,14 +228,10 @@ def serve(
     reranker, max_k, max_body
         As in :func:`create_app`.
     host, port : str, int
-        Address to listen on; port 0 selects a free one. There is no authentication.
+        Address to listen on; port 0 selects a free one. There is no authentication. InputValueError
+        is raised if the address cannot be used.
     access_log : bool
         Log every request to standard error.
-
-    Raises
-    ------
-    InputValueError
-        The address cannot be used, or a limit is below 1.
     """
     app = create_app(reranker, max_k=max_k, max_body=max_body)
     listener = _listener(host, port)

@@ -52,10 +52,6 @@ class Tuning:
         NCL's and EMCL's, each with "nothing" and the settings before it.
     against_nothing : Comparison or None
         Paired gain in R@1 over no correction, in points; None without a cut.
-    cuts : int
-    seconds : float
-    seed : int
-    reason : str
     """
 
     chosen: Candidate

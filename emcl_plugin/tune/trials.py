@@ -64,13 +64,8 @@ def settings(candidate: Candidate) -> dict[str, Any]:
 class Trial:
     """A candidate and its results per query.
 
-    Attributes
-    ----------
-    candidate : Candidate
-    hits, gains : (n_queries,)
-        Sums over the cuts of R@1 (0 or 1) and of the reciprocal rank.
-    asked : (n_queries,) int
-        Number of cuts that used the query.
+    ``hits`` and ``gains`` are sums over the cuts of R@1 (0 or 1) and of the reciprocal rank,
+    ``asked`` the number of cuts that used the query, (n_queries,) each.
     """
 
     candidate: Candidate
