@@ -47,6 +47,13 @@ class Reranker:
     report_ : BankReport or Report
         After ``fit`` or ``fit_transform``: what was applied and why.
 
+    Raises
+    ------
+    NotFittedError
+        A method that needs it is called before ``fit``.
+    InputValueError, InputTypeError
+        An array has another dimension than the gallery, or a setting is wrong.
+
     Examples
     --------
     >>> from emcl_plugin.data.demo import load_demo
@@ -86,6 +93,8 @@ class Reranker:
     ) -> Self:
         """Fit the correction on a bank of queries, and return self.
 
+        Errors and warnings are those of :func:`rerank`; names must match the gallery.
+
         Parameters
         ----------
         bank_queries : (n_bank, D)
@@ -98,16 +107,6 @@ class Reranker:
             One name per gallery item.
         progress : callable, optional
             Called with (stage, done, total).
-
-        Raises
-        ------
-        EmclError
-            As in :func:`rerank`; also if the names do not match the gallery.
-
-        Warns
-        -----
-        EmclWarning
-            As in :func:`rerank`.
         """
         self.report_: BankReport | Report
         self.corrector_, self.report_ = fit_corrector(
@@ -123,19 +122,8 @@ class Reranker:
     def transform(self, queries: Arr) -> Arr:
         """Return corrected scores (n, n_gallery) in the library, dtype and device of ``queries``.
 
-        Each row depends on its query alone, bit for bit.
-
-        Raises
-        ------
-        NotFittedError
-            ``fit`` was not called.
-        InputValueError, InputTypeError
-            The queries are not an array of the gallery's dimension.
-
-        Warns
-        -----
-        OverlapWarning
-            Some of the queries are in the bank.
+        Each row depends on its query alone, bit for bit. Warn (OverlapWarning) if some of the
+        queries are in the bank.
         """
         seen = self.corrector_.seen(queries)
         if seen:
@@ -149,16 +137,10 @@ class Reranker:
         ----------
         queries : (n, D)
         k : int, default 10
+            At most the size of the gallery.
         index : FAISS index, optional
             An index from :meth:`to_faiss`. Default: score every gallery item. Where the index
             finds fewer than k items, the rest are -1.
-
-        Raises
-        ------
-        NotFittedError
-            ``fit`` was not called.
-        InputValueError, InputTypeError
-            The queries are not an array of the gallery's dimension, or ``k`` is out of range.
         """
         if index is not None:
             from emcl_plugin.index.faiss import search_faiss
@@ -177,32 +159,19 @@ class Reranker:
         names: Sequence[str] = (),
         refit_at: float | None = None,
     ) -> Self:
-        """Add gallery items, bank queries or both without a new fit.
+        """Add gallery items, bank queries or both, at least one, without a new fit.
 
-        New items get the bias that the bank queries' potentials give them. New bank queries
-        update all biases by one Sinkhorn iteration.
+        New items get the bias that the bank queries' potentials give them. New bank queries update
+        all biases by one Sinkhorn iteration.
 
         Parameters
         ----------
-        gallery : (n, D), optional
-        bank_queries : (n, D), optional
+        gallery, bank_queries : (n, D), optional
         names : sequence of str, optional
             One per new gallery item, if the others have names.
         refit_at : float, optional
-            Refit if ``drift_`` exceeds this afterwards, e.g. 0.25. Default: never; warn if it
-            exceeds 0.25.
-
-        Raises
-        ------
-        NotFittedError
-            ``fit`` was not called.
-        InputValueError, InputTypeError
-            Nothing was passed, or an array or the names do not fit the corrector.
-
-        Warns
-        -----
-        DriftWarning
-            The drift exceeds 0.25 and ``refit_at`` is not given.
+            Refit if ``drift_`` exceeds this afterwards, e.g. 0.25. Default: never; warn
+            (DriftWarning) if it exceeds 0.25.
         """
         if gallery is None and bank_queries is None:
             raise InputValueError(
@@ -219,15 +188,8 @@ class Reranker:
     def remove(self, items: Sequence[int | str], *, refit_at: float | None = None) -> Self:
         """Remove gallery items by index or by name; the others keep their order.
 
-        Raises
-        ------
-        InputValueError
-            No item, or more than one, has this name; an index is out of range; none would remain.
-
-        Warns
-        -----
-        DriftWarning
-            As in :meth:`partial_fit`.
+        ``refit_at`` is as in :meth:`partial_fit`. Raise InputValueError if no item, or more than
+        one, has this name, an index is out of range, or none would remain.
         """
         names = self.corrector_.names
         known = {name: index for index, name in enumerate(names)}
@@ -266,10 +228,7 @@ class Reranker:
     def save_pretrained(self, folder: str | Path, *, force: bool = False) -> None:
         """Write the fitted corrector to a folder, see :mod:`emcl_plugin.bank.persistence`.
 
-        Raises
-        ------
-        InputFileError
-            The folder exists (without ``force``) or cannot be written.
+        Raise InputFileError if the folder exists (without ``force``) or cannot be written.
         """
         from emcl_plugin.bank.persistence import save
 
@@ -279,10 +238,7 @@ class Reranker:
     def from_pretrained(cls, folder: str | Path, *, device: str | None = None) -> Self:
         """Load a Reranker from a folder; no code in it is executed.
 
-        Raises
-        ------
-        InputFileError
-            The folder does not hold an intact saved corrector.
+        Raise InputFileError if the folder does not hold an intact saved corrector.
         """
         from emcl_plugin.bank.persistence import load
 
@@ -329,13 +285,7 @@ class Reranker:
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def set_params(self, **params: Any) -> Self:
-        """Change settings by name and return self.
-
-        Raises
-        ------
-        InputValueError
-            There is no such setting.
-        """
+        """Change settings by name and return self; raise InputValueError for an unknown one."""
         known = self.get_params()
         for name, value in params.items():
             if name not in known:

@@ -77,14 +77,8 @@ def read(name: str, path: str | Path, *, trust_pickle: bool = False, **settings:
     Returns
     -------
     Adapter
-        An instance of ``ADAPTERS[name]``.
-
-    Raises
-    ------
-    InputValueError
-        Unknown name, unknown setting, or missing arrays.
-    InputFileError
-        The file cannot be read.
+        An instance of ``ADAPTERS[name]``. InputValueError is raised for an unknown name or setting
+        and for missing arrays, InputFileError if the file cannot be read.
     """
     if name not in ADAPTERS:
         raise InputValueError("unknown adapter", repr(name), f"use one of {', '.join(ADAPTERS)}")

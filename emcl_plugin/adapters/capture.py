@@ -119,12 +119,8 @@ def capture(name: str, *, module: ModuleType | None = None, **settings: Any) -> 
     ------
     Captured
         Its ``result`` and ``summary()`` are available after the block. The retriever's functions
-        are always restored. After an exception, nothing is re-scored.
-
-    Raises
-    ------
-    InputValueError
-        Unknown retriever, evaluation not loaded, or (at the end) nothing evaluated.
+        are always restored. After an exception, nothing is re-scored. InputValueError is raised for
+        an unknown retriever, an evaluation that is not loaded, and at the end if none ran.
 
     Examples
     --------

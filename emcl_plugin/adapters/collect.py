@@ -131,11 +131,8 @@ class Collector:
     def finish(self) -> Collected:
         """Return all rows added so far; with several processes, each must call it and gets all.
 
-        Raises
-        ------
-        InputValueError
-            No texts or no videos, a text without its video, or, with several processes, texts or
-            videos without ids. All processes raise it.
+        Raise InputValueError, in all processes, if there are no texts or no videos, a text is
+        without its video, or, with several processes, texts or videos have no ids.
         """
         found = self._rows
         if distributed.is_available() and distributed.is_initialized():

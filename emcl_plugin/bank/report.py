@@ -27,9 +27,8 @@ class BankReport:
         Number of items.
     queries : float
         Number of different bank queries; near-duplicates count once.
-    score_std : float
-        Standard deviation of the bank's scores.
-    emcl : EMCLReport or None
+    score_std, emcl : float, EMCLReport or None
+        Standard deviation of the bank's scores, and what EMCL did.
     temperature, rho : float
         Of NCL, in the units of the scores; both 0 if NCL was off.
     iterations, error, converged
@@ -48,10 +47,8 @@ class BankReport:
         How evenly the bank queries cover the gallery, 0 to 1; None if NCL was off.
     hubs_before, hubs_after : Hubs
         Distribution of the bank queries' best matches over the gallery.
-    protocol : str
-        "bank".
-    citations : tuple of str
-        References to cite.
+    protocol, citations : str, tuple of str
+        "bank", and references to cite.
 
     Examples
     --------

@@ -43,10 +43,8 @@ def correct(
     feats : (text, video), optional
         Embeddings of shape (n_text, dimension) and (n_video, dimension). Give either this or
         ``sim`` to a method that uses features or a bank.
-    query_bank : (n, dimension) array or tensor, optional
-        Other texts. Methods that can use them do so in place of the test texts.
-    gallery_bank : (n, dimension) array or tensor, optional
-        Other videos.
+    query_bank, gallery_bank : (n, dimension) array or tensor, optional
+        Other texts, used by methods that can in place of the test texts, and other videos.
     metric : {"cosine", "dot"}, default "cosine"
         Similarity of features.
     device, memory
@@ -63,8 +61,7 @@ def correct(
     Raises
     ------
     InputValueError
-        If the method or setting is unknown, a required input is missing, or the method would
-        ignore ``sim``.
+        The method or setting is unknown, an input is missing, or the method would ignore ``sim``.
 
     Examples
     --------

@@ -51,13 +51,5 @@ def applicable(direction: Direction) -> list[Method]:
     -------
     list of Method
         In the order of :data:`METHODS`.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from emcl_plugin.scores import Dense
-    >>> names = {method.name for method in applicable(Direction(Dense(torch.eye(3))))}
-    >>> "csls" in names, "pca" in names  # pca needs features
-    (True, False)
     """
     return [method for method in METHODS.values() if not method.missing(direction)]

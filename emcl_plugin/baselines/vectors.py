@@ -16,12 +16,8 @@ Change = Callable[[torch.Tensor, int], torch.Tensor]
 class Changed(Features):
     """Features after a change, computed block by block; kept in memory if the originals are.
 
-    Parameters
-    ----------
-    base : Features
-    change : callable
-        From a block of vectors and the index of its first item to new vectors. They are not
-        normalized again (``metric`` is "dot").
+    ``change`` maps a block of vectors and the index of its first item to new vectors, which are not
+    normalized again (``metric`` is "dot").
     """
 
     def __init__(self, base: Features, change: Change) -> None:

@@ -106,22 +106,17 @@ def compare(
 ) -> tuple[list[Row], dict[str, str]]:
     """Run methods on the same data and measure both directions.
 
-    Parameters
-    ----------
-    sim, feats, metric, device, memory, progress
-        As in :func:`emcl_plugin.rerank`. With ``sim``, baselines that need features or a bank
-        are skipped: they would correct the similarity of the features, not ``sim``.
-    truth : GroundTruth, optional
-        Default: text i belongs to video i.
-    text_bank, video_bank : (n, dimension), optional
-        Other texts and videos, for methods that use query or gallery banks. Without a query
-        bank, methods that can take one use the test queries.
-    methods : iterable of str, optional
-        Names. Default: all that the input allows of "input", "+EMCL", "+NCL", "emcl_plugin",
-        "emcl_plugin-bank" (fitted on the banks), "ncl-even" and "ncl-gentle" (NCL alone, with
-        that prior and without the guard) and :data:`emcl_plugin.baselines.METHODS`.
-    several : {"best", "mean", "worst"}
-        Rank of a query with several right items.
+    ``sim``, ``feats``, ``metric``, ``device``, ``memory`` and ``progress`` are as in
+    :func:`emcl_plugin.rerank`, ``several`` as in
+    :class:`~emcl_plugin.evaluation.metrics.Placement`. Without ``truth``, text i belongs to video
+    i. The banks are other texts and videos, (n, D). With ``sim``, baselines that need features or a
+    bank are skipped: they would correct the similarity of the features, not ``sim``. Without a
+    query bank, methods that can take one use the test queries.
+
+    ``methods`` are names, by default all that the input allows of "input", "+EMCL", "+NCL",
+    "emcl_plugin", "emcl_plugin-bank" (fitted on the banks), "ncl-even" and "ncl-gentle" (NCL alone,
+    with that prior and without the guard) and :data:`emcl_plugin.baselines.METHODS`. An unknown one
+    raises InputValueError.
 
     Returns
     -------
@@ -129,11 +124,6 @@ def compare(
         In the order of the names.
     skipped : dict of str to str
         Methods that could not run, with what they lack.
-
-    Raises
-    ------
-    InputValueError
-        If a method is unknown, or the input cannot be used.
     """
     chosen = list(KNOWN if methods is None else methods)
     for name in chosen:

@@ -103,14 +103,10 @@ def hubness(source: Similarity, k: int = 10) -> Hubness:
 
 @dataclass(frozen=True)
 class ModalityGap:
-    """Distance of texts and videos in feature space (at unit length for cosine).
+    """Distances in feature space, at unit length for cosine.
 
-    Attributes
-    ----------
-    means : float
-        Distance of the mean text from the mean video.
-    pairs : float
-        Mean distance of a text from its video; NaN if no pairs are known.
+    Of the mean text from the mean video, and of a text from its video on average (NaN if no pairs
+    are known).
     """
 
     means: float

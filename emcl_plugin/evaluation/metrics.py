@@ -251,15 +251,9 @@ class Evaluation:
 def evaluate(
     source: Similarity, truth: GroundTruth | None = None, several: str = "best"
 ) -> Evaluation:
-    """Rank the relevant items of both directions.
+    """Rank the relevant items of both directions of (n_text, n_video) scores.
 
-    Parameters
-    ----------
-    source : Similarity, (n_text, n_video)
-    truth : GroundTruth, optional
-        Default: text i belongs to video i.
-    several : {"best", "mean", "worst"}
-        Rank of a query with several relevant items: see :class:`Placement`.
+    Without ``truth``, text i belongs to video i; ``several`` is as in :class:`Placement`.
     """
     truth = GroundTruth.diagonal(source.shape) if truth is None else truth
     return Evaluation(place(source, truth, several), place(source.T, truth.T, several))

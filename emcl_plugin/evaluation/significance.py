@@ -59,19 +59,9 @@ class Comparison:
 
 
 def compare(before: Floats, after: Floats, *, seed: int = 0) -> Comparison:
-    """Compare the same queries before and after.
+    """Compare the same queries before and after, (n_queries,) each, in the same order.
 
-    Parameters
-    ----------
-    before, after : (n_queries,)
-        One value per query, in the same order.
-    seed : int
-        Seed of the resampling; results are reproducible.
-
-    Raises
-    ------
-    InputValueError
-        If the two are not of one shape (n_queries,) with at least one query.
+    ``seed`` is that of the resampling. Raise InputValueError if the shapes differ or are empty.
 
     Examples
     --------

@@ -73,16 +73,11 @@ def export(
     force : bool
         Replace an earlier export. A folder with other files is never replaced.
 
-    Returns
-    -------
-    Exported
-
     Raises
     ------
-    InputFileError
-        The target exists, or cannot be written.
-    InputValueError
-        Unknown store, space or index; an item is longer than phi.
+    InputFileError, InputValueError
+        The target exists, or cannot be written. Unknown store, space or index; an item is longer
+        than phi.
     MissingLibraryError
         The store's library is not installed.
 

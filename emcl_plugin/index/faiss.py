@@ -40,10 +40,6 @@ def to_faiss(
         As in :func:`~emcl_plugin.index.vectors.gallery_vectors`. "ip" and "cosine" need an index
         of METRIC_INNER_PRODUCT, "l2" one of METRIC_L2.
 
-    Returns
-    -------
-    faiss.Index
-
     Raises
     ------
     InputValueError, InputTypeError
@@ -97,20 +93,9 @@ def search_faiss(
 ) -> tuple[Vectors, Indices]:
     """Return the k best items of every query, best first, from an index of :func:`to_faiss`.
 
-    If an approximate index finds fewer than k, the rest are items -1 with scores -inf.
-
-    Returns
-    -------
-    scores : (n, k) float32
-        The corrector's scores, whatever the space of the index.
-    items : (n, k) int64
-
-    Raises
-    ------
-    InputValueError, InputTypeError
-        Not an index; wrong metric or dimension; k is larger than the index.
-    MissingLibraryError
-        FAISS is not installed.
+    Scores (n, k), float32, are the corrector's, whatever the space of the index; items (n, k) are
+    int64. If an approximate index finds fewer than k, the rest are items -1 with scores -inf.
+    Errors are those of :func:`to_faiss`; also if k is larger than the index.
     """
     faiss = require("faiss")
     asked = query_vectors(corrector, queries)

@@ -68,16 +68,11 @@ def gallery_vectors(
     space : {"ip", "cosine", "l2"}
     phi : float, optional
         For "cosine" and "l2": upper bound of the items' lengths, with room for later items.
-        Default: :func:`longest`.
+        Default: :func:`longest`. InputValueError is raised for longer items.
 
     Returns
     -------
     (n_gallery, D + 1) float32, for "cosine" and "l2" (n_gallery, D + 2)
-
-    Raises
-    ------
-    InputValueError
-        Unknown space; an item is longer than phi.
 
     Examples
     --------
@@ -112,7 +107,7 @@ def to_scores(
     *,
     phi: float | None = None,
 ) -> Vectors:
-    """Return the corrector's scores, given the values that a store returned.
+    """Return the corrector's scores, (n, k) float32, given the values that a store returned.
 
     Parameters
     ----------
@@ -121,13 +116,8 @@ def to_scores(
         The queries of that search.
     found : (n, k)
         Inner products, cosines (1 - cosine distance) or *squared* L2 distances.
-    space : {"ip", "cosine", "l2"}
-    phi : float, optional
-        As in :func:`gallery_vectors`. Default: :func:`longest`.
-
-    Returns
-    -------
-    (n, k) float32
+    space, phi
+        As in :func:`gallery_vectors`.
 
     Examples
     --------

@@ -61,8 +61,6 @@ READERS: dict[str, Reader] = {
 def read_array(source: str | Path, *, trust_pickle: bool = False) -> Matrix:
     """Return the matrix of a source: :func:`read_vectors` without ids.
 
-    Examples
-    --------
     >>> import tempfile
     >>> import numpy as np
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -86,11 +84,6 @@ def read_vectors(source: str | Path, *, trust_pickle: bool = False) -> Vectors:
         a quarter of it.
     trust_pickle : bool, default False
         Also read pickles, restricted to arrays, containers, texts and numbers.
-
-    Returns
-    -------
-    Vectors
-        ``array``, (n, D), and ``ids`` and ``column_ids``, None if the file has none.
 
     Raises
     ------

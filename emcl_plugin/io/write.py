@@ -78,7 +78,8 @@ def write_run(
 ) -> None:
     """Write the top ``k`` videos of every text, or texts of every video, atomically.
 
-    Ties are ordered by index.
+    Ties are ordered by index. Errors are those of :func:`write_scores`; also for ids that repeat or
+    that TREC's format cannot hold.
 
     Parameters
     ----------
@@ -94,11 +95,6 @@ def write_run(
         Default: the indices from 0.
     force : bool, default False
         Replace an existing file.
-
-    Raises
-    ------
-    InputFileError, InputValueError
-        As :func:`write_scores`; also ids that repeat or that TREC's format cannot hold.
 
     Examples
     --------

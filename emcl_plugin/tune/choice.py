@@ -101,9 +101,10 @@ def tune(
     Parameters
     ----------
     queries, items : (n_queries, D), (n_items, D)
-        The bank of the query side and the bank of the gallery side.
+        The bank of the query side and the bank of the gallery side, of at least 20 items.
     truth : GroundTruth, optional
-        Which item is right for which query. Default: query i belongs to item i.
+        Which item is right for which query. Default: query i belongs to item i. InputValueError is
+        raised if the pairs cannot be split in two.
     budget : float, default 60
         Time limit in seconds. No cut starts that would not end in time; more time allows more
         cuts and a finer choice.
@@ -115,11 +116,6 @@ def tune(
         As in :func:`emcl_plugin.rerank`.
     progress : callable, optional
         Called with ("tuning", elapsed, budget) in tenths of a second.
-
-    Raises
-    ------
-    InputValueError
-        If there are fewer than 20 items, or the pairs cannot be split in two.
 
     Examples
     --------
