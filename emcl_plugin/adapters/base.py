@@ -18,7 +18,7 @@ from emcl_plugin.adapters.scale import unscaled
 from emcl_plugin.api import RerankResult, rescore
 from emcl_plugin.emcl.experts import Experts
 from emcl_plugin.errors import InputTypeError, InputValueError
-from emcl_plugin.evaluation.metrics import evaluate
+from emcl_plugin.evaluation.metrics import by_direction, evaluate
 from emcl_plugin.ground_truth import GroundTruth
 from emcl_plugin.pipeline.inputs import FeaturesPair
 from emcl_plugin.report.tables import metrics_table
@@ -83,13 +83,9 @@ class Adapter(abc.ABC):
         """
         lines = [f"  {note}" for note in self.notes]
         if self.ground_truth is not None:
-            rows = [
-                (direction, name, placement)
-                for name, scores in (("before", self.scores(**settings)), ("after", result.scores))
-                for direction, placement in evaluate(Dense(scores), self.ground_truth).directions
-            ]
-            rows = rows[::2] + rows[1::2]  # by direction, then before and after
-            lines = [metrics_table(rows), "", *lines]
+            scores = {"before": self.scores(**settings), "after": result.scores}
+            found = {name: evaluate(Dense(x), self.ground_truth) for name, x in scores.items()}
+            lines = [metrics_table(by_direction(found)), "", *lines]
         return "\n".join([*lines, f"  protocol: {result.protocol}"])
 
     @classmethod

@@ -15,7 +15,7 @@ from emcl_plugin.cli.show import aligned, gains, summary
 from emcl_plugin.errors import escaped
 from emcl_plugin.evaluation.ablation import Ablation
 from emcl_plugin.evaluation.compare import INPUT, OURS
-from emcl_plugin.evaluation.metrics import Placement, evaluate
+from emcl_plugin.evaluation.metrics import by_direction, evaluate
 from emcl_plugin.ground_truth import GroundTruth
 from emcl_plugin.pipeline.correct import Correction
 from emcl_plugin.pipeline.job import Job
@@ -103,15 +103,12 @@ def _measures(result: Result, truth: GroundTruth, config: RunConfig) -> list[str
     """Return the tables of metrics, and what they leave out."""
     lines = []
     if result.measured is not None:
-        table = [
-            (direction, row.name, dict(row.evaluation.directions)[direction])
-            for direction in result.measured.gains()
-            for row in result.measured.rows
-        ]
+        table = by_direction({row.name: row.evaluation for row in result.measured.rows})
         lines += ["", metrics_table(table, config.measures), "", gains(result.measured)]
     elif isinstance(result.found.base, Candidates):
-        table = _before_and_after(result, truth, config.several)
-        lines += ["", metrics_table(table, config.measures)]
+        sources = {INPUT: result.found.base, OURS: result.found.source}  # others rank last
+        found = {name: evaluate(x, truth, config.several) for name, x in sources.items()}
+        lines += ["", metrics_table(by_direction(found), config.measures)]
         lines += _missed(result.found.base, truth)
     count, texts = truth.shape[0] - len(set(truth.query.tolist())), truth.shape[0]
     if count and config.truth.gt is not None and config.truth.query_mask is None:
@@ -121,18 +118,6 @@ def _measures(result: Result, truth: GroundTruth, config: RunConfig) -> list[str
             f"  not evaluated: {count:,} of {texts:,} texts, which have no video in {name}",
         ]
     return lines
-
-
-def _before_and_after(
-    result: Result, truth: GroundTruth, several: str
-) -> list[tuple[str, str, Placement]]:
-    """Return the rows of candidates; relevant items that are no candidates rank last."""
-    rows = [
-        (direction, name, placement)
-        for name, source in ((INPUT, result.found.base), (OURS, result.found.source))
-        for direction, placement in evaluate(source, truth, several).directions
-    ]
-    return rows[::2] + rows[1::2]
 
 
 def _missed(source: Candidates, truth: GroundTruth) -> list[str]:

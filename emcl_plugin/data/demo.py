@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from emcl_plugin._internal.directions import DIRECTIONS
 from emcl_plugin.api import rescore
 from emcl_plugin.errors import InputFileError
-from emcl_plugin.evaluation.metrics import MEASURES, Placement, evaluate
+from emcl_plugin.evaluation.metrics import MEASURES, Placement, by_direction, evaluate
 from emcl_plugin.io.atomic import atomic_writer
 from emcl_plugin.pipeline.report import Report
 from emcl_plugin.scores import Dense, FeaturePair, Features
@@ -101,9 +100,4 @@ def run_demo(data: DemoData) -> DemoOutcome:
     result = rescore(None, (data.text, data.video))
     before = FeaturePair(Features(data.text), Features(data.video))
     found = {"cosine": evaluate(before), "emcl_plugin": evaluate(Dense(result.scores))}
-    rows = [
-        (direction, method, dict(evaluation.directions)[direction])
-        for direction in DIRECTIONS
-        for method, evaluation in found.items()
-    ]
-    return DemoOutcome(result, rows)
+    return DemoOutcome(result, by_direction(found))

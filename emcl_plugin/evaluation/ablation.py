@@ -16,7 +16,7 @@ from emcl_plugin._internal.progress import Progress
 from emcl_plugin._internal.warn import old_names
 from emcl_plugin.bank.both_directions import Banked
 from emcl_plugin.baselines.vectors import Changed
-from emcl_plugin.evaluation.compare import ABLATION, INPUT, OURS, Row, ablation_row
+from emcl_plugin.evaluation.compare import ABLATION, INPUT, OURS, Row, ablation_row, row_of
 from emcl_plugin.evaluation.hubness import Hubness, ModalityGap, hubness, modality_gap
 from emcl_plugin.evaluation.metrics import MEASURES, evaluate
 from emcl_plugin.ground_truth import GroundTruth
@@ -74,12 +74,8 @@ class Ablation:
 
     def to_dict(self, measures: Sequence[str] = MEASURES) -> dict[str, Any]:
         """Return the JSON form."""
-        gap = None
-        if self.gap is not None:
-            gap = {
-                when: {"means": found.means, "pairs": found.pairs}
-                for when, found in zip(("before", "after"), self.gap, strict=True)
-            }
+        when = ("before", "after")
+        gap = self.gap and dict(zip(when, (dict(vars(found)) for found in self.gap), strict=True))
         return {
             "ablation": [row.to_dict(measures) for row in self.rows],
             "gain": {d: {"measure": "R@1", **g.to_dict()} for d, g in self.gains().items()},
@@ -115,7 +111,10 @@ def ablation(
     rows = []
     for done, name in enumerate(kept, 1):
         if isinstance(found, Banked):
-            rows.append(_banked_row(found, name, truth, several))
+            ours = name == OURS
+            source, title = (after, OURS) if ours else (before, "input scores")
+            about = {"title": title, "protocol": "bank" if ours else "none"}
+            rows.append(row_of(name, time.perf_counter(), source, truth, several, **about))
         else:
             whole = found if name == OURS else None
             rows.append(ablation_row(job, name, before, truth, several, whole))
@@ -131,17 +130,6 @@ def ablation(
         gap = modality_gap(*job.features, pairs), modality_gap(*_mapped(job, found), pairs)
     report = found.report if isinstance(found, Banked) else job.report(found)
     return Ablation(report, rows, before, after, spread, gap, truth, names or Names())
-
-
-def _banked_row(found: Banked, name: str, truth: GroundTruth, several: str) -> Row:
-    started = time.perf_counter()
-    source, title, protocol = {
-        INPUT: (found.base, "input scores", "none"),
-        OURS: (found.source, OURS, "bank"),
-    }[name]
-    evaluation = evaluate(source, truth, several)
-    seconds = time.perf_counter() - started
-    return Row(name, title, protocol, True, seconds, evaluation, hubness(source))
 
 
 def _mapped(job: Job, found: Correction) -> tuple[Features, Features]:

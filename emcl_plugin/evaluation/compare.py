@@ -15,7 +15,7 @@ from emcl_plugin.bank.both_directions import correct_by_banks
 from emcl_plugin.baselines import METHODS, Direction
 from emcl_plugin.errors import InputValueError
 from emcl_plugin.evaluation.hubness import Hubness, hubness
-from emcl_plugin.evaluation.metrics import Evaluation, evaluate, place
+from emcl_plugin.evaluation.metrics import Evaluation, place
 from emcl_plugin.evaluation.significance import Comparison
 from emcl_plugin.evaluation.significance import compare as compare_queries
 from emcl_plugin.ground_truth import GroundTruth
@@ -52,10 +52,10 @@ class Row:
     name: str
     title: str
     protocol: str
-    serves: bool
     seconds: float
     evaluation: Evaluation
     hubness: Hubness
+    serves: bool = True
     note: str = ""
 
     def mean(self, measure: str) -> float:
@@ -72,16 +72,13 @@ class Row:
 
     def to_dict(self, measures: Sequence[str]) -> dict[str, Any]:
         """Return the JSON form."""
+        out = {name: value for name, value in vars(self).items() if name != "evaluation"}
         return {
-            "name": self.name,
-            "title": self.title,
-            "protocol": self.protocol,
-            "serves": self.serves,
+            **out,
             "seconds": round(self.seconds, 3),
             "metrics": self.evaluation.to_dict(measures),
             "mean": {measure: self.mean(measure) for measure in measures},
             "hubness": self.hubness.to_dict(),
-            "note": self.note,
         }
 
 
@@ -170,21 +167,16 @@ class _Runner:
         """Correct both directions with a method and measure the result."""
         if name not in METHODS and name != BANKED:
             return ablation_row(self.job, name, self.forward.scores, self.truth, self.several)
-        started = time.perf_counter()
+        started, turned = time.perf_counter(), None
+        about: dict[str, Any] = {"title": "emcl_plugin, fitted on the banks", "protocol": "bank"}
         if name == BANKED:
-            title, protocol, serves = "emcl_plugin, fitted on the banks", "bank", True
             source = correct_by_banks(self.job, *self.banks).source
-            evaluation = evaluate(source, self.truth, self.several)
         else:
             method = METHODS[name]
-            title, serves = method.title, method.serves
             protocol = self.forward.protocol if method.bank else "transductive"
+            about = {"title": method.title, "protocol": protocol, "serves": method.serves}
             source, turned = method.correct(self.forward), method.correct(self.backward)
-            evaluation = Evaluation(
-                place(source, self.truth, self.several), place(turned, self.truth.T, self.several)
-            )
-        seconds = time.perf_counter() - started
-        return Row(name, title, protocol, serves, seconds, evaluation, hubness(source))
+        return row_of(name, started, source, self.truth, self.several, turned, **about)
 
 
 def _directions(
@@ -229,7 +221,22 @@ def ablation_row(
     if found is not None:
         source = found.source
         note = "" if found.guard.applied else "returned unchanged by the guard"
-    evaluation = evaluate(source, truth, several)
-    seconds = time.perf_counter() - started
     protocol = "none" if name == INPUT else "transductive"
-    return Row(name, title, protocol, True, seconds, evaluation, hubness(source), note)
+    about = {"title": title, "protocol": protocol, "note": note}
+    return row_of(name, started, source, truth, several, **about)
+
+
+def row_of(
+    name: str,
+    started: float,
+    source: Similarity,
+    truth: GroundTruth,
+    several: str,
+    turned: Similarity | None = None,
+    **about: Any,
+) -> Row:
+    """Measure scores made since ``started``; ``turned`` are those of the videos, if others."""
+    turned = source.T if turned is None else turned
+    found = Evaluation(place(source, truth, several), place(turned, truth.T, several))
+    seconds = time.perf_counter() - started
+    return Row(name, seconds=seconds, evaluation=found, hubness=hubness(source), **about)

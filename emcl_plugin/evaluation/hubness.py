@@ -59,12 +59,9 @@ class Hubness:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form, without the occurrences of every item."""
-        names = ("k", "skewness", "robin_hood", "hub_share", "anti_hub_share")
-        return {
-            **{name: getattr(self, name) for name in names},
-            "normalization_error": self.normalization_error,
-            "largest": [{"item": i, "occurrences": n} for i, n in self.largest()],
-        }
+        largest = [{"item": item, "occurrences": count} for item, count in self.largest()]
+        out = {name: value for name, value in vars(self).items() if name != "occurrence"}
+        return {**out, "largest": largest}
 
 
 def hubness(source: Similarity, k: int = 10) -> Hubness:

@@ -19,7 +19,7 @@ Names of the measures in Python, in JSON and on the command line:
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -246,6 +246,15 @@ class Evaluation:
             }
             for name, placement in self.directions
         }
+
+
+def by_direction(found: Mapping[str, Evaluation]) -> list[tuple[str, str, Placement]]:
+    """Return (direction, name, placement) of several evaluations, one direction after the other."""
+    return [
+        (direction, name, dict(one.directions)[direction])
+        for direction in DIRECTIONS
+        for name, one in found.items()
+    ]
 
 
 def evaluate(
