@@ -160,3 +160,33 @@ def mmt(seed=0, videos=14, captions=5, dimension=8, missing=((3, 1), (9, 2))):
         "vid_weights": vid_weights,
         "query_masks": mask,
     }, sims.numpy()
+
+
+def flat(given, prefix=""):
+    """Names of arrays inside dictionaries, with a point between."""
+    found = {}
+    for name, value in given.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = np.asarray(value)
+    return found
+
+
+SIM = np.random.default_rng(0).random((4, 4))
+SIDES = (SIM + np.eye(4), SIM.T + 1)
+LEFT = {
+    "mmt": {"sims": SIM},
+    "collaborative-experts": {"sims": SIM},
+    "clip4clip": dict(zip(("text", "video"), SIDES, strict=True)),
+    "clip2video": dict(zip(("text", "video"), SIDES, strict=True)),
+    "x-clip": {"sim": SIM},
+    "drl": {"sim": SIM},
+    "emcl-net": {"sim": SIM},
+    "dbsn": {"sims": SIM, "orientation": "text-video"},
+    "open_clip": dict(zip(("texts_emb", "images_emb"), SIDES, strict=True)),
+    "huggingface": dict(zip(("text_embeds", "image_embeds"), SIDES, strict=True)),
+    "sentence-transformers": dict(zip(("queries", "corpus"), SIDES, strict=True)),
+    "clip-retrieval": dict(zip(("text_emb", "img_emb"), SIDES, strict=True)),
+}
+"""What makes each adapter: four texts and their four videos, in order."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from producers import Items, clip4clip, drl, mmt, padded, weight_networks
+from producers import LEFT, Items, clip4clip, drl, flat, mmt, padded, weight_networks
 
 from emcl_plugin.adapters import ADAPTERS, read
 from emcl_plugin.adapters.base import _parameters
@@ -19,17 +19,6 @@ from emcl_plugin.errors import EmclError
 
 safetensors = pytest.importorskip("safetensors.numpy")
 h5py = pytest.importorskip("h5py")
-
-
-def flat(given, prefix=""):
-    """Names of arrays inside dictionaries, with a point between."""
-    found = {}
-    for name, value in given.items():
-        if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = np.asarray(value)
-    return found
 
 
 def write(path, kind, arrays):
@@ -232,25 +221,6 @@ def test_wrong_files_are_refused(tmp_path):
     (folder / "sim.npy").symlink_to(outside)
     with pytest.raises(EmclError, match="links to a file outside"):
         read("clip4clip", folder)
-
-
-SIM = np.random.default_rng(0).random((4, 4))
-SIDES = (SIM + np.eye(4), SIM.T + 1)
-LEFT = {
-    "mmt": {"sims": SIM},
-    "collaborative-experts": {"sims": SIM},
-    "clip4clip": dict(zip(("text", "video"), SIDES, strict=True)),
-    "clip2video": dict(zip(("text", "video"), SIDES, strict=True)),
-    "x-clip": {"sim": SIM},
-    "drl": {"sim": SIM},
-    "emcl-net": {"sim": SIM},
-    "dbsn": {"sims": SIM, "orientation": "text-video"},
-    "open_clip": dict(zip(("texts_emb", "images_emb"), SIDES, strict=True)),
-    "huggingface": dict(zip(("text_embeds", "image_embeds"), SIDES, strict=True)),
-    "sentence-transformers": dict(zip(("queries", "corpus"), SIDES, strict=True)),
-    "clip-retrieval": dict(zip(("text_emb", "img_emb"), SIDES, strict=True)),
-}
-"""What makes each adapter: four texts and their four videos, in order."""
 
 
 @pytest.mark.parametrize("name", ADAPTERS)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
+from jsonschema import Draft202012Validator
 
 from emcl_plugin import Reranker
 from emcl_plugin._internal.directions import DIRECTIONS
 from emcl_plugin.cli.main import command
 from emcl_plugin.data.demo import load_demo
 
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "schema.json").read_text())
 FORWARD, BACKWARD = DIRECTIONS
 N = 200
 SIDES = ("text", "video", "text_bank", "video_bank")
@@ -51,6 +54,9 @@ def invoke(*arguments, status=0):
     return SimpleNamespace(out=found.stdout, words=found.stderr, error=found.exception)
 
 
-def facts_of(result):
-    """The JSON that is all of standard output."""
-    return json.loads(result.out, parse_constant=pytest.fail)
+def facts_of(result, kind=None):
+    """The JSON that is all of standard output, as the schema says of this command, or of any."""
+    facts = json.loads(result.out, parse_constant=pytest.fail)
+    wanted = {} if kind is None else {"anyOf": [{"$ref": f"#/$defs/{kind}"}]}
+    Draft202012Validator({**SCHEMA, **wanted}).validate(facts)
+    return facts

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import errno
 import json
-import os
+import random
 import re
 import resource
-import subprocess
+import signal
 import sys
+import time
 
 import numpy as np
 import pytest
-import torch
 from bank_files import BOTH, facts_of, invoke
+from forks import Forks
 from numpy.testing import assert_array_equal
 
 from emcl_plugin.cli.main import main
@@ -174,62 +175,26 @@ def test_a_disk_without_room_for_a_name_is_full(here, monkeypatch, capsys):
 
 # --- kills ----------------------------------------------------------------------------------------
 
-KILLS = """
-import os, random, signal, sys, time
+DIES = """
+import os, signal
 from pathlib import Path
 
-from emcl_plugin import rerank
-from emcl_plugin.pipeline import checkpoint  # loads torch, once for all runs
-from emcl_plugin.cli.main import main
+from emcl_plugin.pipeline import checkpoint
 
 checkpoint.SECONDS = 0.0
-output, file = Path("out.npy"), Path("run.safetensors")
 
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def when_synced(handle):
-    name = os.readlink(f"/proc/self/fd/{handle}")
-    if ".out.npy." in name:
-        die()
-
-
-def ends(pid, within):
-    until = time.monotonic() + within
-    while time.monotonic() < until:
-        if os.waitpid(pid, os.WNOHANG)[0]:
-            return True
-        time.sleep(0.002)
-    return False
-
-
-def start(way):
-    pid = os.fork()
-    if pid:
-        return pid
-    if way == "written":
-        os.fsync = when_synced
-    if way == "named":
-        Path.unlink = lambda path, missing_ok=False: die() if path == file else os.unlink(path)
-    main()
-
-
-random.seed(0)
-moments = [*(random.uniform(0, 0.4) for _ in range(8)), "written", "named"]
-for moment in moments:
-    pid = start(moment)
-    if isinstance(moment, float):
-        if not ends(pid, moment):
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-    else:
-        assert ends(pid, 60)
-    print(output.exists(), file.exists(), len(list(Path().glob(".out.npy.*.part"))))
-    if output.exists():
-        output.rename(f"{moment}.npy")
-assert ends(start("to its end"), 60)
+"""
+WRITTEN = """
+os.fsync = lambda handle: ".out.npy." in os.readlink(f"/proc/self/fd/{handle}") and die()
+"""
+NAMED = """
+unlink = Path.unlink
+Path.unlink = lambda path, **more: die() if path.name == "run.safetensors" else unlink(path, **more)
 """
 
 
@@ -238,21 +203,30 @@ def test_a_job_killed_at_any_moment_leaves_a_whole_result_or_none(here):
     """Eight random moments, then with the result written but not yet named, and just named."""
     options = ["--prior", "even", "--temperature", "0.001", "--iterations", "1500"]
     run(*options)
-    done = subprocess.run(
-        [sys.executable, "-c", KILLS, *BOTH, *options, "-o", "out.npy", *RESUME, "-q", "--json"],
-        capture_output=True, text=True, timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
-    said = done.stdout[: done.stdout.index("{")].splitlines()
-    assert len(said) == 10
-    assert said[-2:] == ["False True 1", "True True 1"]  # the one that was written has no name
-    assert json.loads(done.stdout[done.stdout.index("{") :])["resumed_rounds"] > 500
-    whole = [name for name in files(here) if name.endswith("npy")]
-    assert {"out.npy", "named.npy"} <= set(whole)
-    for name in whole:
-        assert_array_equal(np.load(name), np.load("reranked.npy"), err_msg=name)
-    left = set(files(here)) - set(whole)
+    whole, found, out = (here / "reranked.npy").read_bytes(), [], here / "out.npy"
+    chance = random.Random(0)
+    with Forks() as forks:
+
+        def start(way=""):
+            command = (*BOTH, *options, "-o", "out.npy", *RESUME, "-q", "--json")
+            return forks.start(*command, cwd=here, before=DIES + way)
+
+        for way in (*(chance.uniform(0, 0.4) for _ in range(8)), WRITTEN, NAMED):
+            job = start(way if isinstance(way, str) else "")
+            if isinstance(way, float):
+                time.sleep(way)
+                job.send(signal.SIGKILL)
+            assert job.ends()
+            assert not out.exists() or out.read_bytes() == whole
+            found.append((job.status, out.exists(), (here / RESUME[1]).exists()))
+            out.unlink(missing_ok=True)
+        job = start()
+        assert job.ends()
+        assert (job.status, job.err) == (0, "")
+        assert json.loads(job.out)["resumed_rounds"] > 500
+    assert out.read_bytes() == whole
+    assert found[-2:] == [(-signal.SIGKILL, False, True), (-signal.SIGKILL, True, True)]
+    left = set(files(here)) - {"out.npy", "reranked.npy"}
     assert all(re.fullmatch(r"\.(out\.npy|run\.safetensors)\..*\.part", name) for name in left)
 
 

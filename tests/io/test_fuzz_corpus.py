@@ -6,6 +6,7 @@ A file in tests/data/fuzz/TARGET is an input of that target of tests/repository/
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import resource
 import struct
@@ -15,16 +16,23 @@ import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
+from emcl_plugin._internal.sizes import format_size, parse_size
 from emcl_plugin.adapters import read
+from emcl_plugin.cli.inputs import read_measures
 from emcl_plugin.errors import EmclError, InputFileError
-from emcl_plugin.io.formats import read_vectors
+from emcl_plugin.evaluation.metrics import is_measure
+from emcl_plugin.io.formats import read_vectors, split
+from emcl_plugin.io.parts import natural
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "repository" / "campaigns"))
-from targets import KEPT, TARGETS
+from targets import KEPT, LONGEST, TARGETS
 
 SECONDS, BYTES = 2.0, 30 << 20
 FILES = sorted(path.relative_to(KEPT) for path in KEPT.rglob("*") if path.is_file())
@@ -58,6 +66,28 @@ def test_the_corpus_is_small():
     assert max(sizes) <= 4096
     assert sum(sizes) < 200_000
     assert {file.parent.name for file in FILES} <= TARGETS.keys()
+
+
+TEXTS = st.binary(max_size=300).map(os.fsdecode) | st.text("0123456789.-+e GMiB:@,nDRm*?[]/\xa0")
+
+
+@settings(max_examples=1000)
+@example("\udcff" * 298)
+@example("3 " + "\udca0" * 300)
+@example("M" + "\udca0" * 250)
+@given(TEXTS.map(lambda text: text.replace("\0", "")))
+def test_any_text_of_an_option_is_parsed_or_refused(text):
+    where, key = split(text)
+    assert text == (where if key is None else f"{where}:{key}")
+    assert sorted([text, where], key=natural)
+    for parse in (parse_size, read_measures, lambda text: read_vectors(f"/no/such{text}")):
+        try:
+            found = parse(text)
+        except (EmclError, click.UsageError) as error:
+            length = len(str(error))
+            assert length < LONGEST
+            continue
+        assert format_size(found) if parse is parse_size else all(map(is_measure, found))
 
 
 def npy(shape, dtype="<f4", version=1):

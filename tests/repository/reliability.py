@@ -19,6 +19,7 @@ import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -66,54 +67,41 @@ def run_tests() -> None:
     nodes = [f"{module.replace('.', '/')}.py::{name}" for module, name in sections]
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results.xml"
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "--all",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-n",
-            "2",
-        ]
-        command += ["--dist", "loadfile", f"--junitxml={results}", *nodes]
+        command = [*(sys.executable, "-m", "pytest", "--all", "-q", "-p", "no:cacheprovider"),
+                   *("-n", "2", "--dist", "loadfile", f"--junitxml={results}"), *nodes]  # fmt: skip
         subprocess.run(command, cwd=ROOT, check=False)
         cases = list(ElementTree.parse(results).iter("testcase"))
-    tried, skipped, losses, seconds = Counter(), Counter(), Counter(), Counter()
+    counts = {name: Counter() for name in dict.fromkeys(sections.values())}
     for case in cases:
-        name = case.attrib["name"].partition("[")[0]
-        section = sections[case.attrib["classname"], name]
+        count = counts[sections[case.attrib["classname"], case.attrib["name"].partition("[")[0]]]
         ends = {child.tag for child in case}
-        tried[section] += "skipped" not in ends
-        skipped[section] += "skipped" in ends
-        losses[section] += bool(ends & {"failure", "error"})
-        seconds[section] += float(case.attrib["time"])
-    rows = [
-        {
-            "what": section,
-            "tried": tried[section],
-            "skipped": skipped[section],
-            "losses": losses[section],
-            "seconds": round(seconds[section], 1),
-        }
-        for section in dict.fromkeys(sections.values())
-    ]
-    write(
-        {
-            "campaign": "tests",
-            "command": "python tests/repository/reliability.py tests",
-            "python": platform.python_version(),
-            "packages": {},
-            "rows": rows,
-        }
-    )
+        count["tried"] += "skipped" not in ends
+        count["skipped"] += "skipped" in ends
+        count["losses"] += bool(ends & {"failure", "error"})
+        count["seconds"] += float(case.attrib["time"])
+    names = ("tried", "skipped", "losses", "seconds")
+    rows = [{"what": section, **{name: round(count[name], 1) for name in names}}
+            for section, count in counts.items()]  # fmt: skip
+    write("tests", "reliability.py tests", rows)
 
 
-def write(result: dict[str, Any]) -> None:
-    """Keep the counts of one campaign."""
-    path = CAMPAIGNS / "results" / f"{result['campaign']}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+def write(campaign: str, command: str, rows: list[dict[str, Any]], packages: Any = ()) -> None:
+    """Keep the counts of one campaign, and by which versions they were made."""
+    result = {
+        "campaign": campaign,
+        "command": f"python tests/repository/{command}",
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+        "rows": rows,
+    }
+    path = CAMPAIGNS / "results" / f"{campaign}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def kept(campaign: str) -> list[dict[str, Any]]:
+    """The rows of one campaign that were kept."""
+    path = CAMPAIGNS / "results" / f"{campaign}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["rows"]
 
 
 def run_campaigns() -> None:
@@ -137,9 +125,8 @@ def told(name: str, count: float) -> str:
     ('5,000 refused', 'slowest 12.5 ms')
     """
     what, _, unit = name.rpartition(", ")
-    return (
-        f"{what} {count:,} {unit}" if unit in ("ms", "s", "MiB") and what else f"{count:,} {name}"
-    )
+    named = unit in ("ms", "s", "MiB") and what
+    return f"{what} {count:,} {unit}" if named else f"{count:,} {name}"
 
 
 def counts() -> str:

@@ -91,7 +91,7 @@ def test_an_adapter(tree):
     options = tree / "emcl_plugin/cli/options.py"
     add(options, '    "clap",\n', after='    "clip-retrieval",\n')
     left = '    "clap": dict(zip(("text", "video"), SIDES, strict=True)),\n'
-    add(tree / "tests/adapters/test_read.py", left, before='}\n"""What makes each adapter')
+    add(tree / "tests/adapters/producers.py", left, before='}\n"""What makes each adapter')
     imported = "from emcl_plugin.adapters import CLAP\n\n\n"
     add(tree / "tests/adapters/test_adapters.py", imported + test)
     assert passed(tree, "clap or knows", "tests/adapters") == 3

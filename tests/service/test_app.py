@@ -20,7 +20,7 @@ pytest.importorskip("httpx", reason='its tests need pip install ".[test-all]"')
 from asked import GOOD, JSON, MAX_BODY, MAX_K, D, N, ask, check_answer, check_error, make, search
 from campaigns import load
 from fastapi.openapi.models import OpenAPI
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -173,12 +173,12 @@ def test_what_the_length_header_says_is_not_trusted(app, declared):
     assert status == (413 if declared.startswith((b"2", b"9")) else 200)
 
 
-def raw(app, messages, length=None, patience=60):
+def raw(app, messages, length=None, patience=60, **more):
     """What the application sends for these messages of a server, which then says no more."""
     sent = []
     headers = [(b"content-type", b"application/json")]
     headers += [] if length is None else [(b"content-length", length)]
-    scope = {"type": "http", "method": "POST", "path": "/search", "query_string": b""}
+    scope = {"type": "http", "method": "POST", "path": "/search", "query_string": b"", **more}
 
     async def receive():
         if not messages:
@@ -189,7 +189,7 @@ def raw(app, messages, length=None, patience=60):
         sent.append(message)
 
     async def run():
-        task = asyncio.create_task(app({**scope, "headers": headers}, receive, send))
+        task = asyncio.create_task(app({"headers": headers, **scope}, receive, send))
         await asyncio.wait([task], timeout=patience)
         task.cancel()  # as the server does when it ends
         await task
@@ -291,6 +291,30 @@ def test_any_bytes_are_refused(app, body):
     response = search(app, body)
     assert response.status_code in (400, 422)
     check_error(response, response.status_code)
+
+
+NAMES = [b"content-type", b"content-length", b"host", b"origin", b"x-forwarded-for"]
+VALUES = [b"application/json", b"Application/JSON; charset=utf-8", b"[", b"-1", b"99999", b"a:80"]
+
+
+@settings(max_examples=300)
+@example("9" * 2992 + "?", "/", b"", [])
+@example("GET", "/", b"\xa9", [])
+@given(
+    st.sampled_from(["GET", "POST", "HEAD"]) | st.text(st.characters(max_codepoint=255)),
+    st.sampled_from(["/", "/search", "/healthz", "/openapi.json"]) | st.text().map("/".__add__),
+    st.binary(max_size=9),
+    st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES) | st.binary(max_size=9))),
+)
+def test_any_method_path_and_headers_are_answered_or_refused(app, method, path, query, headers):
+    more = {"path": path, "query_string": query, "headers": headers, "server": ("test", 80)}
+    sent = raw(app, [{"type": "http.request", "body": GOOD}], method=method, **more)
+    content = b"".join(message.get("body", b"") for message in sent[1:])
+    assert sent[0]["status"] in (200, 404, 405, 413, 415)
+    if sent[0]["status"] != 200 and method != "HEAD":
+        error = json.loads(content)["error"]
+        assert all(isinstance(value, str) and value for value in error.values())
+        assert len(content) < 2000
 
 
 # --- what it says of itself ---------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 
 import pytest
 
@@ -31,6 +30,6 @@ def test_sixty_four_at_a_time_and_an_end_in_the_middle(tmp_path):
         assert ask(700) < before + load.GROWTH
         assert asyncio.run(load.settled(server, files))[0] == files
         row = load.Row("")
-        asyncio.run(load.ended(server, right, row, [signal.SIGTERM]))
+        asyncio.run(load.ended(server, right, row))
         assert row.lost == []
         assert row.counts["answered"] > 64

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of every parser and loader of this project.
+"""Coverage-guided fuzzing of every parser and loader of files.
 
     python tests/repository/campaigns/fuzz.py --seconds 600 [--only npy,npz]
 
@@ -11,14 +11,11 @@ counts go to results/fuzz.json, one row per target; rows of other targets stay.
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +23,12 @@ import click
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+from reliability import kept, write  # noqa: E402
 from targets import KEPT, TARGETS, Target  # noqa: E402
 
-RESULTS = HERE / "results" / "fuzz.json"
-PACKAGES = (
-    "atheris", "fastapi", "msgspec", "numpy", "pyarrow", "pydantic", "safetensors", "torch",
-)  # fmt: skip
+PACKAGES = "atheris", "msgspec", "numpy", "pyarrow", "safetensors", "torch"
 COUNTS = ("tried", "accepted", "refused")
 MOST_ENDS = 50
 """Maximum number of times that a target's process is restarted."""
@@ -43,8 +38,7 @@ MOST_ENDS = 50
 @click.option("--seconds", default=600.0, show_default=True, help="For each target.")
 @click.option("--only", default=",".join(TARGETS), help="Targets, with commas between.")
 @click.option("--work", type=click.Path(path_type=Path), help="Keep inputs there.")
-@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=False)
-def main(seconds: float, only: str, work: Path | None, results: Path) -> None:
+def main(seconds: float, only: str, work: Path | None) -> None:
     """Fuzz the targets in turn."""
     names = [name.strip() for name in only.split(",")]
     if unknown := set(names) - set(TARGETS):
@@ -53,8 +47,10 @@ def main(seconds: float, only: str, work: Path | None, results: Path) -> None:
     with tempfile.TemporaryDirectory() as spare:
         for name in names:
             row = fuzz(TARGETS[name], seconds, (work or Path(spare)) / name)
-            click.echo(f"{name}: {json.dumps(row)}", err=True)
-            record(row, seconds, results)
+            click.echo(row, err=True)
+            rows = {found["what"]: found for found in [*kept("fuzz"), row]}
+            in_order = [rows[name] for name in TARGETS if name in rows]
+            write("fuzz", f"campaigns/fuzz.py --seconds {seconds:g}", in_order, PACKAGES)
             losses += row["losses"]
     sys.exit(1 if losses else 0)
 
@@ -99,30 +95,6 @@ def fuzz(target: Target, seconds: float, work: Path) -> dict[str, Any]:
         "processes_lost": ends,
         "seconds": round(time.monotonic() - begin, 1),
     }
-
-
-def record(row: dict[str, Any], seconds: float, results: Path) -> None:
-    """Replace the row of the same target."""
-    old = json.loads(results.read_text())["rows"] if results.exists() else []
-    rows = {found["what"]: found for found in [*old, row]}
-    content = {
-        "campaign": "fuzz",
-        "command": f"python tests/repository/campaigns/fuzz.py --seconds {seconds:g}",
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "rows": [rows[name] for name in TARGETS if name in rows],
-    }
-    results.parent.mkdir(parents=True, exist_ok=True)
-    part = results.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    part.replace(results)
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "none"
 
 
 if __name__ == "__main__":

@@ -11,24 +11,22 @@ All jobs are forked from one process that has loaded torch.
 
 from __future__ import annotations
 
-import json
-import platform
 import random
 import shutil
 import signal
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import click
 import numpy as np
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1]))
+HERE = Path(__file__).resolve()
+sys.path[:0] = [str(HERE.parents[2]), str(HERE.parents[1])]
 
 from forks import Forks  # noqa: E402
+from reliability import write  # noqa: E402
 
 from emcl_plugin import Reranker  # noqa: E402
 from emcl_plugin.data.demo import load_demo  # noqa: E402
@@ -63,6 +61,10 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _wrong(*facts: tuple[bool, str]) -> list[str]:
+    return [words for good, words in facts if not good]
 
 
 class Job:
@@ -140,7 +142,7 @@ class Job:
         left = set(self.home.iterdir()) - self.there - {self.output, self.checkpoint}
         if run.status == 0:
             self.row["ended before"] += 1
-            return self.check(
+            return _wrong(
                 (whole, "ended well without the whole result"),
                 (not left and not self.checkpoint.exists(), f"left {left}"),
                 (not run.err, run.err),
@@ -150,13 +152,13 @@ class Job:
             parts = all(path.name[0] == "." and path.suffix in (".part", ".old") for path in left)
             gone = found is None and any(path.suffix == ".old" for path in left)
             self.row["older set aside"] += gone
-            return self.check(
+            return _wrong(
                 (whole or old or gone, "neither the older nor the whole result"),
                 (parts, f"left {left}"),
             )
         self.row["stopped"] += 1
         said = "nothing was written" in run.err or "no result was written" in run.err
-        return self.check(
+        return _wrong(
             (run.status == 1 and number != signal.SIGKILL, f"status {run.status}: {run.err}"),
             (whole or old, "neither the older nor the whole result"),
             (len(run.err.strip().splitlines()) == 1, run.err),
@@ -164,18 +166,11 @@ class Job:
             (not left, f"left {left}"),
         )
 
-    def check(self, *facts: tuple[bool, str]) -> list[str]:
-        return [words for good, words in facts if not good]
-
 
 @click.command(help=__doc__)
 @click.option("--kills", type=click.IntRange(min=1), default=1000, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option(
-    "--save", type=click.Path(path_type=Path), default=HERE / "results" / "kills.json",
-    help="Where the counts go. Default: beside this file, in results.",
-)  # fmt: skip
-def main(kills: int, seed: int, save: Path) -> None:
+def main(kills: int, seed: int) -> None:
     chance = random.Random(seed)
     losses = []
     with tempfile.TemporaryDirectory() as folder, Forks() as forks:
@@ -189,32 +184,18 @@ def main(kills: int, seed: int, save: Path) -> None:
                 np.save(home / f"{name}.npy", array[:300])
             Reranker().fit(demo.text_bank[:200], demo.video[:200]).save_pretrained(home / "fitted")
             jobs.append(Job(forks, home, what))
-        started = time.monotonic()
         for count in range(kills):
-            lost = jobs[count % len(jobs)].kill(chance)
-            losses += lost
-            click.echo("".join(f"\n{words}\n" for words in lost), err=True, nl=False)
-            spent = time.monotonic() - started
-            click.echo(
-                f"\r{count + 1} of {kills}, {len(losses)} losses, {spent:.0f} s", err=True, nl=False
-            )
+            losses += jobs[count % len(jobs)].kill(chance)
+            click.echo(f"\r{count + 1} of {kills}, {len(losses)} losses", err=True, nl=False)
         last = jobs[-1]  # what was killed last still goes on to its end
         run = last.start()
         if not run.ends() or content(last.output) != last.wanted:
             losses.append(f"resume, at last: {run.err}")
-            click.echo(f"\n{losses[-1]}", err=True)
             last.row["losses"] += 1
-    click.echo("", err=True)
+    click.echo("\n".join(["", *losses]), err=True)
     rows = [{**job.row, "seconds": round(job.seconds, 1)} for job in jobs]
-    found = {
-        "campaign": "kills",
-        "command": f"python tests/repository/campaigns/kills.py --kills {kills} --seed {seed}",
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in ("emcl-plugin", "numpy", "torch")},
-        "rows": rows,
-    }
-    save.parent.mkdir(exist_ok=True)
-    save.write_text(json.dumps(found, indent=2) + "\n")
+    command = f"campaigns/kills.py --kills {kills} --seed {seed}"
+    write("kills", command, rows, ("emcl-plugin", "numpy", "torch"))
     sys.exit(bool(losses))
 
 

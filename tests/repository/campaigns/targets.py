@@ -27,6 +27,7 @@ TESTS = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(TESTS / place) for place in ("io", "adapters", "repository/campaigns")]
 
 from hostile import CHANGES, Change, behind, change_json, change_safetensors  # noqa: E402
+from producers import LEFT, Items, clip4clip, flat, mmt  # noqa: E402
 from written import BY_COLUMN, IDS, WRITERS, X  # noqa: E402
 
 from emcl_plugin.errors import EmclError, WorkerError  # noqa: E402
@@ -308,84 +309,33 @@ def _unpacked(data: bytes, folder: Path) -> Path:
     return home
 
 
-def _adapter_arrays() -> dict[str, dict[str, Any]]:
-    """Return small files of each retriever."""
-    import torch
-    from producers import Items, clip4clip, mmt
-
-    items = Items(videos=4, many=True, dimension=3, frames=2, words=2)
-    text, rows = clip4clip(items)
-    sim = np.concatenate(rows).astype("f4")
-    experts = {
-        name: {k: v.numpy() for k, v in value.items()} if isinstance(value, dict) else value.numpy()
-        for name, value in mmt(videos=3, captions=2, dimension=2, missing=((1, 1),))[0].items()
-        if isinstance(value, dict | torch.Tensor)
-    }
-    clip = {
-        "sequence_output": text.numpy(),
-        "visual_output": items.video.numpy(),
-        "video_mask": items.video_mask.numpy(),
-        "sim_matrix": sim,
-        "cut_off_points": np.array(items.cut_off_points),
-        "logit_scale": np.array(100.0),
-    }
-    flat = text.numpy()[:, 0]
-    return {
-        "mmt": experts,
-        "collaborative-experts": {"sims": sim[:4], "query_masks": np.ones((4, 1))},
-        "clip4clip": clip,
-        "clip2video": {"sim": sim, "cut_off_points": np.array(items.cut_off_points)},
-        "x-clip": {"sim": np.stack([sim[:2, :2], sim[2:4, :2]])},
-        "drl": {
-            "text": items.text.numpy(),
-            "video": items.video.numpy(),
-            "text_mask": items.text_mask.numpy(),
-            "video_mask": items.video_mask.numpy(),
-            "text_weights": np.ones(items.text.shape[:2], "f4"),
-            "video_weights": np.ones(items.video.shape[:2], "f4"),
-        },
-        "emcl-net": {"sim_matrix": sim[:4], "logit_scale": np.array(2.0)},
-        "dbsn": {"sims": sim},
-        "open_clip": {
-            "texts_emb": flat,
-            "images_emb": flat[:3],
-            "texts_image_index": np.arange(len(flat)) % 3,
-        },
-        "huggingface": {
-            "text_embeds": flat,
-            "image_embeds": flat[:4],
-            "logits_per_text": flat @ flat[:4].T,
-            "text_to_item": np.arange(len(flat)) % 4,
-        },
-        "sentence-transformers": {
-            "queries": flat[:3],
-            "corpus": flat[:3],
-            "query_ids": np.array(["a", "b", "c"]),
-            "corpus_ids": np.array(["b", "a", "c"]),
-        },
-    }
-
-
-def _flat(arrays: dict[str, Any]) -> dict[str, Any]:
-    found = {}
-    for name, value in arrays.items():
-        inside = value if isinstance(value, dict) else {"": value}
-        found |= {f"{name}.{k}".rstrip("."): x for k, x in inside.items()}
-    return found
-
-
 def _adapter_seeds(folder: Path) -> Iterator[bytes]:
+    """Small files of each retriever."""
     from safetensors.numpy import save
 
     from emcl_plugin.adapters import ADAPTERS
 
-    for name, arrays in _adapter_arrays().items():
-        which = list(ADAPTERS).index(name)
+    items = Items(videos=4, many=True, dimension=3, frames=2, words=2)
+    text, rows = clip4clip(items)
+    masks = {"text_mask": items.text_mask, "video_mask": items.video_mask}
+    weights = {name.replace("mask", "weights"): 0.5 * mask for name, mask in masks.items()}
+    points = {"cut_off_points": items.cut_off_points}
+    more = {
+        "mmt": mmt(videos=3, captions=2, dimension=2, missing=((1, 1),))[0],
+        "clip4clip": {"sequence_output": text, "visual_output": items.video, **masks, **points,
+                      "sim_matrix": np.concatenate(rows), "logit_scale": 100.0},
+        "clip2video": {"sim": np.concatenate(rows), **points},
+        "drl": {"text": items.text, "video": items.video, **masks, **weights},
+    }  # fmt: skip
+    for name, arrays in [*LEFT.items(), *more.items()]:
+        which, arrays = list(ADAPTERS).index(name), flat(arrays)
+        arrays.pop("orientation", None)
+        if name == "clip-retrieval":
+            continue
         out = io.BytesIO()
-        np.savez(out, **_flat(arrays))
+        np.savez(out, **arrays)
         yield bytes([which, 0]) + out.getvalue()
-        if name in ("clip4clip", "open_clip", "drl"):
-            yield bytes([which, 1]) + save({k: np.atleast_1d(x) for k, x in arrays.items()})
+        yield bytes([which, 1]) + save({k: np.atleast_1d(x) for k, x in arrays.items()})
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for part in ("text_emb", "img_emb"):
@@ -473,8 +423,6 @@ def _job() -> tuple[Any, str, bytes]:
     import tempfile
 
     from emcl_plugin import rerank
-    from emcl_plugin.pipeline import checkpoint
-    from emcl_plugin.pipeline.job import Job
 
     scores = np.random.default_rng(0).standard_normal((6, 5))
 
@@ -488,7 +436,6 @@ def _job() -> tuple[Any, str, bytes]:
         path = Path(folder, "run.safetensors")
         with suppress(KeyboardInterrupt):
             rerank(scores, resume=path, progress=stop)
-        del Job, checkpoint
         data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
     job = json.loads(data[8 : 8 + length])["__metadata__"]["job"]
@@ -532,192 +479,24 @@ def _checkpoint_seeds(folder: Path) -> Iterator[bytes]:
     yield from (bytes([right]) + _job()[2] for right in (0, 1))
 
 
-# --- the service ----------------------------------------------------------------------------------
-
-
-@cache
-def _app() -> tuple[Any, Any]:
-    from emcl_plugin import Reranker
-    from emcl_plugin.bank import persistence
-    from emcl_plugin.service.app import create_app
-
-    reranker = persistence.load(SAVED, Reranker)
-    return create_app(reranker, max_k=5, max_body=4000), reranker
-
-
-def _check_service(data: bytes, folder: Path) -> None:
-    """Check a request: method, path and headers, a line each, then a blank line and the body."""
-    del folder
-    import asyncio
-
-    import torch
-
-    app, reranker = _app()
-    head, _, body = data.partition(b"\n\n")
-    method, path, *lines = (*head.split(b"\n"), b"", b"")[: max(head.count(b"\n") + 1, 2)]
-    headers = [
-        (name.strip().lower(), value.strip())
-        for name, _, value in (line.partition(b":") for line in lines if line)
-    ]
-    where, _, query = path.partition(b"?")
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": method.decode("latin1") or "POST",
-        "headers": headers,
-        "path": where.decode(errors="replace") or "/search",
-        "raw_path": where,
-        "query_string": query,
-        "root_path": "",
-        "scheme": "http",
-        "server": ("test", 80),
-        "client": ("test", 1),
-    }
-    parts = [body[:7], body[7:]]
-    sent: list[dict[str, Any]] = []
-
-    async def receive() -> dict[str, Any]:
-        part = parts.pop(0) if parts else b""
-        return {"type": "http.request", "body": part, "more_body": bool(parts)}
-
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
-
-    asyncio.run(app(scope, receive, send))
-    status = sent[0]["status"]
-    content = b"".join(message.get("body", b"") for message in sent[1:])
-    kind = dict(sent[0]["headers"])[b"content-type"]
-    if status == 200 and scope["path"] == "/search":
-        asked = json.loads(body)
-        answer = json.loads(content)
-        vector = torch.tensor([asked["vector"]], dtype=torch.float64)
-        k = min(asked.get("k", 5), len(reranker.corrector_))
-        scores, indices = reranker.corrector_.search(vector, k)
-        found = [(result["index"], result["score"]) for result in answer["results"]]
-        assert found == list(zip(indices[0].tolist(), scores[0].tolist(), strict=True))
-        return
-    if status == 200:
-        assert kind.startswith((b"text/html", b"application/json"))
-        return
-    assert status in (400, 404, 405, 413, 415, 422), f"status {status}: {content!r}"
-    error = json.loads(content)["error"] if method != b"HEAD" else {"": "x"}
-    assert all(isinstance(value, str) and value for value in error.values())
-    assert len(content) < 2 * LONGEST
-    from emcl_plugin.errors import InputValueError
-
-    raise InputValueError("refused", str(status), "as it says")
-
-
-def _service_seeds(folder: Path) -> Iterator[bytes]:
-    del folder
-    head = b"POST\n/search\ncontent-type: application/json\n\n"
-    yield head + b'{"vector": [1, 2, 3.5, -4, 0, 1e30], "k": 3}'
-    yield head + b'{"vector": [1, 2, 3.5, -4, 0, 1], "k": 3, "a": [[], {"b": null}]}'
-    yield b"GET\n/\nhost: a:80\naccept: */*\n\n"
-    yield b"GET\n/healthz?x=%41\n\n"
-    yield b"GET\n/openapi.json\norigin: null\n\n"
-    yield (
-        b"POST\n/search\ncontent-type: Application/JSON; charset=utf-8\ncontent-length: 12\n"
-        b'transfer-encoding: chunked\nx-forwarded-for: a\n\n{"vector":[]}'
-    )
-
-
-def _change_service(data: bytes, random: Any, inner: Any) -> bytes:
-    head, mark, body = data.partition(b"\n\n")
-    if random.random() < 0.5:
-        return head + mark + change_json(body, random, inner)
-    return CHANGES[".txt"](head, random, inner) + mark + body
-
-
-# --- texts of options -----------------------------------------------------------------------------
-
-
-def _check_option(data: bytes, folder: Path) -> None:
-    """Check the parser that the first byte chooses."""
-    import click
-
-    from emcl_plugin._internal.sizes import format_size, parse_size
-    from emcl_plugin.cli.inputs import read_measures
-    from emcl_plugin.evaluation.metrics import is_measure
-    from emcl_plugin.io.formats import split
-    from emcl_plugin.io.parts import natural
-
-    text = data[1:].decode(errors="surrogateescape").replace("\0", "")  # as arguments come
-    which = data[0] % 4 if data else 0
-    if which == 0:
-        assert format_size(parse_size(text))
-    elif which == 1:
-        where, key = split(text)
-        assert text == (where if key is None else f"{where}:{key}")
-        assert sorted([text, where], key=natural)
-    elif which == 2:
-        try:
-            names = read_measures(text)
-        except click.UsageError:
-            return
-        assert names
-        assert all(is_measure(name) for name in names)
-    else:
-        path = folder / "missing"
-        read_vectors(f"{path}{text}" if not text.startswith("/") else f"{path}/{text}")
-
-
-def _option_seeds(folder: Path) -> Iterator[bytes]:
-    del folder
-    for text in ("4G", "1.5GiB", "800 MB", "1000000"):
-        yield b"\0" + text.encode()
-    for text in (
-        "features.npz:text",
-        "run.h5:group/data",
-        "s3://bucket/a.npy",
-        "v10",
-        "a.npy:b.npy",
-    ):
-        yield b"\1" + text.encode()
-    yield b"\2R@1,R@5, MdR,nDCG@10,GM"
-    yield b"\3/*.npy"
-    yield b"\3[a-z].npz:x"
-
-
 # --- all ------------------------------------------------------------------------------------------
 
-TARGETS = {
-    target.name: target
-    for target in (
-        Target("npy", _reader(".npy", _plain_npy), _written("a.npy"), CHANGES[".npy"]),
-        Target("npz", _reader(".npz", _plain_npz), _npz_seeds, CHANGES[".npz"]),
-        Target(
-            "safetensors",
-            _reader(".safetensors", _plain_safetensors),
-            _written("a.safetensors", "a.safetensors:ids"),
-            change_safetensors,
-        ),
-        Target(
-            "parquet",
-            _reader(".parquet", _plain_parquet),
-            _written("a.parquet", "lists.parquet", "a.parquet:ids"),
-            CHANGES[".parquet"],
-        ),
-        Target("fvecs", _reader(".fvecs", _plain_fvecs), _written("a.fvecs")),
-        Target("csv", _reader(".csv", _plain_csv), _written("a.csv", "a.csv:ids"), CHANGES[".csv"]),
-        Target("tsv", _reader(".tsv", _plain_csv), _written("a.tsv"), CHANGES[".tsv"]),
-        Target(
-            "jsonl",
-            _reader(".jsonl", _plain_jsonl),
-            _written("a.jsonl", "a.jsonl:ids"),
-            CHANGES[".jsonl"],
-        ),
-        Target("truth", _check_truth, _truth_seeds, behind(1, _truth_change)),
-        Target("adapters", _check_adapter, _adapter_seeds, behind(2, _adapter_change)),
-        Target("state", _check_state, _state_seeds, behind(1, _state_change)),
-        Target(
-            "checkpoint",
-            _check_checkpoint,
-            _checkpoint_seeds,
-            behind(1, lambda _: change_safetensors),
-        ),
-        Target("service", _check_service, _service_seeds, _change_service),
-        Target("options", _check_option, _option_seeds),
-    )
-}
+_ROWS = [
+    Target("npy", _reader(".npy", _plain_npy), _written("a.npy"), CHANGES[".npy"]),
+    Target("npz", _reader(".npz", _plain_npz), _npz_seeds, CHANGES[".npz"]),
+    Target("safetensors", _reader(".safetensors", _plain_safetensors),
+           _written("a.safetensors", "a.safetensors:ids"), change_safetensors),
+    Target("parquet", _reader(".parquet", _plain_parquet),
+           _written("a.parquet", "lists.parquet", "a.parquet:ids"), CHANGES[".parquet"]),
+    Target("fvecs", _reader(".fvecs", _plain_fvecs), _written("a.fvecs")),
+    Target("csv", _reader(".csv", _plain_csv), _written("a.csv", "a.csv:ids"), CHANGES[".csv"]),
+    Target("tsv", _reader(".tsv", _plain_csv), _written("a.tsv"), CHANGES[".tsv"]),
+    Target("jsonl", _reader(".jsonl", _plain_jsonl), _written("a.jsonl", "a.jsonl:ids"),
+           CHANGES[".jsonl"]),
+    Target("truth", _check_truth, _truth_seeds, behind(1, _truth_change)),
+    Target("adapters", _check_adapter, _adapter_seeds, behind(2, _adapter_change)),
+    Target("state", _check_state, _state_seeds, behind(1, _state_change)),
+    Target("checkpoint", _check_checkpoint, _checkpoint_seeds,
+           behind(1, lambda _: change_safetensors)),
+]  # fmt: skip
+TARGETS = {target.name: target for target in _ROWS}
