@@ -288,10 +288,7 @@ def main() -> None:
             "sinkhorn, 20 iterations, against POT sinkhorn_log",
             lambda: sinkhorn(n, repeats, device),
         ),
-        "emcl": (
-            "EMCL fit against the plain loop",
-            lambda: subspaces(rows, 512, repeats, device),
-        ),
+        "emcl": ("EMCL fit against the plain loop", lambda: subspaces(rows, 512, repeats, device)),
         "sweep": (
             "one sweep against one matrix-vector product",
             lambda: bandwidth(n if small else 2 * n, repeats, device),

@@ -386,10 +386,7 @@ def asked_often(seed=0, items=200, dimension=8):
     item = rng.standard_normal((items, dimension))
     query = item[owner] + rng.standard_normal((len(owner), dimension))
     # the log of the item's probability, given the query, but for a constant of the query
-    sides = (
-        np.c_[query, np.ones(len(query))],
-        np.c_[item, np.log(times) - (item**2).sum(1) / 2],
-    )
+    sides = (np.c_[query, np.ones(len(query))], np.c_[item, np.log(times) - (item**2).sum(1) / 2])
     return *(side.astype("f4") for side in sides), owner
 
 

@@ -57,8 +57,7 @@ def test_the_numbers_of_the_report_are_those_of_the_data(dual):
     assert (report.bank, report.gallery, report.gallery_bank) == (130, 70, 90 * dual)
     S = plain_scores(x)
     assert_allclose(
-        report.score_std,
-        plain_spread(plain_scores(x, dual=dual), plain_bank_weights(x, dual=dual)),
+        report.score_std, plain_spread(plain_scores(x, dual=dual), plain_bank_weights(x, dual=dual))
     )
     before = np.bincount(S.argmax(1), minlength=70)
     assert report.hubs_before.largest == before.max()

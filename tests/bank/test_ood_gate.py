@@ -10,14 +10,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from oracles import plain_ends, plain_gate, plain_plane, plain_within, unit
 
-from emcl_plugin.bank.ood_gate import (
-    FEWEST,
-    MOST,
-    PROBES,
-    QUANTILES,
-    fit_ood_gate,
-    leading_plane,
-)
+from emcl_plugin.bank.ood_gate import FEWEST, MOST, PROBES, QUANTILES, fit_ood_gate, leading_plane
 from emcl_plugin.scores import Features
 
 F32, F64 = torch.float32, torch.float64

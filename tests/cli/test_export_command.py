@@ -6,55 +6,45 @@ import re
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from bank_files import N, data, reranker
 from numpy.testing import assert_array_equal
 
-from emcl_plugin import Reranker
-from emcl_plugin.cli.main import command
-from emcl_plugin.data.demo import load_demo
-from emcl_plugin.errors import EmclError, InputFileError, InputValueError, StateError
 from emcl_plugin.index.vectors import SPACES, gallery_vectors, longest, query_vectors
 
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """(folder, corrector) of a saved Reranker, with queries beside it."""
-    folder = tmp_path_factory.mktemp("state")
-    demo = load_demo()
-    reranker = Reranker().fit(demo.text_bank, demo.video, names=demo.video_names)
-    reranker.save_pretrained(folder / "fitted")
-    np.save(folder / "q.npy", demo.text)
-    return folder, reranker.corrector_
+pytestmark = pytest.mark.usefixtures("fitted")
+QUERIES = ("--queries", "t.npy", "--queries-output", "q.npy")
 
 
 @pytest.fixture
-def run(saved, tmp_path, monkeypatch):
-    """The command in an empty folder: its result, or the error of this package."""
-    monkeypatch.chdir(tmp_path)
+def run(emcl):
+    """What a person sees of the command; nothing goes to standard output."""
 
-    def run(*arguments, folder=saved[0] / "fitted"):
-        result = CliRunner().invoke(command, ["export", str(folder), *arguments])
-        if isinstance(result.exception, EmclError):
-            raise result.exception
-        return result
+    def run(*arguments, status=0):
+        result = emcl("export", "fitted", *arguments, status=status)
+        assert result.out == ""
+        return result.words
 
     return run
 
 
-def test_the_summary_tells_what_was_written_and_how_to_search_it(run, tmp_path):
+@pytest.fixture
+def new(folder):
+    before = set(folder.iterdir())
+    return lambda: sorted(path.name for path in set(folder.iterdir()) - before)
+
+
+def test_the_summary_tells_what_was_written_and_how_to_search_it(run, new):
     pytest.importorskip("faiss")
-    result = run("--to", "faiss", "--output", "g.faiss")
-    assert result.exit_code == 0, result.output
-    assert result.stdout == ""
-    for words in (
-        "945 items of dimension 128, protocol bank (946 bank queries)",
-        "g.faiss (faiss Flat, 945 x 129 float32)",
+    words = run("--to", "faiss", "--output", "g.faiss")
+    for part in (
+        f"{N} items of dimension 128, protocol bank ({N} bank queries)",
+        f"g.faiss (faiss Flat, {N} x 129 float32)",
         "inner product",
         'faiss.read_index("g.faiss").search(Q, 10)',
         "--queries Q.npy",
     ):
-        assert words in result.stderr
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["g.faiss", "g.faiss.ids.txt"]
+        assert part in words
+    assert new() == ["g.faiss", "g.faiss.ids.txt"]
 
 
 @pytest.mark.parametrize(
@@ -69,44 +59,35 @@ def test_the_summary_tells_what_was_written_and_how_to_search_it(run, tmp_path):
 )
 def test_every_store(run, to, library, how):
     pytest.importorskip(library)
-    result = run("--to", to, "-o", "out")
-    assert result.exit_code == 0, result.output
-    assert how in result.stderr
-    assert f"out ({to}" in result.stderr
-    with pytest.raises(InputFileError, match="exists already"):
-        run("--to", to, "-o", "out")
-    assert run("--to", to, "-o", "out", "--force", "--quiet").stderr == ""
+    words = run("--to", to, "-o", "out")
+    assert how in words
+    assert f"out ({to}" in words
+    assert "exists already" in run("--to", to, "-o", "out", status=1)
+    assert run("--to", to, "-o", "out", "--force", "--quiet") == ""
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_gallery_and_queries_of_every_space(run, saved, tmp_path, space):
-    folder, corrector = saved
-    more = [] if space == "ip" else ["--phi", "1.5"]
-    result = run(
-        *("--to", "npy", "--output", "out", "--space", space, *more),
-        *("--queries", str(folder / "q.npy"), "--queries-output", "qv.npy"),
-    )
-    assert result.exit_code == 0, result.output
-    items, asked = np.load(tmp_path / "out/gallery.npy"), np.load(tmp_path / "qv.npy")
+def test_gallery_and_queries_of_every_space(run, space):
     phi = None if space == "ip" else 1.5
-    assert_array_equal(items, gallery_vectors(corrector, space, phi=phi))
-    assert_array_equal(asked, query_vectors(corrector, load_demo().text, space))
-    assert f"for the space {space}" in result.stderr
-    assert ("phi 1.5" in result.stderr) == (space != "ip")
+    more = [] if phi is None else ["--phi", "1.5"]
+    words = run("--to", "npy", "--output", "out", "--space", space, *more, *QUERIES)
+    corrector = reranker().corrector_
+    assert_array_equal(np.load("out/gallery.npy"), gallery_vectors(corrector, space, phi=phi))
+    assert_array_equal(np.load("q.npy"), query_vectors(corrector, data().text, space))
+    assert f"for the space {space}" in words
+    assert ("phi 1.5" in words) == (space != "ip")
 
 
 @pytest.mark.slow
-def test_the_shown_lines_of_python_find_the_same(run, saved, tmp_path):
-    lancedb = pytest.importorskip("lancedb")
-    faiss = pytest.importorskip("faiss")
-    folder, corrector = saved
-    queries = ["--queries", str(folder / "q.npy"), "--queries-output", "q.npy", "--force"]
-    scores, best = (x[0].numpy() for x in corrector.search(load_demo().text, 10))
+def test_the_shown_lines_of_python_find_the_same(run):
+    lancedb, faiss = pytest.importorskip("lancedb"), pytest.importorskip("faiss")
+    corrector = reranker().corrector_
+    scores, best = (x[0].numpy() for x in corrector.search(data().text, 10))
     names = {"faiss": faiss, "lancedb": lancedb, "np": np}
     for to in ("faiss", "lancedb", "npy"):
-        shown = run("--to", to, "--output", f"out.{to}", *queries).stderr
+        shown = run("--to", to, "--output", f"out.{to}", *QUERIES, "--force")
         line = re.search(r"search +(.*)", shown)[1]
-        names |= {"Q": np.load(tmp_path / "q.npy"), "q": np.load(tmp_path / "q.npy")[0]}
+        names |= {"Q": np.load("q.npy"), "q": np.load("q.npy")[0]}
         if to == "npy":
             exec(line.split(";")[0], names)
             found = (-names["x"] @ names["q"]).argsort()[:10]
@@ -121,39 +102,34 @@ def test_the_shown_lines_of_python_find_the_same(run, saved, tmp_path):
         assert set(found) == set(best)
 
 
-def test_queries_alone(run, saved, tmp_path):
-    result = run("--queries", str(saved[0] / "q.npy"), "--queries-output", "qv.npy")
-    assert result.exit_code == 0, result.output
-    assert [p.name for p in tmp_path.iterdir()] == ["qv.npy"]
-    assert "written" not in result.stderr
-    with pytest.raises(InputFileError, match="exists already"):
-        run("--queries", str(saved[0] / "q.npy"), "--queries-output", "qv.npy")
+def test_queries_alone(run, new):
+    assert "written" not in run(*QUERIES)
+    assert new() == ["q.npy"]
+    assert "exists already" in run(*QUERIES, status=1)
 
 
-def test_phi_is_said(run, saved):
-    shown = run("--to", "npy", "--output", "out", "--space", "l2").stderr
+def test_phi_is_said(run):
+    shown = run("--to", "npy", "--output", "out", "--space", "l2")
     phi = float(re.search(r"phi ([\d.]+)", shown)[1])
-    assert phi == pytest.approx(longest(saved[1]), rel=1e-7)
+    assert phi == pytest.approx(longest(reranker().corrector_), rel=1e-7)
     run("--to", "npy", "--output", "again", "--space", "l2", "--phi", str(phi))  # as printed
-    with pytest.raises(InputValueError, match="longer than phi"):
-        run("--to", "npy", "--output", "third", "--space", "l2", "--phi", "1.0")
+    short = run("--to", "npy", "--output", "third", "--space", "l2", "--phi", "1.0", status=1)
+    assert "longer than phi" in short
 
 
-def test_factory(run, tmp_path):
+def test_factory(run, new):
     faiss = pytest.importorskip("faiss")
-    assert "faiss HNSW16" in run("--to", "faiss", "-o", "h", "--factory", "HNSW16").stderr
-    assert isinstance(faiss.read_index(str(tmp_path / "h")), faiss.IndexHNSWFlat)
-    with pytest.raises(InputValueError, match="cannot build this index"):
-        run("--to", "faiss", "-o", "x", "--factory", "fast")
-    assert not (tmp_path / "x").exists()
+    assert "faiss HNSW16" in run("--to", "faiss", "-o", "h", "--factory", "HNSW16")
+    assert isinstance(faiss.read_index("h"), faiss.IndexHNSWFlat)
+    assert "cannot build" in run("--to", "faiss", "-o", "x", "--factory", "fast", status=1)
+    assert "x" not in new()
 
 
-def test_files_that_are_not_there(run, tmp_path):
-    with pytest.raises(StateError):
-        run("--to", "npy", "-o", "x", folder=tmp_path / "nothing")
-    with pytest.raises(InputFileError, match="does not exist"):
-        run("--queries", "none.npy", "--queries-output", "qv.npy")
-    np.save(tmp_path / "wide.npy", np.ones((2, 7), np.float32))
-    with pytest.raises(InputValueError, match="another dimension"):
-        run("--to", "npy", "-o", "x", "--queries", "wide.npy", "--queries-output", "qv.npy")
-    assert [p.name for p in tmp_path.iterdir()] == ["wide.npy"]  # not even the gallery
+def test_files_that_cannot_be_used(emcl, run, new):
+    assert "does not exist" in emcl("export", "no", "--to", "npy", "-o", "x", status=1).words
+    wrong = ("--queries-output", "q.npy")
+    assert "does not exist" in run("--queries", "none.npy", *wrong, status=1)
+    np.save("wide.npy", np.ones((2, 7), np.float32))
+    words = run("--to", "npy", "-o", "x", "--queries", "wide.npy", *wrong, status=1)
+    assert "another dimension" in words
+    assert new() == ["wide.npy"]  # not even the gallery

@@ -318,12 +318,6 @@ def test_a_pipe_or_device_is_no_place_for_a_result(tmp_path):
     assert Path("/dev/null").is_char_device()
 
 
-def test_the_longest_name_there_can_be(tmp_path):
-    name = "ß" * 125 + ".npy"  # 254 bytes
-    write_scores(tmp_path / name, np.eye(2))
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-
-
 @pytest.mark.parametrize(
     ("name", "words"),
     [

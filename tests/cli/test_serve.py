@@ -24,35 +24,14 @@ from emcl_plugin.errors import InputValueError, StateError
 from emcl_plugin.service import app as service
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("state") / "fitted"
-    demo = load_demo()
-    Reranker().fit(demo.text_bank, demo.video, names=demo.video_names).save_pretrained(folder)
-    return folder
-
-
 def run(*arguments):
     return CliRunner().invoke(command, ["serve", *map(str, arguments)])
 
 
-def test_from_a_folder_to_an_answer_and_an_end(folder):
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "emcl_plugin",
-            "serve",
-            str(folder),
-            "--port",
-            "0",
-            "--device",
-            "cpu",
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def test_from_a_folder_to_an_answer_and_an_end(kept):
+    served = [sys.executable, "-m", "emcl_plugin", "serve", kept, "--port", "0"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([*served, "--device", "cpu"], **pipes)
     try:
         url = re.search(r"http://127.0.0.1:\d+/", process.stderr.readline())[0]
         assert url in process.stderr.readline()  # the example
@@ -61,7 +40,7 @@ def test_from_a_folder_to_an_answer_and_an_end(folder):
         request = urllib.request.Request(f"{url}search", body, {"content-type": "application/json"})
         with urllib.request.urlopen(request, timeout=20) as response:
             results = json.load(response)["results"]
-        expected = Reranker.from_pretrained(folder).search(demo.text[:1].astype(np.float32), 4)
+        expected = Reranker.from_pretrained(kept).search(demo.text[:1].astype(np.float32), 4)
         assert [r["score"] for r in results] == expected[0][0].tolist()
         assert [r["name"] for r in results] == [demo.video_names[i] for i in expected[1][0]]
         process.send_signal(signal.SIGTERM)
@@ -72,30 +51,30 @@ def test_from_a_folder_to_an_answer_and_an_end(folder):
     assert (process.returncode, out, errors) == (0, "", "")
 
 
-def test_options_reach_the_service(folder, monkeypatch):
+def test_options_reach_the_service(kept, monkeypatch):
     calls = []
     monkeypatch.setattr(service, "serve", lambda *args, **kwargs: calls.append((args, kwargs)))
-    assert run(folder).exit_code == 0
-    assert run(folder, "--host", "::1", "--port", 9, "--max-k", 5).exit_code == 0
+    assert run(kept).exit_code == 0
+    assert run(kept, "--host", "::1", "--port", 9, "--max-k", 5).exit_code == 0
     assert [args[1:] for args, _ in calls] == [("127.0.0.1", 8000), ("::1", 9)]
     assert [kwargs for _, kwargs in calls] == [{"max_k": 1000}, {"max_k": 5}]
     assert calls[0][0][0].corrector_.dimension == 128
 
 
-def test_what_cannot_be_served_is_told(folder, tmp_path):
+def test_what_cannot_be_served_is_told(kept, tmp_path):
     assert isinstance(run(tmp_path / "nothing").exception, StateError)
     with socket.create_server(("127.0.0.1", 0)) as other:
-        taken = run(folder, "--port", other.getsockname()[1]).exception
+        taken = run(kept, "--port", other.getsockname()[1]).exception
     assert isinstance(taken, InputValueError)
     assert "take another port" in taken.remedy
-    assert isinstance(run(folder, "--port", 0, "--device", "none").exception, InputValueError)
+    assert isinstance(run(kept, "--port", 0, "--device", "none").exception, InputValueError)
 
 
 @pytest.mark.parametrize("missing", ["fastapi", "uvicorn"])
-def test_without_the_packages_it_says_what_to_install(folder, monkeypatch, missing):
+def test_without_the_packages_it_says_what_to_install(kept, monkeypatch, missing):
     monkeypatch.delitem(sys.modules, "emcl_plugin.service.app")
     monkeypatch.setitem(sys.modules, missing, None)
-    error = run(folder).exception
+    error = run(kept).exception
     assert isinstance(error, InputValueError)
     assert error.remedy == 'pip install "emcl-plugin[serve]"'
     assert missing in error.received

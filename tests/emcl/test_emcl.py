@@ -10,14 +10,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from oracles import cone_pair, plain_em, plain_em_loop, unit
 
-from emcl_plugin.emcl import (
-    EMCL,
-    PRESETS,
-    Reconstruction,
-    Subspaces,
-    fit_subspaces,
-    second_moments,
-)
+from emcl_plugin.emcl import EMCL, PRESETS, Reconstruction, Subspaces, fit_subspaces, second_moments
 from emcl_plugin.errors import EmclError, InputValueError
 from emcl_plugin.scores import Dense, FeaturePair, Features
 

@@ -38,8 +38,7 @@ class CountedPasses(Dense):
 @pytest.mark.parametrize("own_marginals", [False, True])
 @pytest.mark.parametrize("shape", [(12, 12), (16, 9), (9, 16)])
 @pytest.mark.parametrize(
-    ("units", "tau"),
-    [(1, 1.0), (1, 0.1), (1, 0.03), (1, 0.01), (1, 0.003), (100, 1.0), (100, 0.3)],
+    ("units", "tau"), [(1, 1.0), (1, 0.1), (1, 0.03), (1, 0.01), (1, 0.003), (100, 1.0), (100, 0.3)]
 )
 def test_agrees_with_pot(units, tau, shape, own_marginals):
     """Plan marginals to 1e-6, tau (f + g) up to a constant to 1e-5, for cosines and logits."""
