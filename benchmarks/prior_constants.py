@@ -5,8 +5,6 @@ popular videos. Then it is chosen anew with each set left out: of the values who
 the remaining sets is at most 1.5 points of R@1 under the input, the one in use, unless another's
 mean is better by more than two standard errors (over sets).
 
-A folder holds text.npy, video.npy and, where row i does not belong to row i, text_to_video.npy.
-
     python benchmarks/prior_constants.py FOLDER [FOLDER ...] [--draws 3]
 """
 
@@ -21,13 +19,12 @@ from typing import Any
 
 import numpy as np
 from hubs_and_popularity import make
-from uneven import ASKED, Data
+from sets import ASKED, Data, load
+from trust_measure import on
 
 from emcl_plugin import rescore
-from emcl_plugin.evaluation.metrics import evaluate
+from emcl_plugin.evaluation.compare import INPUT, OURS
 from emcl_plugin.evidence import guard, near_duplicates, prior
-from emcl_plugin.ground_truth import GroundTruth
-from emcl_plugin.scores import Dense, FeaturePair, Features
 
 CONSTANTS: list[tuple[Any, str, list[Any]]] = [
     (guard, "EVIDENCE", [(0.0, 1.0), (1.0, 2.0), (2.0, 3.0), (0.5, 3.5)]),
@@ -41,22 +38,17 @@ KINDS = ("none", "direction", "offset", "spread")
 SCENARIOS = ("even", "half", "fifth", "zipf", "few")
 
 
-def gains(name: str, data: Data, draws: int) -> np.ndarray:
+def gains(data: Data, draws: int) -> np.ndarray:
     """Points of R@1 over the input, by scenario and direction: means of the draws."""
-    text, video, owner = data
     found = []
     for scenario in SCENARIOS:
         cases = []
         for draw in range(1 if scenario == "even" else draws):
-            random = np.random.default_rng([draw, zlib.crc32(f"{name}/{scenario}".encode())])
-            asked = ASKED[scenario](owner, random)
-            if not len(asked):
-                continue
-            truth = GroundTruth.from_index(owner[asked], len(video))
-            before = evaluate(FeaturePair(Features(text[asked]), Features(video)), truth)
-            after = evaluate(Dense(rescore(None, (text[asked], video)).scores), truth)
-            pairs = zip(before.directions, after.directions, strict=True)
-            cases.append([new.metric("R@1") - old.metric("R@1") for (_, old), (_, new) in pairs])
+            random = np.random.default_rng([draw, zlib.crc32(f"{data.name}/{scenario}".encode())])
+            asked = ASKED[scenario](data.owner, random)
+            if len(asked):
+                r1 = on(data.ask(asked), (INPUT, OURS))
+                cases.append(np.subtract(r1[OURS], r1[INPUT]))
         found.append(np.mean(cases, axis=0) if cases else [np.nan, np.nan])
     return np.array(found)
 
@@ -94,12 +86,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=3)
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    data: dict[str, Data] = {}
-    for folder in given.folders:
-        text, video = np.load(folder / "text.npy"), np.load(folder / "video.npy")
-        truth = folder / "text_to_video.npy"
-        owner = np.load(truth) if truth.exists() else np.arange(len(text))
-        data[folder.name] = text, video, owner
+    data = [load(folder) for folder in given.folders]
     print("Points of R@1 over the input, mean over sets, of both directions\n")
     header = [
         "constant",
@@ -116,7 +103,7 @@ def main() -> None:
         for value in values:
             print(f"{constant} = {value}", file=sys.stderr)
             setattr(module, constant, value)
-            results.append([gains(name, data[name], given.draws) for name in data])
+            results.append([gains(each, given.draws) for each in data])
             made.append([np.mean(gains_on_made_data(kind, given.draws)) for kind in KINDS])
         setattr(module, constant, used)
         found, own = np.array(results), values.index(used)

@@ -1,8 +1,6 @@
 """Mean R@1 of both directions on folders of real embeddings, and what other settings would give.
 
-A folder holds text.npy, video.npy and, where row i does not belong to row i, text_to_video.npy.
-
-    python benchmarks/real_sets.py FOLDER [FOLDER ...]
+python benchmarks/real_sets.py FOLDER [FOLDER ...]
 """
 
 from __future__ import annotations
@@ -10,15 +8,14 @@ from __future__ import annotations
 import argparse
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from sets import Array, Data, load
 
 from emcl_plugin import EMCL, NCL, rescore
 from emcl_plugin.evaluation.metrics import evaluate
-from emcl_plugin.ground_truth import GroundTruth
 from emcl_plugin.scores import Dense
-
-Data = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 EMCL_SETTINGS = {
     "as chosen": EMCL(),
@@ -43,24 +40,8 @@ NCL_SETTINGS = {
 }
 
 
-def load(folder: Path) -> Data:
-    truth = folder / "text_to_video.npy"
-    return (
-        np.load(folder / "text.npy"),
-        np.load(folder / "video.npy"),
-        np.load(truth) if truth.exists() else None,
-    )
-
-
-def cosine(text: np.ndarray, video: np.ndarray) -> np.ndarray:
-    sides = [x.astype("float32") for x in (text, video)]
-    text, video = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in sides)
-    return text @ video.T
-
-
-def mean_r1(scores: np.ndarray, truth: np.ndarray | None) -> float:
-    right = None if truth is None else GroundTruth.from_index(truth, scores.shape[1])
-    found = evaluate(Dense(scores), right)
+def mean_r1(scores: Array, data: Data) -> float:
+    found = evaluate(Dense(scores), data.truth)
     return float(np.mean([placement.metric("R@1") for _, placement in found.directions]))
 
 
@@ -68,39 +49,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path)
     warnings.simplefilter("ignore")
-    data = {folder.name: load(folder) for folder in parser.parse_args().folders}
-    plain = {name: mean_r1(cosine(t, v), truth) for name, (t, v, truth) in data.items()}
+    sets = [load(folder) for folder in parser.parse_args().folders]
+    sets = [data for data in sets if data.text is not None]
+    plain = {data.name: mean_r1(data.scores(), data) for data in sets}
 
     print("| set | texts x videos | cosine | from features | from the similarity |")
     print("|---|---|---|---|---|")
-    for name, (text, video, truth) in data.items():
+    for data in sets:
         found = [
-            mean_r1(rescore(*given).scores, truth)
-            for given in ((None, (text, video)), (cosine(text, video), None))
+            mean_r1(rescore(*given).scores, data)
+            for given in ((None, (data.text, data.video)), (data.scores(), None))
         ]
-        sizes = f"{len(text)} x {len(video)}"
-        print(f"| {name} | {sizes} | {plain[name]:.1f} | {found[0]:.1f} | {found[1]:.1f} |")
+        sizes = "{} x {}".format(*data.shape)
+        cells = [data.name, sizes, *(f"{r1:.1f}" for r1 in (plain[data.name], *found))]
+        print(f"| {' | '.join(cells)} |")
 
-    normalised = {
-        name: mean_r1(rescore(None, (t, v), emcl=None).scores, truth)
-        for name, (t, v, truth) in data.items()
-    }
+    def features(data: Data, **settings: Any) -> float:
+        return mean_r1(rescore(None, (data.text, data.video), **settings).scores, data)
+
+    normalised = {data.name: features(data, emcl=None) for data in sets}
     print("\n| EMCL | alone | worst set | on top of NCL | worst set |\n|---|---|---|---|---|")
     for label, emcl in EMCL_SETTINGS.items():
-        cells = []
+        cells = [label]
         for ncl, base in ((None, plain), ("auto", normalised)):
-            change = [
-                mean_r1(rescore(None, (t, v), emcl=emcl, ncl=ncl).scores, truth) - base[name]
-                for name, (t, v, truth) in data.items()
-            ]
-            cells += [np.mean(change), np.min(change)]
-        print(f"| {label} | " + " | ".join(f"{cell:+.2f}" for cell in cells) + " |")
+            change = [features(data, emcl=emcl, ncl=ncl) - base[data.name] for data in sets]
+            cells += [f"{np.mean(change):+.2f}", f"{np.min(change):+.2f}"]
+        print(f"| {' | '.join(cells)} |")
 
     print("\n| NCL's temperature | gain over cosine | worst set |\n|---|---|---|")
     for label, ncl in NCL_SETTINGS.items():
         change = [
-            mean_r1(rescore(cosine(t, v), ncl=ncl).scores, truth) - plain[name]
-            for name, (t, v, truth) in data.items()
+            mean_r1(rescore(data.scores(), ncl=ncl).scores, data) - plain[data.name]
+            for data in sets
         ]
         print(f"| {label} | {np.mean(change):+.2f} | {np.min(change):+.2f} |")
 
