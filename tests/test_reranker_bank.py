@@ -183,18 +183,6 @@ def shared(dtype):
     return fitted(dtype)
 
 
-@pytest.mark.parametrize("k", [1, 10, 80])
-def test_search_is_the_order_of_transform(k):
-    """Best first, ten unless told otherwise."""
-    reranker, queries = shared("f4"), data("f4").queries
-    scores = reranker.transform(queries)
-    values, indices = reranker.search(queries, k)
-    assert_array_equal(values, np.take_along_axis(scores, indices, 1))
-    assert_array_equal(values, -np.sort(-scores, axis=1)[:, :k])
-    assert_array_equal(indices, np.argsort(-scores, axis=1, kind="stable")[:, :k])
-    assert reranker.search(queries)[1].shape == (80, 10)
-
-
 def test_search_by_an_index_finds_the_same():
     pytest.importorskip("faiss")
     reranker, queries = shared("f4"), data("f4").queries

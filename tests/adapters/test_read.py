@@ -192,37 +192,6 @@ def test_what_was_captured_is_saved_and_read_again(tmp_path):
         run.save(tmp_path / "run.pt")
 
 
-@pytest.mark.parametrize(
-    ("name", "arrays", "words"),
-    [
-        ("clip4clip", {"x": np.ones(2)}, "no arrays of clip4clip found"),
-        ("drl", {"text.a": np.ones(2), "text": np.ones(2)}, "both an array and a group"),
-        ("drl", {"text": np.ones(2), "text.a": np.ones(2)}, "both an array and a group"),
-    ],
-)
-def test_what_is_not_there_is_said(name, arrays, words, tmp_path):
-    np.savez(tmp_path / "run.npz", **arrays)
-    with pytest.raises(EmclError, match=words):
-        read(name, tmp_path / "run.npz")
-
-
-def test_wrong_files_are_refused(tmp_path):
-    for path, words in (
-        (tmp_path / "no.npz", "does not exist"),
-        (tmp_path / "run.txt", "hold no arrays by name"),
-        (tmp_path, "no files of a known kind"),
-    ):
-        with pytest.raises(EmclError, match=words):
-            read("clip4clip", path)
-    outside = tmp_path / "outside.npy"
-    np.save(outside, np.ones((2, 2)))
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    (folder / "sim.npy").symlink_to(outside)
-    with pytest.raises(EmclError, match="links to a file outside"):
-        read("clip4clip", folder)
-
-
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_every_name_that_a_field_has_is_read(name, tmp_path):
     kind, given = ADAPTERS[name], LEFT[name]

@@ -244,16 +244,6 @@ def test_a_file_that_arrives_during_the_replacement_is_not_deleted(folder, monke
     assert kept.read_text() == "years of work"
 
 
-def test_targets_that_must_fail(tmp_path):
-    reranker = fitted()
-    (tmp_path / "file").touch()
-    for path, words in [(tmp_path / "file", "is a file"), (tmp_path / "no" / "x", "not exist")]:
-        for force in (True, False):
-            with pytest.raises(InputFileError, match=words):
-                save(reranker, path, force=force)
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
-
-
 @pytest.mark.parametrize("there", [True, False])
 @pytest.mark.parametrize("count", [0, 1, 2])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "full")], ids=repr)

@@ -7,7 +7,6 @@ import re
 
 import numpy as np
 import pytest
-import torch
 from bank_files import FIT, NAMES, VIDEO_BANK, N, data, facts_of, reranker
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -38,14 +37,6 @@ def test_apply_scores_as_the_saved_reranker(fitted, emcl, dtype):
     assert "transductive" not in result.words
 
 
-@pytest.mark.usefixtures("fitted")
-def test_a_query_is_scored_alike_alone_and_in_company(emcl):
-    emcl("apply", "fitted", "--text", "t.npy", "-q")
-    np.save("one.npy", data().text[77:78])
-    emcl("apply", "fitted", "--text", "one.npy", "--output", "one-scores.npy", "-q")
-    assert_array_equal(np.load("one-scores.npy"), np.load("scores.npy")[77:78])
-
-
 def test_apply_in_the_other_direction(emcl):
     emcl("fit", *VIDEO_BANK, "--text", "t.npy", "--save", "other", "-q")
     emcl("apply", "other", "--video", "v.npy", "--output", "o.npy", "-q")
@@ -73,15 +64,6 @@ def test_top_is_a_table_of_search(fitted, emcl, k, named):
     assert [int(row[2]) for row in rows] == items.ravel().tolist()
     assert [row[3] for row in rows] == [NAMES[i] if named else "" for i in items.ravel()]
     assert_allclose([float(row[4]) for row in rows], scores.ravel(), rtol=1e-6, atol=1e-7)
-
-
-def test_names_with_commas_and_quotes_survive_the_table(fitted, emcl):
-    names = tuple(f'the "{i}", or not' for i in range(N))
-    reranker(names=names).save_pretrained(fitted, force=True)
-    emcl("apply", "fitted", "--text", "t.npy", "--top", 1, "-q")
-    with open("top.csv", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["name"] for row in rows] == [names[int(row["item"])] for row in rows]
 
 
 @pytest.mark.usefixtures("fitted")
@@ -137,11 +119,3 @@ def test_ground_truth_of_apply_is_of_queries_and_gallery(emcl):
     facts = facts_of(emcl("apply", "fitted", "--text", "q.npy", "--gt", "gt.npy", "--json", "-q"))
     wanted = place(Dense(np.load("scores.npy")), GroundTruth.from_index(index, N))
     assert facts["measured"]["emcl_plugin"]["MnR"] == wanted.metric("MnR")
-
-
-def test_apply_without_biases_leaves_the_cosine(emcl):
-    emcl(*FIT, "--ncl", "off", "--emcl", "off", "-q")
-    np.save("q.npy", data("f8").text)
-    emcl("apply", "new", "--text", "q.npy", "-q")
-    wanted = FeaturePair(*(Features(x, dtype=torch.float64) for x in (data().text, data().video)))
-    assert_allclose(np.load("scores.npy"), wanted.dense(), rtol=0, atol=1e-6)

@@ -137,14 +137,6 @@ def test_ids_travel_to_the_corrector_and_pair_its_queries():
     assert found[0] == found[1]
 
 
-def test_options_of_the_main_job_cannot_go_with_a_sub_command():
-    for options in (["--trust-pickle"], ["--from", "mmt", "x.npy"]):
-        found = invoke(*options, "eval", status=2)
-        assert f"{options[0]} does not go with the sub-command eval" in " ".join(
-            found.words.split()
-        )
-
-
 @pytest.mark.slow
 def test_the_report_calls_items_by_their_ids():
     data = load_demo()

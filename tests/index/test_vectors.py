@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 from served import all_scores
 
 from emcl_plugin.baselines import METHODS
@@ -27,38 +27,14 @@ from emcl_plugin.index.vectors import (
 )
 
 
-def test_inner_products_are_the_scores(side):
-    corrector, queries = side
-    items, asked = gallery_vectors(corrector), query_vectors(corrector, queries)
-    assert items.shape == (945, 129)
-    assert asked.shape == (945, 129)
-    assert items.dtype == asked.dtype == np.float32
-    assert_allclose(asked @ items.T, all_scores(corrector, queries), atol=1e-5)
-    assert corrector.bias.std() > 0.01  # or all of this would pass without the last dimension
-    assert len(corrector.change)
-
-
-def test_the_gate_is_in_the_query_vectors(forward):
-    corrector, queries = forward
-    gate = query_vectors(corrector, queries)[:, -1]
-    assert 0.8 < gate.mean() < 1
-    assert ((gate >= 0) & (gate <= 1)).all()
-    other = np.random.default_rng(0).standard_normal((50, 128))
-    assert query_vectors(corrector, other)[:, -1].mean() < 0.15
-
-
-@pytest.mark.parametrize("space", SPACES)
-def test_a_query_vector_depends_on_no_other_query(forward, space):
-    corrector, queries = forward
-    whole = query_vectors(corrector, queries[:70], space)
-    for i in (0, 31, 32, 69):
-        assert_array_equal(query_vectors(corrector, queries[i : i + 1], space)[0], whole[i])
-
-
 @pytest.mark.parametrize("space", SPACES)
 def test_scores_come_back_from_every_space(side, space):
     corrector, queries = side[0], side[1][:100]
     items, asked = gallery_vectors(corrector, space), query_vectors(corrector, queries, space)
+    assert items.shape == (945, asked.shape[1]) == (945, 129 if space == "ip" else 130)
+    assert items.dtype == asked.dtype == np.float32
+    assert corrector.bias.std() > 0.01  # or all would pass without the last dimension
+    assert len(corrector.change)
     found = asked @ items.T
     if space == "l2":
         found = np.square(asked[:, None, :] - items[None]).sum(2)
