@@ -10,7 +10,7 @@ import click
 from emcl_plugin.cli import processes
 from emcl_plugin.cli.inputs import Banks, NameFiles, Sources, TruthFiles, read_measures
 from emcl_plugin.cli.method import Method
-from emcl_plugin.cli.options import Group, wrong_usage
+from emcl_plugin.cli.options import Group, refuse, wrong_usage
 from emcl_plugin.cli.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -53,65 +53,41 @@ class RunConfig(Group):
         sources.check()
         outputs.check()
         measures = read_measures(options["measures"])
-        if banks:
-            _check_banks(sources, options)
-        if truth.gt is None and sources.source is None and outputs.explained:
-            raise wrong_usage(
-                "--report and --plots need ground truth: --gt FILE, or --gt diagonal if row i "
-                "matches row i"
-            )
-        if options["candidates"] is not None:
-            _check_candidates(sources, banks, outputs, options)
-        elif options["index"] is not None:
-            raise wrong_usage("--index needs --candidates")
+        refuse(_contradictions(sources, banks, outputs, options))
         alone = ("candidates", "text_bank", "video_bank", "report", "plots", "check_leak")
         processes.check_alone({name: options[name] for name in alone}, sources.named)
         if options["resume"] is not None and not method.normalises:
             raise wrong_usage("--resume stores NCL's iterations, and NCL is off")
         features = sources.text is not None or sources.source is not None
-        own = {
-            "sources": sources,
-            "banks": banks,
-            "method": method,
-            "settings": method.settings(features=features, metric=sources.metric),
-            "outputs": outputs,
-            "truth": truth,
-            "names": NameFiles.of(options),
-            "measures": measures,
-            "shown": _shown(context),
-        }
-        return cls.of({**options, **own})
+        settings = method.settings(features=features, metric=sources.metric)
+        own = {"sources": sources, "banks": banks, "method": method, "outputs": outputs}
+        own |= {"truth": truth, "names": NameFiles.of(options), "measures": measures}
+        return cls.of({**options, **own, "settings": settings, "shown": _shown(context)})
 
 
-def _check_banks(sources: Sources, options: dict[str, Any]) -> None:
-    """Banks hold embeddings and are compared with embeddings."""
-    if sources.text is None or sources.sim is not None:
-        raise wrong_usage(
-            "--text-bank and --video-bank need embeddings: give --text and --video, without --sim"
-        )
-    if options["check_leak"]:
-        raise wrong_usage("--check-leak is not needed with a bank: no text depends on another")
-    if options["resume"] is not None:
-        raise wrong_usage("--resume does not go with banks")
-
-
-def _check_candidates(
+def _contradictions(
     sources: Sources, banks: Banks, outputs: Outputs, options: dict[str, Any]
-) -> None:
-    """Candidates are of embeddings, and give runs."""
-    candidates, top = options["candidates"], options["top"]
-    if sources.text is None or sources.sim is not None or banks:
-        raise wrong_usage(
-            "--candidates needs embeddings: give --text and --video, without --sim and banks"
-        )
-    if outputs.matrix is not None or not outputs.runs:
-        raise wrong_usage(
-            "--candidates writes no matrix: give --run, e.g. --run best.csv, and no --output"
-        )
-    if top is not None and top > candidates:
-        raise wrong_usage(f"--top {top} exceeds --candidates {candidates}")
-    if outputs.explained or options["check_leak"]:
-        raise wrong_usage("--report, --plots and --check-leak do not go with --candidates")
+) -> dict[str, object]:
+    """Return every contradiction between options of different groups, and whether it holds."""
+    candidates, leak, top = options["candidates"], options["check_leak"], options["top"]
+    embedded = sources.text is not None and sources.sim is None
+    few = candidates is not None
+    return {
+        "--text-bank and --video-bank need embeddings: give --text and --video, without --sim":
+        banks and not embedded,
+        "--check-leak is not needed with a bank: no text depends on another": banks and leak,
+        "--resume does not go with banks": banks and options["resume"] is not None,
+        "--report and --plots need ground truth: --gt FILE, or --gt diagonal if row i matches "
+        "row i": options["gt"] is None and sources.source is None and outputs.explained,
+        "--candidates needs embeddings: give --text and --video, without --sim and banks":
+        few and (banks or not embedded),
+        "--candidates writes no matrix: give --run, e.g. --run best.csv, and no --output":
+        few and (outputs.matrix is not None or not outputs.runs),
+        f"--top {top} exceeds --candidates {candidates}": few and (top or 0) > candidates,
+        "--report, --plots and --check-leak do not go with --candidates":
+        few and (outputs.explained or leak),
+        "--index needs --candidates": not few and options["index"] is not None,
+    }  # fmt: skip
 
 
 def _shown(context: click.Context) -> dict[str, object]:

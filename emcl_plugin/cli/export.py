@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,6 @@ from emcl_plugin.cli import options as opt
 from emcl_plugin.errors import escaped
 
 if TYPE_CHECKING:
-    from emcl_plugin.bank.corrector import Corrector
     from emcl_plugin.index.export import Exported
 
 _STORES = ("faiss", "npy", "parquet", "lancedb", "qdrant")
@@ -41,99 +39,76 @@ _RANKED_BY = {"ip": "inner product", "cosine": "cosine", "l2": "Euclidean distan
     "--phi LENGTH",
     "With cosine and l2, where items will be added: length of the longest vector to expect. "
     "Default: that of the longest vector now.",
-    click.FloatRange(min=0, min_open=True),
+    kind=click.FloatRange(min=0, min_open=True),
 )
 @opt.source("--queries Q.npy", "Queries to convert, queries x dimensions.")
 @opt.file("--queries-output QV.npy", "File for the converted queries.")
 @opt.flag("--force", "Replace an earlier export.")
 @opt.trust_option
 @opt.quiet_option
-def export_command(folder: Path, force: bool, quiet: bool, **options: Any) -> None:
+def export_command(
+    folder: Path,
+    to: str | None,
+    output: Path | None,
+    factory: str | None,
+    space: str,
+    phi: float | None,
+    queries: str | None,
+    queries_output: Path | None,
+    force: bool,
+    quiet: bool,
+) -> None:
     """Write the corrected gallery of the corrector in DIR for a vector store.
 
     Items get one extra dimension, [M v, tau g], and so do queries, [M q, s]. Their inner product is
     the corrected score, so a store that ranks by it ranks as the corrector does. For stores that
     rank by cosine or Euclidean distance only, give --space.
     """
-    wanted = _Wanted.of(options)
-    wanted.check()
+    both = "--queries and --queries-output need each other"
+    contradictions = {
+        "--to and --output need each other": (to is None) != (output is None),
+        both: (queries is None) != (queries_output is None),
+        "nothing to write: give --to and --output, or --queries": to is None and queries is None,
+        "--factory needs --to faiss": factory is not None and to != "faiss",
+        "--phi needs --space cosine or l2": phi is not None and space == "ip",
+    }
+    opt.refuse(contradictions)
 
     from emcl_plugin.cli.inputs import read_source
     from emcl_plugin.cli.show import warnings_as_notes
+    from emcl_plugin.index.export import export
     from emcl_plugin.index.vectors import query_vectors
     from emcl_plugin.io.atomic import check_target
     from emcl_plugin.io.npy import write_npy
     from emcl_plugin.reranker import Reranker
 
-    space, path = wanted.space, wanted.queries_output
+    words = f"--queries Q.npy --queries-output QV.npy --space {space} converts them"
     with warnings_as_notes(quiet=quiet):
         corrector = Reranker.from_pretrained(folder).corrector_
         lines = [
             f"  gallery      {len(corrector)} items of dimension {corrector.dimension}, protocol "
             f"bank ({len(corrector.bank)} bank queries)"
         ]
-        converted = None
-        if wanted.queries is not None and path is not None:
-            converted = query_vectors(corrector, read_source(wanted.queries).array, space)
-            check_target(path, converted.nbytes, force=force)
-        lines += _export(corrector, wanted, force=force)
-        if converted is not None and path is not None:
+        if queries is not None and queries_output is not None:
+            converted = query_vectors(corrector, read_source(queries).array, space)
+            check_target(queries_output, converted.nbytes, force=force)
+        if to is not None and output is not None:
+            how: dict[str, Any] = {"factory": factory or "Flat", "space": space, "phi": phi}
+            lines += _described(export(corrector, output, to, **how, force=force), factory)
+        if queries is not None and queries_output is not None:
             shape = (converted.shape[0], converted.shape[1])
-            write_npy(path, shape, converted.dtype, [converted], force=force)
+            write_npy(queries_output, shape, converted.dtype, [converted], force=force)
             size = f"{shape[0]} x {shape[1]} float32"
-            queries = f"{escaped(path)} ({size}, for the space {space})"
-        else:
-            queries = f"--queries Q.npy --queries-output QV.npy --space {space} converts them"
+            words = f"{escaped(queries_output)} ({size}, for the space {space})"
     if not quiet:
-        click.echo("\n".join([*lines, f"  queries      {queries}"]), err=True)
+        click.echo("\n".join([*lines, f"  queries      {words}"]), err=True)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Wanted(opt.Group):
-    """What to write, and where."""
-
-    to: str | None
-    output: Path | None
-    factory: str | None
-    space: str
-    phi: float | None
-    queries: str | None
-    queries_output: Path | None
-
-    def check(self) -> None:
-        """Refuse contradictions."""
-        if (self.to is None) != (self.output is None):
-            raise opt.wrong_usage("--to and --output need each other")
-        if (self.queries is None) != (self.queries_output is None):
-            raise opt.wrong_usage("--queries and --queries-output need each other")
-        if self.to is None and self.queries is None:
-            raise opt.wrong_usage("nothing to write: give --to and --output, or --queries")
-        if self.factory is not None and self.to != "faiss":
-            raise opt.wrong_usage("--factory needs --to faiss")
-        if self.phi is not None and self.space == "ip":
-            raise opt.wrong_usage("--phi needs --space cosine or l2")
-
-
-def _export(corrector: Corrector, wanted: _Wanted, *, force: bool) -> list[str]:
-    """Write the gallery, if requested, and describe it."""
-    from emcl_plugin.index.export import export
-
-    if wanted.to is None or wanted.output is None:
-        return []
-    factory = wanted.factory or "Flat"
-    done = export(
-        corrector,
-        wanted.output,
-        wanted.to,
-        factory=factory,
-        space=wanted.space,
-        phi=wanted.phi,
-        force=force,
-    )
-    kind = f"faiss {factory}" if wanted.to == "faiss" else wanted.to
+def _described(done: Exported, factory: str | None) -> list[str]:
+    """Return what was written, and how to search it."""
+    kind = f"faiss {factory or 'Flat'}" if done.to == "faiss" else done.to
     return [
-        f"  written      {escaped(wanted.output)} "
-        f"({kind}, {done.count} x {done.dimension} float32)",
+        f"  written      {escaped(done.path)} ({kind}, {done.count} x {done.dimension} float32)",
         f"  space        {_space(done)}",
         f"  search       {_search(done)}",
     ]

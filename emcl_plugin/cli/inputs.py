@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from emcl_plugin.cli.options import TRUST, Group, wrong_usage
+from emcl_plugin.cli.options import TRUST, Group, refuse, wrong_usage
 from emcl_plugin.errors import InputValueError, escaped
 
 if TYPE_CHECKING:
@@ -69,17 +69,15 @@ class Sources(Group):
 
     def check(self) -> None:
         """Refuse too little and too much."""
-        if self.source is not None and len(self.named) > 1:
-            raise wrong_usage(
-                "--from provides scores and embeddings: omit --text, --video and --sim"
-            )
-        if not self.named:
-            raise wrong_usage(
-                "no input: give --text and --video, --sim, or --from; or try 'emcl-rerank demo'"
-            )
-        if (self.text is None) != (self.video is None):
-            lone, other = ("--text", "--video")[:: 1 if self.video is None else -1]
-            raise wrong_usage(f"{lone} needs {other}: give both, or --sim")
+        lone, other = ("--text", "--video")[:: 1 if self.video is None else -1]
+        several = self.source is not None and len(self.named) > 1
+        half = (self.text is None) != (self.video is None)
+        refuse({
+            "--from provides scores and embeddings: omit --text, --video and --sim": several,
+            "no input: give --text and --video, --sim, or --from; or try 'emcl-rerank demo'":
+            not self.named,
+            f"{lone} needs {other}: give both, or --sim": half,
+        })  # fmt: skip
 
     def read(self) -> Inputs:
         """Open the files, memory-mapped where possible."""

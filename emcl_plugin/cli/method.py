@@ -25,13 +25,13 @@ method_options = section(
         "--emcl-strength S",
         "Fix EMCL's strength: negative removes the shared component (-1: fully), positive "
         "amplifies it. E.g. -0.5. Default: chosen.",
-        click.FLOAT,
+        kind=click.FLOAT,
     ),
     number("--subspaces K", "Number of EM bases, e.g. 16. Default: 32, or that of the preset."),
     number(
         "--seed N",
         "Start EM from Gaussian bases with this seed. Default: eigenvectors, no seed.",
-        click.IntRange(min=0),
+        kind=click.IntRange(min=0),
     ),
     choice("--ncl", ["auto", "off"], "NCL normalisation, or none."),
     choice(
@@ -44,7 +44,7 @@ method_options = section(
         "--temperature TAU",
         "NCL temperature in the units of the scores, e.g. 0.01. Default: 0.15 of their "
         "standard deviation.",
-        click.FloatRange(min=0, min_open=True),
+        kind=click.FloatRange(min=0, min_open=True),
     ),
     number(
         "--iterations",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,6 +50,13 @@ class Group:
 def wrong_usage(message: str) -> click.UsageError:
     """Return an error that shows the usage line of the running command."""
     return click.UsageError(message, click.get_current_context(silent=True))
+
+
+def refuse(contradictions: Mapping[str, object]) -> None:
+    """Raise wrong usage with the first message whose condition holds."""
+    for message, wrong in contradictions.items():
+        if wrong:
+            raise wrong_usage(message)
 
 
 class _Source(click.types.StringParamType):
@@ -116,19 +124,9 @@ def option(declared: str, text: str, kind: Any = None, **more: Any) -> Callable[
     return click.option(*names, type=kind, help=text, **more)
 
 
-def file(declared: str, text: str, **more: Any) -> Callable[[F], F]:
-    """Option for a path."""
-    return option(declared, text, PATH, **more)
-
-
-def source(declared: str, text: str) -> Callable[[F], F]:
-    """Option for vectors: a file, ``file:name``, a folder, ``-`` or an address."""
-    return option(declared, text, SOURCE)
-
-
-def number(declared: str, text: str, kind: Any = _COUNT, **more: Any) -> Callable[[F], F]:
-    """Option for a number, at least 1 unless ``kind`` says otherwise."""
-    return option(declared, text, kind, **more)
+file = partial(option, kind=PATH)
+source = partial(option, kind=SOURCE)  # a file, file:name, a folder, - or an address
+number = partial(option, kind=_COUNT)  # at least 1 unless kind says otherwise
 
 
 def choice(name: str, values: Sequence[str], text: str) -> Callable[[F], F]:
@@ -261,7 +259,7 @@ report_options = section(
 device_options = section(
     "Device",
     device_option,
-    number("--memory SIZE", "Memory budget, e.g. 4G. Default: half of the free memory.", _Size()),
+    option("--memory SIZE", "Memory budget, e.g. 4G. Default: half of the free memory.", _Size()),
 )
 
 candidate_options = section(

@@ -53,7 +53,7 @@ def _seconds(context: click.Context, _: click.Parameter, given: str) -> float:
     opt.number(
         "--cuts", "Maximum number of splits of the bank for NCL, and as many for EMCL.", default=10
     ),
-    opt.number("--seed", "Seed of the splits.", click.IntRange(min=0), default=0),
+    opt.number("--seed", "Seed of the splits.", kind=click.IntRange(min=0), default=0),
 )
 @opt.device_options
 @opt.json_option

@@ -113,7 +113,7 @@ def ablation(
         if isinstance(found, Banked):
             ours = name == OURS
             source, title = (after, OURS) if ours else (before, "input scores")
-            about = {"title": title, "protocol": "bank" if ours else "none"}
+            about: dict[str, Any] = {"title": title, "protocol": "bank" if ours else "none"}
             rows.append(row_of(name, time.perf_counter(), source, truth, several, **about))
         else:
             whole = found if name == OURS else None

@@ -222,7 +222,7 @@ def ablation_row(
         source = found.source
         note = "" if found.guard.applied else "returned unchanged by the guard"
     protocol = "none" if name == INPUT else "transductive"
-    about = {"title": title, "protocol": protocol, "note": note}
+    about: dict[str, Any] = {"title": title, "protocol": protocol, "note": note}
     return row_of(name, started, source, truth, several, **about)
 
 
