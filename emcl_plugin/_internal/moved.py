@@ -38,8 +38,6 @@ MOVED = {
 
 
 class _Alias(Loader):
-    """Load a module that forwards every name to its replacement."""
-
     def exec_module(self, module: ModuleType) -> None:
         new = importlib.import_module(PACKAGE + MOVED[module.__name__.removeprefix(PACKAGE)])
         vars(module)["__getattr__"] = partial(getattr, new)

@@ -148,7 +148,6 @@ class Collector:
         return Collected(found["text"], found["video"])
 
     def _batch(self, side: str, given: Any, ids: Any, of: Any = None) -> dict[Key, Row]:
-        """Return the new rows of a batch of one side."""
         known, vectors = self._rows[side], _vectors(given, side)
         numbers = range(len(known), len(known) + len(vectors))
         keys: Sequence[Key] = _names(ids, len(vectors), side) or numbers
@@ -158,7 +157,6 @@ class Collector:
 
 
 def _vectors(given: Any, side: str) -> np.ndarray[Any, Any]:
-    """Return a checked copy of a batch in native byte order."""
     rows = check_matrix(given, side)
     if isinstance(rows, torch.Tensor):
         rows = rows.detach().cpu()
@@ -169,7 +167,6 @@ def _vectors(given: Any, side: str) -> np.ndarray[Any, Any]:
 
 
 def _names(given: Any, count: int, side: str) -> Sequence[str] | None:
-    """Return one id per row as str, or None."""
     if given is None:
         return None
     values = given.tolist() if hasattr(given, "tolist") else given
@@ -227,7 +224,6 @@ def _one_of(before: Row, row: Row, what: str) -> Row:
 
 
 def _joined(parts: list[dict[str, dict[Key, Row]]]) -> dict[str, dict[Key, Row]]:
-    """Merge the rows of all processes."""
     found: dict[str, dict[Key, Row]] = {side: {} for side in SIDES}
     for part in parts:
         for side, rows in part.items():
@@ -259,7 +255,6 @@ def _ids(rows: dict[Key, Row]) -> tuple[str, ...] | None:
 
 
 def _truth(right: list[str], videos: dict[Key, Row]) -> GroundTruth:
-    """Return the ground truth from the video ids of the texts."""
     places = {key: place for place, key in enumerate(videos)}
     missing = [of for of in right if of not in places]
     if missing:

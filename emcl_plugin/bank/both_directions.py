@@ -121,7 +121,6 @@ def correct_by_banks(
 def _vectors(
     job: Job, text_bank: Array | None, video_bank: Array | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """Return texts, videos and the banks of both, as the job reads them."""
     if job.features is None or job.sim is not None:
         problem = "banks correct embeddings, not a similarity"
         remedy = "pass only the embeddings of both sides"

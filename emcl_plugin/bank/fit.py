@@ -94,7 +94,6 @@ def _check(ncl: NCL | str | None, names: tuple[str, ...], n: int) -> None:
 
 
 def _stacked(gallery: Array, gallery_bank: Array) -> Array:
-    """Return both in one array of the gallery's kind."""
     check_matrix(gallery_bank, "gallery bank")
     if gallery_bank.shape[1] != gallery.shape[1]:
         problem = "the gallery bank has another dimension than the gallery"

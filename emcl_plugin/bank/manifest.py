@@ -148,7 +148,6 @@ def content_of(reranker: Fitted) -> dict[str, Any]:
 
 
 def _plain(value: object) -> Any:
-    """Convert settings and NumPy numbers for JSON."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, EMCL | NCL):

@@ -154,7 +154,6 @@ def open_to_all(like: torch.Tensor) -> OODGate:
 
 
 def _spread(x: torch.Tensor, most: int) -> torch.Tensor:
-    """Return at most ``most`` of them, evenly spread."""
     if len(x) <= most:
         return x
     return x[torch.linspace(0, len(x) - 1, most, device=x.device).round().long()]

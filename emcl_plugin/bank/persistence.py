@@ -137,14 +137,12 @@ def load(folder: Path, kind: Callable[..., AnyFitted], *, device: str | None = N
 
 
 def _order(gallery: Any, names: list[str]) -> str:
-    """Continue the SHA-256 of the gallery with its names."""
     digest = gallery.copy()
     digest.update(as_json(names).encode())
     return str(digest.hexdigest())
 
 
 def _tensors(corrector: Corrector) -> dict[str, torch.Tensor]:
-    """Return all tensors by name, contiguous and on the CPU."""
     names = [f.name for f in fields(Corrector) if f.type == "torch.Tensor"]
     every = {RENAMED.get(name, name): getattr(corrector, name) for name in names}
     every["likeness.known"] = corrector.ood_gate.known
@@ -199,7 +197,6 @@ def _check_tensors(
 
 
 def _check_names(names: Any, count: int, path: Path) -> list[str]:
-    """Return the names if they are ``count`` texts."""
     if not isinstance(names, list):
         raise bad("the names are not a list", f"{path}: {shown(names)}")
     wrong = [(i, name) for i, name in enumerate(names) if not isinstance(name, str)]

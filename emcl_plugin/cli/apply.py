@@ -112,7 +112,6 @@ def apply_command(
 def _check(
     output: Path, queries: Array, corrector: Corrector, top: int | None, *, force: bool
 ) -> None:
-    """Check that the output can be written."""
     from emcl_plugin._internal.arrays import Kind
     from emcl_plugin.io.atomic import check_target
     from emcl_plugin.io.npy import npy_size
@@ -143,7 +142,6 @@ def _write(
 
 
 def _write_top(path: Path, blocks: Iterable[Ranked], names: Sequence[str], *, force: bool) -> None:
-    """Write a table of the best items of every query."""
     from emcl_plugin.io.atomic import atomic_writer
 
     with atomic_writer(path, force=force) as file:
@@ -179,7 +177,6 @@ def _summarise(facts: dict[str, Any], bank: int, measured: Mapping[str, Placemen
 
 
 def _measured(corrector: Corrector, queries: Array, truth: GroundTruth) -> dict[str, Placement]:
-    """Return the placements of the right items, before and after."""
     from emcl_plugin.bank.corrector import Scores
     from emcl_plugin.evaluation.compare import INPUT, OURS
     from emcl_plugin.evaluation.metrics import place

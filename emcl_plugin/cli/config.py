@@ -91,7 +91,6 @@ def _contradictions(
 
 
 def _shown(context: click.Context) -> dict[str, object]:
-    """Return the options in use, given or by default, for the page."""
     values = (
         (param.opts[0], context.params.get(param.name or "")) for param in context.command.params
     )

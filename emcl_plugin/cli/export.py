@@ -105,7 +105,6 @@ def export_command(
 
 
 def _described(done: Exported, factory: str | None) -> list[str]:
-    """Return what was written, and how to search it."""
     kind = f"faiss {factory or 'Flat'}" if done.to == "faiss" else done.to
     return [
         f"  written      {escaped(done.path)} ({kind}, {done.count} x {done.dimension} float32)",

@@ -252,7 +252,6 @@ def _trusted() -> bool:
 
 
 def _from_retriever(name: str, path: str, orientation: str) -> Inputs:
-    """Read the output of a retriever."""
     from emcl_plugin import adapters
     from emcl_plugin.emcl.experts import Experts
 

@@ -100,7 +100,6 @@ def _summarise(result: Result, config: RunConfig, seconds: float) -> None:
 
 
 def _measures(result: Result, truth: GroundTruth, config: RunConfig) -> list[str]:
-    """Return the tables of metrics, and what they leave out."""
     lines = []
     if result.measured is not None:
         table = by_direction({row.name: row.evaluation for row in result.measured.rows})

@@ -91,7 +91,6 @@ def _open(config: RunConfig, group: ProcessGroup, device: str, *, quiet: bool) -
 
 
 def _check_explanation(outputs: Outputs) -> None:
-    """Check that the page and its figures can be made and written."""
     if outputs.explained:
         from emcl_plugin.report.figure import require
         from emcl_plugin.report.plots import check_plots
@@ -149,7 +148,6 @@ def _measure(
 
 
 def _explain(config: RunConfig, job: Job, measured: Ablation) -> None:
-    """Write the page and its figures."""
     outputs = config.outputs
     if outputs.report is not None:
         from emcl_plugin.report.page import write_report

@@ -139,7 +139,6 @@ def _gallery(
 
 
 def _table(found: Tuning, most: int | None) -> str:
-    """Return what was tried, best first, and the choice."""
     from emcl_plugin.cli.show import tested
 
     lines = []

@@ -133,7 +133,6 @@ def ablation(
 
 
 def _mapped(job: Job, found: Correction) -> tuple[Features, Features]:
-    """Return the features after the EMCL that was applied."""
     assert job.features is not None
     text, video = job.features
     subspaces, report = found.subspaces, found.emcl

@@ -144,8 +144,6 @@ def compare(
 
 
 class _Runner:
-    """Runs one method after the other on the same data."""
-
     def __init__(
         self, job: Job, truth: GroundTruth, several: str, banks: tuple[Array | None, Array | None]
     ) -> None:

@@ -56,7 +56,6 @@ def _check_new(path: Path, force: bool) -> None:
 
 
 def _check_file(path: Path) -> None:
-    """Refuse targets that are not regular files."""
     _check_name(path)
     if path.is_dir():
         raise InputFileError("the output is a folder", str(path), "name a file in it")

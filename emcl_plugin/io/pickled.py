@@ -89,7 +89,6 @@ def _claim(value: object) -> int:
 
 
 def _matrix(value: object) -> Matrix | None:
-    """Return the numbers of an array or of a list of vectors, else None."""
     if isinstance(value, np.ndarray) and value.dtype != object:
         return value.view(np.ndarray) if value.dtype.kind in "fiub" and value.ndim else None
     rows = value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else value
@@ -109,8 +108,6 @@ def _matrix(value: object) -> Matrix | None:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Resolves the names in :data:`_NAMES` only."""
-
     def __init__(self, file: BinaryIO, path: Path) -> None:
         super().__init__(file, encoding="bytes")
         self._path = path

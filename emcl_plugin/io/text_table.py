@@ -88,7 +88,6 @@ def _names_first(rows: list[tuple[int, list[str]]], path: Path) -> bool:
 
 
 def _entry(text: str, path: Path, line: int) -> tuple[Any, list[Any]]:
-    """Return the id, or None, and the numbers of a line."""
     try:
         entry = json.loads(text)
     except (ValueError, RecursionError):
@@ -105,7 +104,6 @@ def _entry(text: str, path: Path, line: int) -> tuple[Any, list[Any]]:
 
 
 def _matrix(rows: list[tuple[int, list[Any]]], path: Path) -> Matrix:
-    """Return an (n, D) float32 array of n lines."""
     width = len(rows[0][1])
     array = np.empty((len(rows), width), np.float32)
     for i, (line, cells) in enumerate(rows):

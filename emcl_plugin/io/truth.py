@@ -99,7 +99,6 @@ def same_ids(text_ids: Sequence[str] | None, video_ids: Sequence[str] | None) ->
 
 
 def _unique(ids: Sequence[str], side: str) -> dict[str, int]:
-    """Return the index of every id."""
     place = {name: index for index, name in enumerate(ids)}
     if len(place) != len(ids):
         twice = next(name for index, name in enumerate(ids) if place[name] != index)
@@ -216,7 +215,6 @@ _TABLES: dict[str, Callable[[Path], Entries]] = {
 
 
 def _rows(path: Path) -> list[tuple[str, str, str]]:
-    """Return text, video and grade of every entry."""
     rows = []
     for number, text, video, grade in _TABLES[path.suffix.lower()](path):
         if any(x is None or isinstance(x, dict | list) for x in (text, video)):

@@ -76,7 +76,6 @@ def _principal_axes(text: Features, video: Features) -> tuple[torch.Tensor, Floa
 
 
 def _sample(side: Features) -> torch.Tensor:
-    """Return at most _POINTS rows, evenly spaced."""
     count = min(_POINTS, side.shape[0])
     chosen: Ints = np.linspace(0, side.shape[0] - 1, count).round().astype(np.int64)
     return side.take(torch.from_numpy(chosen).to(side.device))

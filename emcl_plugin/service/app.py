@@ -155,7 +155,6 @@ def _query_model(corrector: Corrector, max_k: int) -> type[Any]:
 
 
 def _answer(corrector: Corrector, model: type[Any], content: bytes, max_k: int) -> Answer:
-    """Parse a request body and search."""
     try:
         query = model.model_validate_json(content)
     except ValidationError as error:
@@ -193,7 +192,6 @@ async def _body(request: Request, limit: int) -> bytes:
 
 
 def _page(corrector: Corrector, url: str, max_k: int) -> str:
-    """Return the HTML page with the form."""
     template = resources.files("emcl_plugin") / "service" / "service.html"
     return Template(template.read_text(encoding="utf-8")).substitute(
         items=f"{len(corrector):,}",
@@ -259,7 +257,6 @@ def serve(
 
 
 def _notice(corrector: Corrector, listener: socket.socket) -> str:
-    """Return what is printed when the service is up."""
     address, port = listener.getsockname()[:2]
     url = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
     text = (
