@@ -270,10 +270,6 @@ def _drl(found: Captured, calls: Calls, sim: np.ndarray[Any, Any], truth: Any) -
     found.add(DRL, sim=sim, interaction=interaction, **arrays, **truth)
 
 
-def _emcl_net(found: Captured, _: Calls, sim: np.ndarray[Any, Any], truth: Any) -> None:
-    found.add(EMCLNet, sim=sim, **truth)
-
-
 # --- MMT ------------------------------------------------------------------------------------
 
 
@@ -332,6 +328,6 @@ _HOOKS: dict[str, Callable[..., Any]] = {
     "clip2video": _matrix_hooks(_clip4clip(CLIP2Video, 4)),
     "x-clip": _matrix_hooks(_clip4clip(XCLIP, 5)),
     "drl": _matrix_hooks(_drl),
-    "emcl-net": _matrix_hooks(_emcl_net),
+    "emcl-net": _matrix_hooks(lambda found, _, sim, truth: found.add(EMCLNet, sim=sim, **truth)),
     "mmt": _mmt_hooks,
 }

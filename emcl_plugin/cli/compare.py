@@ -56,11 +56,19 @@ def compare_command(
         read_measures(sort, "--sort")
 
     from emcl_plugin.cli.show import Progress, tell, warnings_as_notes
-    from emcl_plugin.evaluation.compare import compare
+    from emcl_plugin.data.demo import load_demo
+    from emcl_plugin.evaluation.compare import KNOWN, compare
     from emcl_plugin.report.tables import render, sort_rows
 
-    chosen = _chosen(methods)
-    given, banks = _demo() if demo else (sources.read(), Banks.of(options).read())
+    chosen = None if methods is None else [name.strip() for name in methods.split(",")]
+    if wrong := ", ".join(name for name in chosen or () if name not in KNOWN):
+        raise opt.wrong_usage(f"--methods: unknown method {wrong}; use {', '.join(KNOWN)}")
+    if demo:
+        data = load_demo()
+        given = Inputs(None, (data.text, data.video))
+        banks: tuple[Any, Any] = data.text_bank, data.video_bank
+    else:
+        given, banks = sources.read(), Banks.of(options).read()
     if not quiet:
         tell(given.notes)
     right = TruthFiles.of(options).read(given.shape, given)
@@ -81,24 +89,3 @@ def compare_command(
     click.echo(render(sort_rows(rows, sort), names, format))
     if not quiet:
         tell([f"{name} {why}" for name, why in skipped.items()])
-
-
-def _chosen(methods: str | None) -> list[str] | None:
-    from emcl_plugin.evaluation.compare import KNOWN
-
-    if methods is None:
-        return None
-    chosen = [name.strip() for name in methods.split(",")]
-    wrong = [name for name in chosen if name not in KNOWN]
-    if wrong:
-        raise opt.wrong_usage(
-            f"--methods: unknown method {', '.join(wrong)}; use {', '.join(KNOWN)}"
-        )
-    return chosen
-
-
-def _demo() -> tuple[Inputs, tuple[Any, Any]]:
-    from emcl_plugin.data.demo import load_demo
-
-    data = load_demo()
-    return Inputs(None, (data.text, data.video)), (data.text_bank, data.video_bank)

@@ -60,9 +60,10 @@ class RunConfig(Group):
             raise wrong_usage("--resume stores NCL's iterations, and NCL is off")
         features = sources.text is not None or sources.source is not None
         settings = method.settings(features=features, metric=sources.metric)
-        own = {"sources": sources, "banks": banks, "method": method, "outputs": outputs}
+        own: dict[str, Any] = {"sources": sources, "banks": banks, "outputs": outputs}
         own |= {"truth": truth, "names": NameFiles.of(options), "measures": measures}
-        return cls.of({**options, **own, "settings": settings, "shown": _shown(context)})
+        own |= {"method": method, "settings": settings, "shown": _shown(context)}
+        return cls.of({**options, **own})
 
 
 def _contradictions(

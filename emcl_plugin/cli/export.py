@@ -106,17 +106,12 @@ def export_command(
 
 def _described(done: Exported, factory: str | None) -> list[str]:
     kind = f"faiss {factory or 'Flat'}" if done.to == "faiss" else done.to
+    phi = "" if done.phi is None else f", phi {done.phi:.8g} (later items need the same phi)"
     return [
         f"  written      {escaped(done.path)} ({kind}, {done.count} x {done.dimension} float32)",
-        f"  space        {_space(done)}",
+        f"  space        {_RANKED_BY[done.space]}{phi}",
         f"  search       {_search(done)}",
     ]
-
-
-def _space(done: Exported) -> str:
-    if done.phi is None:
-        return _RANKED_BY[done.space]
-    return f"{_RANKED_BY[done.space]}, phi {done.phi:.8g} (later items need the same phi)"
 
 
 def _search(done: Exported) -> str:

@@ -139,16 +139,12 @@ def flag(name: str, text: str, **more: Any) -> Callable[[F], F]:
     return click.option(*name.split(), is_flag=True, help=text, **more)
 
 
-def _trust(context: click.Context, _: click.Parameter, given: bool) -> None:
-    context.meta[TRUST] = given
-
-
 trust_option = flag(
     "--trust-pickle",
     "Also read pickles (.pkl, .npy of objects), restricted to arrays, lists, dictionaries, texts "
     "and numbers.",
     expose_value=False,
-    callback=_trust,
+    callback=lambda context, _, given: context.meta.update({TRUST: given}),
 )
 metric_option = choice("--metric", ["cosine", "dot"], "Similarity of two embeddings.")
 device_option = option("--device", "auto, cpu, cuda or cuda:1.", default="auto")

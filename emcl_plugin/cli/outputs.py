@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from emcl_plugin.cli.show import Progress
     from emcl_plugin.io.members import Matrix
     from emcl_plugin.io.topk import Ranked
+    from emcl_plugin.io.write import IdPair
     from emcl_plugin.pipeline.job import Job
     from emcl_plugin.scores import Similarity
-
-    IdPair = tuple[Sequence[str] | None, Sequence[str] | None]
 
 TOP = 100
 
@@ -121,12 +120,13 @@ class Writer:
         self._writers: dict[Path, Callable[[BinaryIO, Iterable[Any]], None]] = {}
         if job.group.rank > 0:
             return
-        given = (job.shape, job.kind.numpy_dtype)
+        given = (job.shape, job.kind.numpy_dtype, ids)
         if outputs.matrix is not None:
-            write = prepare_scores(outputs.matrix, *given, *ids, force=force)
-            self._writers[outputs.matrix] = write
+            self._writers[outputs.matrix] = prepare_scores(outputs.matrix, *given, force=force)
         for way, path in outputs.runs.items():
-            self._writers[path] = prepare_run(path, *given, way, *ids, k=outputs.best, force=force)
+            self._writers[path] = prepare_run(
+                path, *given, direction=way, k=outputs.best, force=force
+            )
 
     def write(self, source: Similarity, progress: Progress) -> None:
         """Write the source, or send the rows of this process."""

@@ -63,7 +63,8 @@ def show_command(folder: Path, as_json: bool) -> None:
             )
         )
     bias, names = corrector.bias, corrector.names
-    hub, lifted = (_called(names, int(x)) for x in (bias.argmin(), bias.argmax()))
+    ends = int(bias.argmin()), int(bias.argmax())
+    hub, lifted = (escaped(names[i]) if names else f"item {i}" for i in ends)
     lines = [
         ("gallery", f"{len(corrector)} items of dimension {corrector.dimension}, {facts['dtype']}, "
          f"{'with' if names else 'without'} names"),
@@ -73,7 +74,3 @@ def show_command(folder: Path, as_json: bool) -> None:
         ("settings", repr(reranker)),
     ]  # fmt: skip
     click.echo(aligned(lines))
-
-
-def _called(names: tuple[str, ...], index: int) -> str:
-    return escaped(names[index]) if names else f"item {index}"

@@ -35,7 +35,11 @@ def summary(report: Report, found: Banked | None = None, *, verbose: bool = Fals
         lines.append(("protocol", "bank (correction learned from other items)"))
         for way, bank in report.banks.items():
             lines += [(way, ""), *((f"  {name}", text) for name, text in bank.facts(verbose))]
-        return aligned([*lines, ("hubs", hubs), *([] if found is None else _gate(found))])
+        lines.append(("hubs", hubs))
+        if found is not None and len(found.gates) == 1:  # with two banks there is no gate
+            ((direction, gate),) = found.gates.items()
+            lines.append(("gate", gate_words(gate, f"{direction.partition(' ')[0]}s")))
+        return aligned(lines)
     lines += [
         ("protocol", f"{report.protocol} (biases computed from all texts together)"),
         ("NCL", _ncl(report)),
@@ -116,15 +120,6 @@ def bank_summary(report: BankReport, saved: Path | None = None, *, verbose: bool
     if saved is not None:
         lines.append(("written", escaped(saved)))
     return aligned(lines)
-
-
-def _gate(found: Banked) -> Lines:
-    """Return how many queries the gate corrects; with two banks there is no gate."""
-    if len(found.gates) > 1:
-        return []
-    ((direction, gate),) = found.gates.items()
-    side = direction.partition(" ")[0]
-    return [("gate", gate_words(gate, f"{side}s"))]
 
 
 def gate_words(gate: float, queries: str = "queries") -> str:

@@ -65,8 +65,7 @@ def _read(path: Path, trust_pickle: bool) -> dict[str, Any]:
     if suffix not in KINDS:
         remedy = f"use one of {', '.join(KINDS)}"
         raise InputFileError("files of this kind hold no arrays by name", str(path), remedy)
-    names = _NAMES.get(suffix, _in_hdf5)(path)
-    return _nested({name: READERS[suffix](path, name).array for name in names})
+    return _nested({name: READERS[suffix](path, name).array for name in _names(path, suffix)})
 
 
 def _of_folder(folder: Path, trust_pickle: bool, home: Path) -> dict[str, Any]:
@@ -97,23 +96,13 @@ def _one(path: Path, trust_pickle: bool) -> Any:
     return found[""] if list(found) == [""] else found
 
 
-def _in_npz(path: Path) -> list[str]:
-    check_magic(path, b"PK", "an .npz archive")
-    with parsing(path, ".npz"), zipfile.ZipFile(path) as archive:
-        return [name[:-4] for name in archive.namelist() if name.endswith(".npy")]
-
-
-def _in_safetensors(path: Path) -> list[str]:
-    with opened(path) as file:
-        return list(file.keys())
-
-
-def _in_hdf5(path: Path) -> list[str]:
-    with data_sets(path) as sets:
-        return list(sets)
-
-
-_NAMES = {".npz": _in_npz, ".safetensors": _in_safetensors}
+def _names(path: Path, suffix: str) -> list[str]:
+    if suffix == ".npz":
+        check_magic(path, b"PK", "an .npz archive")
+        with parsing(path, ".npz"), zipfile.ZipFile(path) as archive:
+            return [name[:-4] for name in archive.namelist() if name.endswith(".npy")]
+    with opened(path) if suffix == ".safetensors" else data_sets(path) as held:
+        return list(held.keys())
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -234,7 +234,10 @@ def _look_up(
         raise InputValueError(problem, f"{len(known)} ids for {count} {side}s", "give one per row")
     out = np.empty(len(names), dtype=np.int64)
     for position, name in enumerate(names):
-        index = _index(name) if known is None else known.get(name)
+        if known is not None:
+            index = known.get(name)
+        else:
+            index = int(name) if name.isdecimal() and len(name) < 19 else None  # fits into 64 bits
         if index is None:
             remedy = f"check the ids, which --{side}-ids can replace"
             remedy = f"give the ids with --{side}-ids" if known is None else remedy
@@ -242,7 +245,3 @@ def _look_up(
             raise InputValueError(problem, f"{path}: {name!r}", remedy)
         out[position] = index
     return out
-
-
-def _index(name: str) -> int | None:
-    return int(name) if name.isdecimal() and len(name) < 19 else None  # fits into 64 bits

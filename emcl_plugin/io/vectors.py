@@ -117,10 +117,7 @@ def leaves(content: object) -> dict[str, Any]:
             elif id(value) not in entered:
                 entered.add(id(value))
                 before = f"{name}." if name else ""
-                inside += [(before + _word(key), x) for key, x in value.items()]
+                words = (k.decode(errors="replace") if isinstance(k, bytes) else k for k in value)
+                inside += [(f"{before}{k}", x) for k, x in zip(words, value.values(), strict=True)]
         level = inside
     return found
-
-
-def _word(key: object) -> str:
-    return key.decode(errors="replace") if isinstance(key, bytes) else str(key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from emcl_plugin.io.topk import ranked
 from emcl_plugin.io.write_matrices import SCORES, ScoresWriter, Table
 from emcl_plugin.io.write_runs import RUNS, SIDES, Run, RunWriter
 from emcl_plugin.scores import Dense, Similarity
+
+IdPair: TypeAlias = tuple[Sequence[str] | None, Sequence[str] | None]
+"""Ids of texts and of videos, if known."""
 
 
 def write_scores(
@@ -61,7 +64,7 @@ def write_scores(
     path = Path(path)
     source, kind = _source(scores)
     shape, dtype = source.shape, kind.numpy_dtype
-    write = prepare_scores(path, shape, dtype, text_ids, video_ids, force=force)
+    write = prepare_scores(path, shape, dtype, (text_ids, video_ids), force=force)
     with atomic_writer(path, force=force) as file:
         write(file, (block.numpy() for block in _blocks(source, kind)))
 
@@ -110,39 +113,27 @@ def write_run(
         raise InputValueError("a run has at least one answer per query", f"k = {k}", "k = 100")
     source, kind = _source(scores)
     shape, dtype = source.shape, kind.numpy_dtype
-    write = prepare_run(path, shape, dtype, direction, text_ids, video_ids, k=k, force=force)
+    ids = (text_ids, video_ids)
+    write = prepare_run(path, shape, dtype, ids, direction=direction, k=k, force=force)
     source = source if SIDES[direction][0] == "text" else source.T
     with atomic_writer(path, force=force) as file:
         write(file, ranked(_blocks(source, kind), min(k, source.shape[1])))
 
 
 def prepare_scores(
-    path: Path,
-    shape: tuple[int, int],
-    dtype: np.dtype[Any],
-    text_ids: Sequence[str] | None,
-    video_ids: Sequence[str] | None,
-    *,
-    force: bool,
+    path: Path, shape: tuple[int, int], dtype: np.dtype[Any], ids: IdPair, *, force: bool
 ) -> ScoresWriter:
     """Validate everything, then return the writer of row blocks to an open file."""
     check_target(path, npy_size(shape, dtype.itemsize), force=force)
     prepare = _by_suffix(path, SCORES)
-    ids = checked_ids(text_ids, shape[0], "text"), checked_ids(video_ids, shape[1], "video")
-    return prepare(Table(path, shape, dtype, *ids))
+    held = map(checked_ids, ids, shape, ("text", "video"))
+    return prepare(Table(path, shape, dtype, *held))
 
 
 def prepare_run(
-    path: Path,
-    shape: tuple[int, int],
-    dtype: np.dtype[Any],
-    direction: str,
-    text_ids: Sequence[str] | None,
-    video_ids: Sequence[str] | None,
-    *,
-    k: int,
-    force: bool,
-) -> RunWriter:
+    path: Path, shape: tuple[int, int], dtype: np.dtype[Any], ids: IdPair, *, direction: str,
+    k: int, force: bool,
+) -> RunWriter:  # fmt: skip
     """Validate everything, then return the writer of top-k blocks to an open file.
 
     ``shape`` is (texts, videos) in both directions.
@@ -150,16 +141,15 @@ def prepare_run(
     if direction not in SIDES:
         raise InputValueError("unknown direction", repr(direction), " or ".join(map(repr, SIDES)))
     sides = SIDES[direction]
-    counts = dict(zip(("text", "video"), shape, strict=True))
-    given = {"text": text_ids, "video": video_ids}
-    least = counts[sides[0]] * min(k, counts[sides[1]]) * dtype.itemsize  # the scores alone
-    check_target(path, least, force=force)
+    turn = 1 if sides[0] == "text" else -1
+    counts = shape[::turn]
+    check_target(path, counts[0] * min(k, counts[1]) * dtype.itemsize, force=force)  # scores alone
     prepare = _by_suffix(path, RUNS)
-    ids = [
-        checked_ids(given[side], counts[side], side) or list(map(str, range(counts[side])))
-        for side in sides
-    ]
-    return prepare(Run(path, dtype, sides, *ids))
+    queries, items = (
+        checked_ids(own, count, side) or list(map(str, range(count)))
+        for own, count, side in zip(ids[::turn], counts, sides, strict=True)
+    )
+    return prepare(Run(path, dtype, sides, queries, items))
 
 
 T = TypeVar("T")

@@ -25,6 +25,7 @@ from emcl_plugin.report.words import assumed, choices, headline, warnings
 from emcl_plugin.scores import Features
 from emcl_plugin.version import __version__
 
+_PACKAGES = ("torch", "numpy", "scipy", "matplotlib", "jinja2")
 _METHODS = {INPUT: "input", "+EMCL": "+ EMCL", "+NCL": "+ NCL", OURS: "both (emcl_plugin)"}
 
 
@@ -70,6 +71,8 @@ def render(
     first, *others = ablation.rows
     gains = {row.name: row.gain_over(first) for row in others if not row.note}
     own = ablation.gains() if OURS not in gains else dict(zip(DIRECTIONS, gains[OURS], strict=True))
+    versions = {"emcl_plugin": __version__, "Python": platform.python_version()}
+    versions |= {package: metadata.version(package) for package in _PACKAGES}
     won, lost = movers(ablation)
     largest = hubs(ablation)
     shown = [hub[0] for side in largest for hub in side["rows"]]
@@ -91,7 +94,7 @@ def render(
         lost=lost,
         settings=[(one_line(str(k)), one_line(str(v), None)) for k, v in settings.items()],
         facts=choices(ablation),
-        versions=_versions(),
+        versions=list(versions.items()),
     )
 
 
@@ -126,9 +129,3 @@ def _ablation(
         "left_out": texts - queries,
         "items": items,
     }
-
-
-def _versions() -> list[tuple[str, str]]:
-    packages = ("torch", "numpy", "scipy", "matplotlib", "jinja2")
-    own = [("emcl_plugin", __version__), ("Python", platform.python_version())]
-    return own + [(package, metadata.version(package)) for package in packages]

@@ -123,7 +123,7 @@ def _recall(direction: str, before: Placement, after: Placement) -> Plot:
         axes.set_xlabel("K")
         axes.set_ylabel("R@K (%)")
 
-    arrow = _spoken(direction)
+    arrow = direction.replace("->", "to")
     ends = [f"R@{k} {curves[0][k - 1]:.1f} before, {curves[1][k - 1]:.1f} after" for k in (1, last)]
     return Plot(
         name="recall-" + direction.replace(" -> ", "-to-"),
@@ -185,7 +185,3 @@ def _ranks(before: Floats, after: Floats) -> Plot:
         rows=[[name, *map(str, row)] for name, row in zip(names, table, strict=True)],
         draw=draw,
     )
-
-
-def _spoken(direction: str) -> str:
-    return direction.replace("->", "to")

@@ -50,7 +50,7 @@ def files(folder):
 @pytest.mark.parametrize("suffix", SCORES)
 def test_scores_are_read_back_in_their_dtype(tmp_path, suffix, dtype, rows):
     x, path = X.astype(dtype), tmp_path / f"s{suffix}"
-    write = prepare_scores(path, x.shape, x.dtype, TEXTS, VIDEOS, force=False)
+    write = prepare_scores(path, x.shape, x.dtype, (TEXTS, VIDEOS), force=False)
     with atomic_writer(path, force=False) as file:
         write(file, (x[i : i + rows] for i in range(0, len(x), rows)))
     found = read_array(path)
@@ -300,11 +300,10 @@ def test_parquet_without_its_library(tmp_path, monkeypatch, write):
 @pytest.mark.parametrize("suffix", [*SCORES, *RUNS])
 def test_no_room_is_told_before_the_work(tmp_path, suffix):
     prepare = prepare_scores if suffix in SCORES else prepare_run
-    how = {} if suffix in SCORES else {"k": 10**9}
-    way = [] if suffix in SCORES else ["text -> video"]
+    how = {} if suffix in SCORES else {"k": 10**9, "direction": "text -> video"}
     huge, dtype = (10**9, 10**9), np.dtype("f4")
     with pytest.raises(InputFileError, match="disk is full"):
-        prepare(tmp_path / f"x{suffix}", huge, dtype, *way, None, None, force=False, **how)
+        prepare(tmp_path / f"x{suffix}", huge, dtype, (None, None), force=False, **how)
 
 
 class Failing(Dense):
