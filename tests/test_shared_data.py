@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from real_data import real_set
 
 from emcl_plugin import EmclWarning, rescore
 from emcl_plugin.evaluation.metrics import evaluate
 from emcl_plugin.ground_truth import GroundTruth
 from emcl_plugin.scores import Dense
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
-
-def load(name):
-    folder = DATA / name
-    if not folder.is_dir():
-        pytest.skip(f"{name} is missing in {DATA.parent.name}/{DATA.name}, beside the checkout")
-    text, video = (np.load(folder / f"{side}.npy") for side in ("text", "video"))
-    truth = folder / "text_to_video.npy"
-    return text, video, np.load(truth) if truth.exists() else None
-
-
-def mean_r1(scores, truth):
-    right = None if truth is None else GroundTruth.from_index(truth, scores.shape[1])
-    return np.mean([p.metric("R@1") for _, p in evaluate(Dense(scores), right).directions])
+def mean_r1(scores, owner):
+    truth = GroundTruth.from_index(owner, scores.shape[1])
+    return np.mean([p.metric("R@1") for _, p in evaluate(Dense(scores), truth).directions])
 
 
 def cosine(text, video):
@@ -47,15 +36,15 @@ def cosine(text, video):
     ],
 )
 def test_mean_r1_with_no_option(name, floor):
-    text, video, truth = load(name)
+    text, video, owner = real_set(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EmclWarning)
-        assert mean_r1(rescore(None, (text, video)).scores, truth) >= floor
-        assert mean_r1(rescore(cosine(text, video)).scores, truth) >= floor - 1
+        assert mean_r1(rescore(None, (text, video)).scores, owner) >= floor
+        assert mean_r1(rescore(cosine(text, video)).scores, owner) >= floor - 1
 
 
 def test_a_set_without_hubs_comes_back_unchanged():
-    text, video, _ = load("flickr8k_miniclip_trained")
+    text, video, _ = real_set("flickr8k_miniclip_trained")
     sim = cosine(text, video)
     result = rescore(sim)
     assert_array_equal(result.scores, sim)
@@ -76,8 +65,7 @@ SETS = [
 
 def text_r1_gain(name, seed, **settings):
     """Return the gain over the cosine in R@1 points, text to video, with half of the videos."""
-    text, video, truth = load(name)
-    owner = np.arange(len(text)) if truth is None else truth
+    text, video, owner = real_set(name)
     chosen = np.random.default_rng(seed).permutation(len(video))[: len(video) // 2]
     asked = np.isin(owner, chosen)
     text, owner = text[asked], owner[asked]

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import functools
 import warnings
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from real_data import real_set
 
 from emcl_plugin.bank import fit_corrector
 from emcl_plugin.data.demo import load_demo
@@ -21,7 +21,6 @@ from emcl_plugin.evaluation.metrics import place
 from emcl_plugin.ground_truth import GroundTruth
 from emcl_plugin.scores import Dense, FeaturePair, Features
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 BANKED = (
     "coco_clipB16_split",
     "flickr8k_tinyclip_split",
@@ -52,13 +51,7 @@ def load(name):
         demo = load_demo()
         sides = (demo.text, demo.video, demo.text_bank, demo.video_bank)
         return Set(*sides, GroundTruth.diagonal((len(demo.text), len(demo.video))))
-    folder = DATA / name
-    if not folder.is_dir():
-        pytest.skip(f"{name} is not at hand: put it under {DATA.name}/ beside the checkout")
-    sides = [np.load(folder / f"{x}.npy") for x in ("text", "video", "text_bank", "video_bank")]
-    owner = np.arange(len(sides[0]))
-    if (folder / "text_to_video.npy").exists():
-        owner = np.load(folder / "text_to_video.npy")
+    *sides, owner = real_set(name, "text_bank", "video_bank")
     return Set(*sides, GroundTruth.from_index(owner, len(sides[1])))
 
 
