@@ -68,14 +68,6 @@ def test_same_library_dtype_and_device_come_back_and_input_is_untouched(library,
         assert_array_equal(np.asarray(before), np.asarray(after))
 
 
-def test_numpy_and_torch_agree():
-    text, video = hubby()
-    assert_array_equal(
-        rerank(None, (text, video)),
-        rerank(None, (torch.from_numpy(text), torch.from_numpy(video))).numpy(),
-    )
-
-
 def test_bfloat16_and_gradients_are_accepted():
     text, video = (torch.from_numpy(x).bfloat16().requires_grad_() for x in hubby())
     out = rerank(None, (text, video))
@@ -174,14 +166,6 @@ def test_memory_budget_changes_no_result(memory):
         rtol=1e-9,
         atol=1e-9,
     )
-
-
-def test_memory_mapped_input(tmp_path):
-    text, video = hubby()
-    for name, x in (("t", text), ("v", video)):
-        np.save(tmp_path / f"{name}.npy", x)
-    mapped = tuple(np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in "tv")
-    assert_array_equal(rerank(None, mapped), rerank(None, (text, video)))
 
 
 def test_output_larger_than_memory_is_refused_with_the_way_out(monkeypatch):

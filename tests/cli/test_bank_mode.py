@@ -160,8 +160,3 @@ def test_options_reach_the_correction_by_banks(folder, emcl, options, settings):
     if "float64" in options:
         assert scores.dtype == np.float64
     assert_array_equal(scores, wanted.astype(scores.dtype))
-
-
-def test_banks_are_read_from_the_environment(emcl, monkeypatch):
-    monkeypatch.setenv("EMCL_RERANK_TEXT_BANK", "tb.npy")
-    assert facts_of(emcl(*BOTH, "--json", "-q"))["protocol"] == "bank"

@@ -109,12 +109,6 @@ def test_with_a_run_and_no_output_there_is_no_matrix(folder):
     assert len(parquet.read_table("v.parquet")) == 200 * 100
 
 
-def test_with_neither_there_is_a_matrix(folder):
-    facts = facts_of(run("--json"))
-    assert (facts["output"], "runs" in facts) == ("reranked.npy", False)
-    assert files(folder) == ["reranked.npy"]
-
-
 @pytest.mark.usefixtures("folder")
 def test_a_bank_makes_runs_too():
     np.save("tb.npy", load_demo().text_bank[:200])

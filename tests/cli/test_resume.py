@@ -84,19 +84,6 @@ def test_the_same_command_goes_on(here, stop_after, options):
     assert (here / name).read_bytes() == content
 
 
-def test_a_run_from_the_start_resumes_nothing(here):
-    assert facts_of(run(*RESUME, "--json", "-q"))["resumed_rounds"] == 0
-    assert files(here) == ["reranked.npy"]
-
-
-def test_an_input_named_by_mistake_is_kept(here):
-    before = (here / "t.npy").read_bytes()
-    error = run("--resume", "t.npy", status=1).error
-    assert isinstance(error, OSError)
-    assert "not a checkpoint" in str(error)
-    assert (here / "t.npy").read_bytes() == before
-
-
 # --- a full disk ----------------------------------------------------------------------------------
 
 

@@ -262,24 +262,5 @@ def test_pickles_only_with_the_flag(tmp_path):
     assert "--trust-pickle" in str(out.exception)
 
 
-def test_standard_input_once(tmp_path):
-    file = io.BytesIO()
-    np.save(file, X)
-    np.save(tmp_path / "v.npy", X)
-    content = file.getvalue()
-    found = evaluated("--text", "-", "--video", tmp_path / "v.npy", input=content)
-    assert found["text -> video"]["R@1"] == 100
-    out = run("eval", "--text", "-", "--video", "-", input=content)
-    assert out.exit_code == 2
-    assert "only one option can read standard input" in out.output
-
-
-def test_addresses_on_the_command_line():
-    with fsspec.filesystem("memory").open("/run.npz", "wb") as file:
-        np.savez(file, t=X, v=X)
-    found = evaluated("--text", "memory://run.npz:t", "--video", "memory://run.npz:v")
-    assert found["text -> video"]["R@1"] == 100
-
-
 def test_the_folder_of_copies_is_private():
     assert new_folder().stat().st_mode & 0o777 == 0o700

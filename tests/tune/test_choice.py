@@ -199,12 +199,6 @@ def test_the_same_seed_and_cuts_give_the_same_numbers():
 
 
 @pytest.mark.slow
-def test_another_seed_cuts_otherwise():
-    mrr = [[t["MRR"] for t in tune(*bank(), cuts=1, seed=s).to_dict()["tried"][0]] for s in (0, 1)]
-    assert mrr[0] != mrr[1]
-
-
-@pytest.mark.slow
 def test_more_cuts_ask_more_queries():
     """Each at most once in a cut."""
     counts = [tune(*bank(), cuts=cuts).parts[0][0].asked for cuts in (1, 4)]
