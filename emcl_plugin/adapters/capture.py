@@ -47,10 +47,8 @@ class Captured:
 
     Attributes
     ----------
-    adapters : list of Adapter
-        One per evaluated matrix, in order.
-    results : list of RerankResult
-        Their re-scored matrices, after the block.
+    adapters, results : list of Adapter, list of RerankResult
+        One per evaluated matrix, in order; after the block, their re-scored matrices.
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:

@@ -91,8 +91,7 @@ class Collector:
 
         Parameters
         ----------
-        text : (n, D) array or tensor, optional
-        video : (n, D) array or tensor, optional
+        text, video : (n, D) array or tensor, optional
             At least one of the two. bfloat16 is converted to float32.
         ids : (n,) sequence of str or int, optional
             The video id of every row of text and of video. Default: row i of all text belongs to

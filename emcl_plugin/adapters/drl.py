@@ -27,10 +27,8 @@ class DRL(Adapter):
 
     Parameters
     ----------
-    text : (n_text, words, D) array, optional
-        ``batch_feat_t``, raw.
-    video : (n_video, frames, D) array, optional
-        ``batch_feat_v``, raw, after the model's own aggregation.
+    text, video : (n_text, words, D) and (n_video, frames, D) array, optional
+        ``batch_feat_t`` and ``batch_feat_v``, raw; the latter after the model's own aggregation.
     text_mask, video_mask : (n_text, words) and (n_video, frames) array, optional
         ``batch_mask_t`` and ``batch_mask_v``. Default: all ones.
     text_weights, video_weights : arrays like the masks, optional
@@ -41,10 +39,8 @@ class DRL(Adapter):
         for "xti".
     interaction : {"wti", "ti", "dp", "xti"}, optional
         Default: "wti" with weights, else "ti".
-    cut_off_points : sequence of int, optional
-        Cumulative numbers of captions per video. Default: one text per video.
-    orientation : {"auto", "text-video", "video-text"}, default "auto"
-        Of ``sim``.
+    cut_off_points, orientation
+        As in :class:`CLIP4Clip`.
 
     Examples
     --------

@@ -17,8 +17,7 @@ class OpenCLIP(Adapter):
 
     Parameters
     ----------
-    texts_emb : (n_text, D) array or list of batches
-    images_emb : (n_image, D) array or list of batches
+    texts_emb, images_emb : (n_text, D) and (n_image, D) array, or list of batches
     texts_image_index : (n_text,) sequence of int, optional
         The image of each text. Default: text i describes image i, if their numbers are equal.
 
@@ -107,8 +106,7 @@ class SentenceTransformers(Adapter):
 
     Parameters
     ----------
-    queries : (n_query, D) array or list of vectors
-    corpus : (n_item, D) array or list of vectors
+    queries, corpus : (n_query, D) and (n_item, D) array, or list of vectors
     relevant_docs : mapping of str to collection of str, optional
         Relevant corpus ids by query id, as in InformationRetrievalEvaluator; requires both ids.
         Default: query i belongs to item i, if their numbers are equal.

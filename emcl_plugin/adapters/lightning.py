@@ -26,8 +26,9 @@ HOMES = ("lightning.pytorch", "pytorch_lightning")
 class RerankHooks:
     """The hooks of ``RerankCallback``, which adds Lightning's Callback as a base class.
 
-    ``validation_step`` and ``test_step`` return a mapping with any of ``text``, ``video``,
-    ``ids``, ``text_ids`` and ``video_ids``, as :meth:`Collector.add` takes them.
+    ``validation_step`` and ``test_step`` return a mapping with any of ``text``, ``video``, ``ids``,
+    ``text_ids`` and ``video_ids``, as :meth:`Collector.add` takes them. After an epoch, ``adapter``
+    is what all processes collected, ``result`` its re-scored matrix.
 
     Parameters
     ----------
@@ -38,13 +39,6 @@ class RerankHooks:
         both with " before" for the retriever's own scores. Logged if the ground truth is known.
     **settings
         For :func:`emcl_plugin.rescore`.
-
-    Attributes
-    ----------
-    adapter : Collected or None
-        The last epoch, from all processes.
-    result : RerankResult or None
-        Its re-scored matrix.
 
     Examples
     --------

@@ -16,11 +16,8 @@ class EMCLNet(Adapter):
     ----------
     sim : (n_text, n_video), (n_video, most captions, n_video) array or list of row blocks
         Returned by ``_run_on_single_gpu`` in ``main_retrieval.py``.
-    cut_off_points : sequence of int, optional
-        Cumulative numbers of captions per video. Default: one text per video.
-    logit_scale : float, optional
-        Factor to divide the scores by.
-    orientation : {"auto", "text-video", "video-text"}, default "auto"
+    cut_off_points, logit_scale, orientation
+        As in :class:`CLIP4Clip`.
     """
 
     NAME = "emcl-net"

@@ -60,8 +60,8 @@ def dual_dis(
 ) -> Similarity:
     """Apply each factor of DualIS only to queries that activate its bank.
 
-    A query is activated for a bank if its best gallery item is among the k best of some row of
-    that bank. In the notation of :func:`dual_is`, row i of the result is
+    A query is activated for a bank if its best gallery item is among the k best of some row of that
+    bank. In the notation of :func:`dual_is`, row i of the result is
 
         S_ij - tau   (log sum exp(Q_ij / tau_q) + log sum exp(G_ij / tau_g))   for both,
         S_ij - tau_q  log sum exp(Q_ij / tau_q)                                for the query bank,
@@ -75,8 +75,8 @@ def dual_dis(
 
     Parameters
     ----------
-    query_temperature, gallery_temperature : float
-        tau_q and tau_g, in the units of the scores.
+    query_temperature, gallery_temperature
+        As in :func:`dual_is`.
     k : int, default 1
         Items per row of a bank in its activation set.
 

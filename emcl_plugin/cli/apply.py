@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,10 @@ from emcl_plugin.cli.inputs import Inputs, TruthFiles, read_source
 from emcl_plugin.errors import escaped
 
 if TYPE_CHECKING:
+    import torch
+
     from emcl_plugin._internal.arrays import Array
     from emcl_plugin.bank.corrector import Corrector
-    from emcl_plugin.cli.show import Progress
     from emcl_plugin.evaluation.metrics import Placement
     from emcl_plugin.ground_truth import GroundTruth
     from emcl_plugin.io.topk import Ranked
@@ -64,12 +65,14 @@ def apply_command(
     Each query is scored by itself: its scores are the same, to the last bit, alone or in any
     batch.
     """
-    if (text is None) == (video is None):
-        raise opt.wrong_usage("give the queries with either --text or --video")
     output = output or Path("scores.npy" if top is None else "top.csv")
-    if output.suffix != (".npy" if top is None else ".csv"):
-        what = "scores need an .npy" if top is None else "--top needs a .csv"
-        raise opt.wrong_usage(f"{what} output, not {escaped(output.name)}")
+    opt.refuse({
+        "give the queries with either --text or --video": (text is None) == (video is None),
+        f"scores need an .npy output, not {escaped(output.name)}":
+        top is None and output.suffix != ".npy",
+        f"--top needs a .csv output, not {escaped(output.name)}":
+        top is not None and output.suffix != ".csv",
+    })  # fmt: skip
     started = time.perf_counter()
 
     from emcl_plugin.cli.show import Progress, warnings_as_notes
@@ -79,26 +82,18 @@ def apply_command(
     vectors = read_source(text if text is not None else str(video))
     queries = vectors.array
     corrector = Reranker.from_pretrained(folder, device=device).corrector_
-    _check(output, queries, corrector, top, force=force)
+    write = _writer(output, queries, corrector, top, force=force)
     both = vectors.ids is not None and corrector.names
     known = Inputs(None, None, vectors.ids, corrector.names) if both else None
     shape = (len(queries), len(corrector))
     truth = None if gt is None else TruthFiles(gt=gt).read(shape, known)
     with warnings_as_notes(quiet=quiet), Progress(enabled=not quiet) as progress:
-        gate = float(corrector.gate(queries).mean())
-        seen = corrector.seen(queries)
-        _write(output, queries, corrector, top, progress, force=force)
+        gate, seen = float(corrector.gate(queries).mean()), corrector.seen(queries)
+        write(progress.rows("scoring", corrector.scores(queries), shape[0]))
         measured = {} if truth is None else _measured(corrector, queries, truth)
-    facts: dict[str, Any] = {
-        "protocol": "bank",
-        "queries": shape[0],
-        "gallery": shape[1],
-        "strength": corrector.strength,
-        "likeness": gate,
-        "seen_in_bank": seen,
-        "output": str(output),
-        "seconds": round(time.perf_counter() - started, 3),
-    }
+    facts: dict[str, Any] = {"protocol": "bank", "queries": shape[0], "gallery": shape[1]}
+    facts |= {"strength": corrector.strength, "likeness": gate, "seen_in_bank": seen}
+    facts |= {"output": str(output), "seconds": round(time.perf_counter() - started, 3)}
     if not quiet:
         _summarise(facts, len(corrector.bank), measured)
     if as_json:
@@ -109,36 +104,29 @@ def apply_command(
         click.echo(json.dumps(facts, indent=2))
 
 
-def _check(
+def _writer(
     output: Path, queries: Array, corrector: Corrector, top: int | None, *, force: bool
-) -> None:
+) -> Callable[[Iterable[torch.Tensor]], None]:
+    """Check that the output can be written, then return what writes blocks of scores."""
     from emcl_plugin._internal.arrays import Kind
     from emcl_plugin.io.atomic import check_target
-    from emcl_plugin.io.npy import npy_size
+    from emcl_plugin.io.npy import npy_size, write_npy
+    from emcl_plugin.io.topk import ranked
     from emcl_plugin.io.write import checked_ids
 
-    count, kind = len(corrector), Kind.of(queries)
-    size = npy_size((len(queries), count), kind.dtype.itemsize) if top is None else 0
-    check_target(output, size, force=force)
-    if top is not None:
-        checked_ids(corrector.names or None, count, "gallery")
-
-
-def _write(
-    output: Path, queries: Array, corrector: Corrector, top: int | None, progress: Progress,
-    *, force: bool,
-) -> None:  # fmt: skip
-    from emcl_plugin._internal.arrays import Kind
-    from emcl_plugin.io.npy import write_npy
-    from emcl_plugin.io.topk import ranked
-
     kind, shape = Kind.of(queries), (len(queries), len(corrector))
-    blocks = progress.rows("scoring", corrector.scores(queries), shape[0])
-    if top is None:
-        parts = (kind.narrow(block.cpu()).numpy() for block in blocks)
-        write_npy(output, shape, kind.numpy_dtype, parts, force=force)
-    else:
-        _write_top(output, ranked(blocks, min(top, shape[1])), corrector.names, force=force)
+    check_target(output, npy_size(shape, kind.dtype.itemsize) if top is None else 0, force=force)
+    if top is not None:
+        checked_ids(corrector.names or None, shape[1], "gallery")
+
+    def write(blocks: Iterable[torch.Tensor]) -> None:
+        if top is None:
+            parts = (kind.narrow(block.cpu()).numpy() for block in blocks)
+            write_npy(output, shape, kind.numpy_dtype, parts, force=force)
+        else:
+            _write_top(output, ranked(blocks, min(top, shape[1])), corrector.names, force=force)
+
+    return write
 
 
 def _write_top(path: Path, blocks: Iterable[Ranked], names: Sequence[str], *, force: bool) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import click
 import torch
@@ -70,14 +71,8 @@ def _open(config: RunConfig, group: ProcessGroup, device: str, *, quiet: bool) -
     resources = Resources(device=device, dtype=dtype, memory=config.memory, group=group)
 
     def opened() -> Opened:
-        job = Job(
-            inputs.sim,
-            inputs.feats,
-            config.settings,
-            resources,
-            candidates=config.candidates,
-            index=config.index or "Flat",
-        )
+        few: dict[str, Any] = {"candidates": config.candidates, "index": config.index or "Flat"}
+        job = Job(inputs.sim, inputs.feats, config.settings, resources, **few)
         truth = None
         if config.truth.gt is not None or inputs.truth is not None:
             truth = config.truth.read(job.shape, inputs)
@@ -104,13 +99,15 @@ def _check_explanation(outputs: Outputs) -> None:
 
 def _execute(config: RunConfig, opened: Opened, *, quiet: bool) -> present.Result:
     """Correct the scores, write them, and measure the correction."""
-    job, outputs, moved = opened.job, config.outputs, None
+    job, outputs, moved, measured = opened.job, config.outputs, None, None
     with Progress(enabled=not quiet) as progress:
         with _checkpoint(config, job, quiet=quiet) as kept:
             found, report = _correct(config, job, kept, progress)
             opened.writer.write(found.source, progress)
         with _interrupted_measuring(outputs):
-            measured = _measure(config, opened, found, progress)
+            if opened.truth is not None and config.candidates is None:
+                how: dict[str, Any] = {"several": config.several, "names": opened.names}
+                measured = ablation(job, found, opened.truth, **how, progress=progress.update)
             if config.check_leak and isinstance(found, Correction):
                 moved = permutation_check(job, found, opened.truth)
     if measured is not None:
@@ -134,17 +131,6 @@ def _correct(
         job, *config.banks.read(), emcl=settings.emcl, ncl=ncl, progress=progress.update
     )
     return banked, banked.report
-
-
-def _measure(
-    config: RunConfig, opened: Opened, found: Correction | Banked, progress: Progress
-) -> Ablation | None:
-    if opened.truth is None or config.candidates is not None:
-        return None
-    return ablation(
-        opened.job, found, opened.truth, several=config.several, names=opened.names,
-        progress=progress.update,
-    )  # fmt: skip
 
 
 def _explain(config: RunConfig, job: Job, measured: Ablation) -> None:

@@ -160,13 +160,7 @@ class Placement:
 
 
 def place(source: Similarity, truth: GroundTruth, several: str = "best") -> Placement:
-    """Rank every relevant pair in one streaming pass; NaN and infinity are refused.
-
-    >>> from emcl_plugin.scores import Dense
-    >>> scores = Dense(torch.tensor([[0.9, 0.1], [0.8, 0.2]]))
-    >>> place(scores, GroundTruth.diagonal((2, 2))).ranks().tolist()
-    [1.0, 2.0]
-    """
+    """Rank every relevant pair in one streaming pass; NaN and infinity are refused."""
     if several not in SEVERAL:
         raise InputValueError(
             "this way with several right items is not known", repr(several), ", ".join(SEVERAL)
