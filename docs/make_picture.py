@@ -31,7 +31,7 @@ def main() -> None:
         }
     )
     data = load_demo()
-    rows = run_demo(data).rows
+    _, rows = run_demo(data)
     figure, (bars, hubs) = plt.subplots(1, 2, figsize=(8.4, 3.1), width_ratios=(1, 1.25))
 
     directions = list(dict.fromkeys(direction for direction, _, _ in rows))

@@ -7,7 +7,7 @@ from typing import Any
 
 from emcl_plugin.adapters.base import Adapter
 from emcl_plugin.adapters.capture import Captured, capture
-from emcl_plugin.adapters.clip4clip import XCLIP, CLIP2Video, CLIP4Clip
+from emcl_plugin.adapters.clip4clip import XCLIP, CLIP2Video, CLIP4Clip, EMCLNet
 from emcl_plugin.adapters.collect import Collected, Collector
 from emcl_plugin.adapters.drl import DRL
 from emcl_plugin.adapters.embeddings import (
@@ -16,8 +16,7 @@ from emcl_plugin.adapters.embeddings import (
     OpenCLIP,
     SentenceTransformers,
 )
-from emcl_plugin.adapters.matrices import DBSN, EMCLNet
-from emcl_plugin.adapters.mmt import MMT, CollaborativeExperts
+from emcl_plugin.adapters.mmt import DBSN, MMT, CollaborativeExperts
 from emcl_plugin.errors import InputValueError
 
 __all__ = [

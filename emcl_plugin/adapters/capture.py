@@ -22,9 +22,8 @@ import torch
 
 from emcl_plugin.adapters.base import Adapter
 from emcl_plugin.adapters.captions import unpadded
-from emcl_plugin.adapters.clip4clip import XCLIP, CLIP2Video, CLIP4Clip
+from emcl_plugin.adapters.clip4clip import XCLIP, CLIP2Video, CLIP4Clip, EMCLNet
 from emcl_plugin.adapters.drl import DRL
-from emcl_plugin.adapters.matrices import EMCLNet
 from emcl_plugin.adapters.mmt import MMT
 from emcl_plugin.api import RerankResult
 from emcl_plugin.errors import InputValueError

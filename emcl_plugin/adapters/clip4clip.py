@@ -1,4 +1,4 @@
-"""CLIP4Clip, CLIP2Video and X-CLIP: frame features with masks, or the matrix.
+"""CLIP4Clip, CLIP2Video, X-CLIP and EMCL-Net: frame features with masks, or the matrix.
 
 According to the public code of ArrowLuo/CLIP4Clip (`modules/modeling.py`, `_loose_similarity`),
 cached features are raw; a video is the normalized masked mean of its unit frames ("meanP"); scores
@@ -101,6 +101,33 @@ class XCLIP(CLIP4Clip):
 
     def __init__(self, *, sim: Any, **settings: Any) -> None:
         super().__init__(sim=sim, **settings)
+
+
+class EMCLNet(Adapter):
+    """Output of EMCL-Net, whose video vectors depend on the text, so only the matrix is used.
+
+    Parameters
+    ----------
+    sim : (n_text, n_video), (n_video, most captions, n_video) array or list of row blocks
+        Returned by ``_run_on_single_gpu`` in ``main_retrieval.py``.
+    cut_off_points, logit_scale, orientation
+        As in :class:`CLIP4Clip`.
+    """
+
+    NAME = "emcl-net"
+    FIELDS: ClassVar[Fields] = {"sim": ("sim_matrix", "sims", "")}
+
+    def __init__(
+        self,
+        *,
+        sim: Any,
+        cut_off_points: Any = None,
+        logit_scale: Any = None,
+        orientation: str = "auto",
+    ) -> None:
+        self.notes = []
+        points, scale = cut_off_points, logit_scale
+        self._settle(sim, cut_off_points=points, logit_scale=scale, orientation=orientation)
 
 
 def one_vector(text: Any) -> Array:

@@ -1,4 +1,4 @@
-"""MMT, collaborative-experts and QB-Norm: experts with weights, or a matrix with its caption mask.
+"""MMT, collaborative-experts, QB-Norm, DBSN: experts with weights, or a matrix and caption mask.
 
 According to the public code of gabeur/mmt (`model/model.py`, `trainer/trainer.py`), texts are
 grouped by video, with the same number of captions for each. Captions that do not exist are masked
@@ -135,6 +135,36 @@ class CollaborativeExperts(MMT):
     """Output of collaborative-experts and QB-Norm: a pickled matrix and a pickled mask."""
 
     NAME = "collaborative-experts"
+
+
+class DBSN(MMT):
+    """Dump of DBSN: a matrix, or a dictionary with ``sims``; some are video x text.
+
+    Parameters
+    ----------
+    sims : (n_text, n_video) or (n_video, n_text) array
+    query_masks : (n_video, captions) array, optional
+    orientation : {"text-video", "video-text"}
+        Required for square matrices, because dumps exist in both orientations.
+    """
+
+    NAME = "dbsn"
+    FIELDS: ClassVar[Fields] = {"sims": ("sim", "sim_matrix", ""), "query_masks": ("query_mask",)}
+
+    def __init__(self, *, sims: Any, query_masks: Any = None, orientation: str = "auto") -> None:
+        matrix, turned = stacked(sims, "sims"), False
+        if orientation == "auto" and matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1]:
+            raise InputValueError(
+                "cannot determine whether the matrix is text x video",
+                f"a square matrix of size {len(matrix)}; dumps of DBSN exist in both orientations",
+                "pass the orientation: text-video or video-text",
+            )
+        if orientation == "auto" and query_masks is None and matrix.shape[0] < matrix.shape[1]:
+            orientation, turned = "video-text", True  # videos have captions
+        super().__init__(sims=matrix, query_masks=query_masks, orientation=orientation)
+        if turned:
+            why = "sim has fewer rows than columns"
+            self.notes.append(f"{why}: it is video x text and was transposed")
 
 
 _PARTS = ("text_embds", "vid_embds", "text_weights", "vid_weights")

@@ -31,19 +31,24 @@ def demo(as_json: bool, save: Path | None) -> None:
     """
     from emcl_plugin.cli.show import summary
     from emcl_plugin.data.demo import load_demo, run_demo, save_demo
+    from emcl_plugin.evaluation.metrics import MEASURES
     from emcl_plugin.report.tables import metrics_table
 
     data = load_demo()
     if save is not None:
         save_demo(data, save)
-    outcome = run_demo(data)
+    report, rows = run_demo(data)
     if as_json:
-        click.echo(json.dumps(outcome.to_dict(), indent=2))
+        metrics = [
+            {"direction": direction, "method": method, **{m: found.metric(m) for m in MEASURES}}
+            for direction, method, found in rows
+        ]
+        click.echo(json.dumps({"metrics": metrics, "report": report.to_dict()}, indent=2))
         return
     click.echo("English and Spanish names of the same emoji, as texts and as 'videos':")
-    click.echo(summary(outcome.report))
+    click.echo(summary(report))
     click.echo()
-    click.echo(metrics_table(outcome.rows))
+    click.echo(metrics_table(rows))
     if save is not None:
         text, video = (escaped(shlex.quote(f"{save}/{name}.npy")) for name in ("text", "video"))
         click.echo(f"\nNow try: emcl-rerank --text {text} --video {video}")

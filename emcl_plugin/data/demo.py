@@ -12,7 +12,7 @@ import numpy as np
 
 from emcl_plugin.api import rescore
 from emcl_plugin.errors import InputFileError
-from emcl_plugin.evaluation.metrics import MEASURES, Placement, by_direction, evaluate
+from emcl_plugin.evaluation.metrics import Placement, by_direction, evaluate
 from emcl_plugin.io.atomic import atomic_writer
 from emcl_plugin.pipeline.report import Report
 from emcl_plugin.scores import Dense, FeaturePair, Features
@@ -79,25 +79,9 @@ def save_demo(data: DemoData, folder: Path) -> None:
             file.write(whole)
 
 
-@dataclass(frozen=True)
-class DemoOutcome:
-    """The report, and rows of (direction, method, metrics)."""
-
-    report: Report
-    rows: list[tuple[str, str, Placement]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the dictionary of the JSON report."""
-        metrics = [
-            {"direction": direction, "method": method, **{m: found.metric(m) for m in MEASURES}}
-            for direction, method, found in self.rows
-        ]
-        return {"metrics": metrics, "report": self.report.to_dict()}
-
-
-def run_demo(data: DemoData) -> DemoOutcome:
-    """Evaluate the cosine, and `rescore` with default settings, in both directions."""
+def run_demo(data: DemoData) -> tuple[Report, list[tuple[str, str, Placement]]]:
+    """Evaluate the cosine, and `rescore` with default settings: the report, rows of metrics."""
     result = rescore(None, (data.text, data.video))
     before = FeaturePair(Features(data.text), Features(data.video))
     found = {"cosine": evaluate(before), "emcl_plugin": evaluate(Dense(result.scores))}
-    return DemoOutcome(result, by_direction(found))
+    return result, by_direction(found)

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from emcl_plugin.errors import InputFileError
 from emcl_plugin.io.fvecs import read_fvecs
-from emcl_plugin.io.hdf5 import read_hdf5
-from emcl_plugin.io.matlab import read_mat
+from emcl_plugin.io.hdf5 import read_hdf5, read_mat
 from emcl_plugin.io.members import Matrix, first_bytes, only
 from emcl_plugin.io.npy import MAGIC, read_npy, read_npz
 from emcl_plugin.io.parquet import read_arrow, read_parquet

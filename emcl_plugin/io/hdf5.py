@@ -1,7 +1,8 @@
-"""HDF5: ``.h5``, ``.hdf5``, and ``.mat`` from MATLAB 7.3 on."""
+"""HDF5 and MATLAB's ``.mat``, which is HDF5 from version 7.3 on; SciPy reads older ones."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,16 +13,20 @@ import numpy as np
 from emcl_plugin.errors import InputFileError
 from emcl_plugin.io.members import (
     Matrix,
+    check_claim,
     check_magic,
     check_memory,
     check_ratio,
+    first_bytes,
     library,
+    no_false_claims,
     parsing,
     pick,
 )
 from emcl_plugin.io.out_of_core import gather, row_blocks
 from emcl_plugin.io.vectors import Vectors, with_ids
 
+_FLOATS = ("double", "single")  # of MATLAB
 MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
@@ -98,3 +103,21 @@ def _check_inside(data: Any, path: Path) -> None:
     if data.external is not None or data.is_virtual:
         problem, remedy = "the data set lies in another file", "copy it into one file: h5repack"
         raise InputFileError(problem, f"{path}: {data.name}", remedy)
+
+
+def read_mat(path: Path, key: str | None = None) -> Vectors:
+    """Return one variable with the rows and columns that MATLAB shows."""
+    start = first_bytes(path, 512 + len(MAGIC))
+    if MAGIC in (start[: len(MAGIC)], start[512:]):
+        # MATLAB stores columns first, so HDF5 sees transposed arrays
+        return Vectors(read_hdf5(path, key, at=512 if start[512:] == MAGIC else 0).array.T)
+    from scipy.io import loadmat, whosmat
+
+    with parsing(path, ".mat"), no_false_claims(path):
+        shapes = {name: shape for name, shape, kind in whosmat(path) if kind in _FLOATS}
+        name = pick({name: len(shape) for name, shape in shapes.items()}, key, path)
+        check_claim(8 * math.prod(shapes[name]), path.stat().st_size, path)
+        array: Matrix = loadmat(path, variable_names=[name])[name]
+        if array.dtype.kind != "f":
+            raise ValueError(f"variable {name} holds {array.dtype}")
+        return Vectors(array)
