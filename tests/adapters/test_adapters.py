@@ -172,38 +172,6 @@ def test_captions_may_be_flat_and_the_mask_left_out():
     assert "5 consecutive captions per video are assumed" in run.notes[0]
 
 
-def test_a_part_of_the_experts_is_refused():
-    given, _ = mmt()
-    del given["vid_weights"]
-    with pytest.raises(EmclError, match="some arrays of the experts are missing"):
-        MMT(**given)
-
-
-@pytest.mark.parametrize("names", [["rgb", "audio"], ["rgb", "audio", "ocr"], ["rgb"] * 3])
-def test_other_experts_than_there_are_are_refused(names):
-    given, _ = mmt()
-    with pytest.raises(EmclError, match="does not match text_embds"):
-        MMT(**given, experts=names)
-
-
-@pytest.mark.parametrize("kind", [MMT, CollaborativeExperts])
-@pytest.mark.parametrize(
-    ("mask", "words"),
-    [
-        (np.ones((14, 4)), "does not match"),
-        (np.ones((7, 10)), "does not match"),
-        (np.ones(70), "not a mask|does not match"),
-        (np.zeros((14, 5)), "not a mask of captions"),
-    ],
-)
-def test_a_mask_that_does_not_fit_is_refused(kind, mask, words):
-    given, sims = mmt()
-    with pytest.raises(EmclError, match=words):
-        kind(sims=sims, query_masks=mask)
-    with pytest.raises(EmclError, match=words):
-        kind(**{**given, "query_masks": mask})
-
-
 # --- orientation ------------------------------------------------------------------------------
 
 
@@ -294,6 +262,13 @@ def test_sentence_transformers_relevant_documents():
 
 TOKENS = {"text": np.ones((3, 2, 4)), "video": np.ones((3, 2, 4))}
 SQUARE, VECTORS = np.ones((3, 3)), np.ones((3, 4))
+EXPERTS, SIMS = mmt()
+MASKS = [
+    (np.ones((14, 4)), "does not match"),
+    (np.ones((7, 10)), "does not match"),
+    (np.ones(70), "not a mask|does not match"),
+    (np.zeros((14, 5)), "not a mask of captions"),
+]
 WRONG = [
     (CLIP4Clip, {}, "neither scores nor features of clip4clip"),
     (CLIP4Clip, {"text": np.ones((3, 1, 4))}, "neither scores nor features"),
@@ -310,7 +285,17 @@ WRONG = [
     (DRL, {**TOKENS, "text_weights": np.ones((3, 2))}, "one side only"),
     (MMT, {}, "neither scores nor experts"),
     (MMT, {"sims": np.ones((5, 3))}, "not a multiple of the videos"),
-    (MMT, {**mmt()[0], "text_weights": np.ones(70)}, "text_weights must have two or three"),
+    (MMT, {**EXPERTS, "text_weights": np.ones(70)}, "text_weights must have two or three"),
+    (MMT, {**EXPERTS, "vid_weights": None}, "some arrays of the experts are missing"),
+    (MMT, {**EXPERTS, "experts": ["rgb", "audio"]}, "does not match text_embds"),
+    (MMT, {**EXPERTS, "experts": ["rgb", "audio", "ocr"]}, "does not match text_embds"),
+    (MMT, {**EXPERTS, "experts": ["rgb"] * 3}, "does not match text_embds"),
+    *(
+        (kind, {**given, "query_masks": mask}, words)
+        for kind in (MMT, CollaborativeExperts)
+        for given in (EXPERTS, {"sims": SIMS})
+        for mask, words in MASKS
+    ),
     (read, {"name": "vhs", "path": "x"}, "unknown adapter"),
     (
         SentenceTransformers,

@@ -72,16 +72,6 @@ def test_mmts_experts(kind, tmp_path):
     assert list(found.similarity.text) == list(given["text_embds"])  # the weights' order
 
 
-def test_mmts_saved_dictionary_is_a_pickle_and_must_be_trusted(tmp_path):
-    given, sims = mmt()
-    path = write(tmp_path, ".npy", {"sims": sims, "query_masks": given["query_masks"]})
-    with pytest.raises(EmclError, match="trust"):
-        read("mmt", path)
-    found = read("mmt", path, trust_pickle=True)
-    assert_array_equal(found.scores(), sims[given["query_masks"].ravel() != 0])
-    assert "3 missing captions were dropped" in found.notes
-
-
 @pytest.mark.parametrize("kind", [".pkl", ".npy"])
 @pytest.mark.parametrize("name", ["collaborative-experts", "emcl-net", "dbsn"])
 def test_a_matrix_alone(name, kind, tmp_path):

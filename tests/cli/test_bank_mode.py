@@ -105,7 +105,9 @@ def test_with_ground_truth_the_gain_is_measured_and_named_bank(emcl, banks):
 def test_the_page_says_bank_and_never_transductive(folder, emcl, banks):
     pytest.importorskip("matplotlib")
     pytest.importorskip("jinja2")
-    result = emcl(*BOTH, *banks, "--gt", "diagonal", "--report", "page.html")
+    shown = ("--report", "page.html", "--plots", "figures")
+    result = emcl(*BOTH, *banks, "--gt", "diagonal", *shown)
+    assert {path.suffix for path in (folder / "figures").iterdir()} == {".png", ".svg", ".pdf"}
     page = (folder / "page.html").read_text("utf-8")
     sides = " and ".join(f"{way.partition(' ')[0]}s" for way in ways(banks))
     assert f"bank (the correction was learned from other {sides})" in page
@@ -115,13 +117,6 @@ def test_the_page_says_bank_and_never_transductive(folder, emcl, banks):
     assert "page.html" in result.words
     options = [o for o in banks if o.startswith("--")]
     assert all(option in page for option in options)
-
-
-@pytest.mark.slow
-def test_the_figures_can_be_had_by_banks_too(folder, emcl):
-    pytest.importorskip("matplotlib")
-    emcl(*BOTH, *TEXT_BANK, "--gt", "diagonal", "--plots", "figures", "-q")
-    assert {path.suffix for path in (folder / "figures").iterdir()} == {".png", ".svg", ".pdf"}
 
 
 def test_queries_of_the_bank_are_said(folder, emcl):

@@ -91,18 +91,6 @@ def test_bad_files_are_refused(tmp_path, name, content, words):
     assert name in str(caught.value) or "video 9" in str(caught.value)
 
 
-def test_tables_of_other_items_are_refused(tmp_path):
-    pa = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
-    np.save(tmp_path / "gt.npy", np.array([1, 0, 1, 1]))
-    with pytest.raises(EmclError, match="4 entries for 3 texts"):
-        read_truth(tmp_path / "gt.npy", (3, 2))
-    parquet.write_table(pa.table({"text": [0], "item": [0]}), tmp_path / "gt.parquet")
-    with pytest.raises(EmclError, match="no columns text and video"):
-        read_truth(tmp_path / "gt.parquet", (1, 1))
-
-
 def test_unknown_and_repeated_ids_are_named(tmp_path):
     path = tmp_path / "gt.csv"
     path.write_text("text,video\na,zzz\n")

@@ -24,13 +24,6 @@ def model(monkeypatch):
     return scale_model
 
 
-def measured(seconds, **more):
-    return [
-        {"size": n, **{key: value(n) for key, value in more.items()}, "seconds": seconds(n)}
-        for n in SIZES
-    ]
-
-
 @pytest.mark.parametrize(
     ("named", "coefficients"),
     [
@@ -49,15 +42,6 @@ def test_a_known_law_is_found_and_foretells_the_largest(model, named, coefficien
     assert law(at[-1]) == pytest.approx(seconds[-1])
 
 
-def test_noise_moves_a_law_little_and_never_below_nothing(model):
-    noise = 1 + 0.05 * np.random.default_rng(0).standard_normal(len(SIZES))
-    at = [model.terms({"size": n}, 100, 512) for n in SIZES]
-    seconds = [3e-8 * n * n * x for n, x in zip(SIZES, noise, strict=True)]
-    law = model.fit(("1", "n n"), at, seconds)
-    assert law.coefficients[0] >= 0
-    assert law.coefficients[1] == pytest.approx(3e-8, rel=0.1)
-
-
 @pytest.mark.parametrize("power", [1.0, 0.5])
 def test_a_slope_lies_in_its_interval(model, power):
     x = np.array(SIZES, dtype=float) ** 2
@@ -66,14 +50,6 @@ def test_a_slope_lies_in_its_interval(model, power):
     assert (exact.slope, exact.r2) == pytest.approx((power, 1))
     assert found.low < power < found.high
     assert found.r2 < exact.r2
-
-
-def test_which_law_follows_from_what_was_seen(model):
-    fixed = measured(lambda n: n * n)
-    varying = measured(lambda n: n * n, iterations=lambda n: n // 1000)
-    searched = measured(lambda n: n * n, search_s=lambda n: n)
-    named = [model.names(rows) for rows in (fixed, varying, searched)]
-    assert named == [("1", "n n"), ("1", "n n", "n n iterations"), ("n n d", "2 n k")]
 
 
 def test_gpus_share_the_work_and_pay_for_the_sum(model):
