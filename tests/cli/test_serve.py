@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-import signal
 import socket
-import subprocess
 import sys
 import urllib.request
 
@@ -16,6 +13,8 @@ from click.testing import CliRunner
 
 pytest.importorskip("fastapi", reason='the service needs pip install ".[serve]"')
 pytest.importorskip("uvicorn", reason='the service needs pip install ".[serve]"')
+
+from campaigns.load import SERVE, Server
 
 from emcl_plugin import Reranker
 from emcl_plugin.cli.main import command
@@ -28,27 +27,19 @@ def run(*arguments):
     return CliRunner().invoke(command, ["serve", *map(str, arguments)])
 
 
-def test_from_a_folder_to_an_answer_and_an_end(kept):
-    served = [sys.executable, "-m", "emcl_plugin", "serve", kept, "--port", "0"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([*served, "--device", "cpu"], **pipes)
-    try:
-        url = re.search(r"http://127.0.0.1:\d+/", process.stderr.readline())[0]
-        assert url in process.stderr.readline()  # the example
-        demo = load_demo()
+def test_from_a_folder_to_an_answer_and_an_end(kept, tmp_path):
+    demo = load_demo()
+    with Server(tmp_path / "log", *SERVE, kept) as server:
+        assert f"{server.url}/" in server.curl
         body = json.dumps({"vector": demo.text[0].tolist(), "k": 4}).encode()
-        request = urllib.request.Request(f"{url}search", body, {"content-type": "application/json"})
+        kind = {"content-type": "application/json"}
+        request = urllib.request.Request(f"{server.url}/search", body, kind)
         with urllib.request.urlopen(request, timeout=20) as response:
             results = json.load(response)["results"]
-        expected = Reranker.from_pretrained(kept).search(demo.text[:1].astype(np.float32), 4)
-        assert [r["score"] for r in results] == expected[0][0].tolist()
-        assert [r["name"] for r in results] == [demo.video_names[i] for i in expected[1][0]]
-        process.send_signal(signal.SIGTERM)
-        out, errors = process.communicate(timeout=20)
-    finally:
-        process.kill()
-        process.communicate()
-    assert (process.returncode, out, errors) == (0, "", "")
+        assert (server.end()[0], server.written()) == (0, "")
+    expected = Reranker.from_pretrained(kept).search(demo.text[:1].astype(np.float32), 4)
+    assert [r["score"] for r in results] == expected[0][0].tolist()
+    assert [r["name"] for r in results] == [demo.video_names[i] for i in expected[1][0]]
 
 
 def test_options_reach_the_service(kept, monkeypatch):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import signal
 import socket
 import subprocess
-import sys
+import tempfile
 import time
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from threading import Thread
 
 import numpy as np
@@ -22,7 +22,7 @@ pytest.importorskip("httpx", reason='its tests need pip install ".[test-all]"')
 
 import httpx
 from asked import JSON, check_answer, check_error
-from campaigns.load import post
+from campaigns.load import Server, post
 
 from emcl_plugin import Reranker
 from emcl_plugin.data.demo import load_demo
@@ -54,48 +54,34 @@ service.serve(fitted, port=0, max_body=100_000, access_log="log" in sys.argv)
 HEAD = b"POST /search HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
 
 
-class Served:
-    """A service in a process of its own."""
-
-    def __init__(self, *arguments):
-        command = [sys.executable, "-c", SERVER, *map(str, arguments)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(command, **pipes)
-
-    def wait(self):
-        """Until it listens."""
-        for line in self.process.stderr:
-            if line.startswith("Serving"):
-                break
-        self.url = re.search(r"http://127.0.0.1:\d+", line)[0]
-        self.curl = self.process.stderr.readline().strip()
-        self.address = ("127.0.0.1", int(self.url.rpartition(":")[2]))
-
-    def end(self, number):
-        """What it wrote after the first lines, once it has ended as it should."""
-        self.process.send_signal(number)
-        out, errors = self.process.communicate(timeout=20)
-        assert (self.process.returncode, out) == (0, "")
-        assert "Traceback" not in errors
-        return errors
-
-
 @contextmanager
 def served(*arguments):
-    server = Served(*arguments)
-    try:
-        server.wait()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Server(Path(folder, "log"), "-c", SERVER, *arguments) as server,
+    ):
         yield server
-    finally:
-        server.process.kill()
-        server.process.communicate()
+
+
+def ends(server, number=signal.SIGTERM):
+    """What it wrote after the first lines, once it has ended as it should."""
+    assert server.end(number)[0] == 0
+    assert "Traceback" not in server.written()
+    return server.written()
+
+
+def searches(server):
+    """Wait until it does."""
+    while "searching" not in server.written():
+        assert server.process.poll() is None
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
 def server():
     with served(0) as server:
         yield server
-        assert server.end(signal.SIGTERM) == ""  # whatever clients did, nothing was logged
+        assert ends(server) == ""  # whatever clients did, nothing was logged
 
 
 @pytest.fixture(scope="module")
@@ -169,8 +155,7 @@ def test_connections_beyond_the_limit_get_status_503(server):
 def test_a_second_signal_ends_it_at_once():
     with served(30) as server, socket.create_connection(server.address) as client:
         client.sendall(SEARCH)
-        while "searching" not in server.process.stderr.readline():
-            pass
+        searches(server)
         server.process.send_signal(signal.SIGTERM)
         with pytest.raises(subprocess.TimeoutExpired):
             server.process.wait(0.5)
@@ -198,11 +183,10 @@ def test_a_signal_ends_it_once_requests_are_answered(number):
         slow.sendall(HEAD + b'content-length: 50\r\n\r\n{"vec')
         thread = Thread(target=post)
         thread.start()
-        while "searching" not in server.process.stderr.readline():
-            pass
+        searches(server)
         assert httpx.get(f"{server.url}/healthz").status_code == 200
         assert not answers  # the search goes on
-        errors = server.end(number)
+        errors = ends(server, number)
         thread.join()
         idle.close()
         assert b" 503 " in slow.recv(1000)

@@ -15,7 +15,7 @@ from campaigns import load
 def test_sixty_four_at_a_time_and_an_end_in_the_middle(tmp_path):
     reranker = load.save(tmp_path / "state")
     right, wrong = load.searches(reranker, 100), load.refusals(128)
-    with load.Server(tmp_path / "state", tmp_path / "log.txt") as server:
+    with load.Server(tmp_path / "log.txt", *load.SERVE, tmp_path / "state") as server:
 
         def ask(requests):
             row = load.Row("")

@@ -106,25 +106,27 @@ def save(folder: Path) -> Reranker:
     return Reranker.from_pretrained(folder, device="cpu")
 
 
-class Server:
-    """`serve` in a process of its own, which must have ended well when the block ends."""
+SERVE = ("-m", "emcl_plugin", "serve", "--port", "0", "--device", "cpu")
 
-    def __init__(self, folder: Path, log: Path) -> None:
-        command = [sys.executable, "-m", "emcl_plugin", "serve", str(folder)]
+
+class Server:
+    """A Python that serves, until the block ends; ``curl`` is the example that it shows."""
+
+    def __init__(self, log: Path, *arguments: object) -> None:
         self.log = log
         with log.open("w") as stream:
             self.process = subprocess.Popen(
-                [*command, "--port", "0", "--device", "cpu"],
-                stdout=stream,
-                stderr=stream,
+                [sys.executable, *map(str, arguments)], stdout=stream, stderr=stream,
                 env={**os.environ, "EMCL_TEST_SECRET": SECRET},
-            )
+            )  # fmt: skip
         end = time.monotonic() + 60
-        while (found := re.search(r"127\.0\.0\.1:(\d+)/ .*\n.*\n", log.read_text())) is None:
+        shown = r"(http://127\.0\.0\.1:(\d+))/ .*\n(.*)\n"
+        while (found := re.search(shown, log.read_text())) is None:
             if time.monotonic() > end or self.process.poll() is not None:
                 raise RuntimeError(f"the server does not start: {log.read_text()}")
             time.sleep(0.05)
-        self.address: Address = ("127.0.0.1", int(found[1]))
+        self.url, self.curl = found[1], found[3]
+        self.address: Address = ("127.0.0.1", int(found[2]))
 
     def __enter__(self) -> Server:
         return self
@@ -133,9 +135,9 @@ class Server:
         self.process.kill()
         self.process.wait()
 
-    def end(self) -> tuple[int, float]:
-        """The exit status after SIGTERM, and the seconds that it took."""
-        self.process.send_signal(signal.SIGTERM)
+    def end(self, number: int = signal.SIGTERM) -> tuple[int, float]:
+        """The exit status after a signal, and the seconds that it took."""
+        self.process.send_signal(number)
         began = time.monotonic()
         return self.process.wait(3 * GRACE), time.monotonic() - began
 
@@ -385,7 +387,7 @@ async def run(
     right = searches(reranker, 400)
     wrong = refusals(reranker.corrector_.dimension)
     rows = []
-    with Server(folder, folder.parent / "log.txt") as server:
+    with Server(folder.parent / "log.txt", *SERVE, folder) as server:
         files, _ = server.holds()
         warm = Row("warm-up, of the same kind")
         await load(server.address, mixed(right, wrong, max(500, requests // 5)), warm, 64, [])
@@ -425,7 +427,7 @@ async def run(
 
     row = Row("SIGTERM amid load, 5 times")
     for _ in range(5):
-        with Server(folder, folder.parent / "log.txt") as server:
+        with Server(folder.parent / "log.txt", *SERVE, folder) as server:
             await ended(server, right, row)
     return [*rows, row.end()]
 
