@@ -184,12 +184,25 @@ def plain_ramp(x, low, high):
     return float(np.clip((x - low) / (high - low), 0, 1))
 
 
-def plain_prior(S, w=None, *, gentle, evidence, hubs, evenness):
-    """The corrected scores, their strength, h and u, from scores alone.
+def plain_companions(S, w):
+    """How many other queries a query meets on its best video."""
+    best = S.argmax(1)
+    meets = [w[best == j].sum() - w[i] for i, j in enumerate(best)]
+    return np.average(meets, weights=w)
+
+
+def plain_agreement(S, w):
+    """Queries and videos in mutual pairs, as a share of the smaller side."""
+    texts, videos = plain_mutual(S)
+    return min(1.0, min(w[texts].sum(), videos.sum()) / min(w.sum(), S.shape[1]))
+
+
+def plain_prior(S, w=None, *, gentle, evidence, ramps):
+    """The corrected scores, their strength, h, u and the relaxation, from scores alone.
 
     Everything that the default does with a similarity, in one place. ``gentle`` is the
     temperature, in standard deviations, and the relaxation of the first two runs; the others are
-    the ends of the three ramps.
+    the ends of the ramps, by the quantity that they are of.
     """
     n_text, n_video = S.shape
     w = np.ones(n_text) if w is None else w
@@ -211,14 +224,24 @@ def plain_prior(S, w=None, *, gentle, evidence, hubs, evenness):
     z = (gained - lost) / np.sqrt(gained + lost) if gained + lost else 0.0
     strength = plain_ramp(z, *evidence)
 
+    after = S + gentle_tau * (f[:, None] + g)
     b = np.full(n_video, w.sum() / n_video)
     g, without_g = (x * gentle_tau / tau for x in (g, without_g))
     m, c = (plain_masses(S, tau, x, w) for x in (g, without_g))
-    h = plain_ramp(net[0] / net[1] if net[0] < net[1] else 1.0, *hubs)
-    u = plain_ramp(np.minimum(m, b).sum() / b.sum(), *evenness)
-    wanted = h * (u * b + (1 - u) * m) + (1 - h) * c
-    f, g = plain_ncl(S, tau, b=wanted, w=w, start=h * g + (1 - h) * without_g)
-    return S + strength * tau * (f[:, None] + g), strength, h, u
+    r, e, a = w.sum() / n_video, np.minimum(m, b).sum() / b.sum(), plain_agreement(after, w)
+    q = net[0] / net[1] if net[0] < net[1] else 1.0
+    met = plain_companions(S, w)
+    k = plain_companions(after, w) ** 2 / met if met else 0.0
+    h = plain_ramp(q, *ramps["q"]) * (1 - plain_ramp(k, *ramps["k"]))
+    h *= (1 - plain_ramp(r, *ramps["several"])) * plain_ramp(r, *ramps["few"])
+    u = plain_ramp(e, *ramps["e"]) / 2 + plain_ramp(e - 0.35 - 0.65 * a, *ramps["shortfall"]) / 2
+    rho = 1 - plain_agreement(S, w) * (1 - min(1, r**-0.5)) / 2
+    hubs = u * b + (1 - u) * m
+    f, hub_g = plain_ncl(S, tau, b=hubs, w=w, start=g)
+    if h < 1:
+        start = h * g + (1 - h) * without_g
+        hub_g = plain_ncl(S, tau, b=h * hubs + (1 - h) * c, w=w, start=start)[1]
+    return S + strength * tau * (rho * f[:, None] + hub_g), strength, h, u, rho
 
 
 # --- bank mode ---------------------------------------------------------------------------

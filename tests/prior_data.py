@@ -7,8 +7,9 @@ import torch
 from oracles import queries
 
 from emcl_plugin import NCL, rescore
+from emcl_plugin.evidence.guard import Evidence
 from emcl_plugin.evidence.mutual_neighbours import nearest
-from emcl_plugin.evidence.prior import Solving, probe
+from emcl_plugin.evidence.prior import Found, Solving, probe
 from emcl_plugin.scores import Dense
 
 F64 = torch.float64
@@ -30,6 +31,12 @@ def small(seed, how="direction", **changes):
     """80 videos, of them 8 hubs and 8 popular ones, and half of the others asked for."""
     settings = {"n_video": 80, "hubs": 8, "popular": 8, "times": 5, "asked": 0.5, **changes}
     return queries(seed, how, **settings)
+
+
+def found(source, probes, gains):
+    """What the two runs found, but for their gains, which are given."""
+    after = nearest(probes.gentle.apply(source))
+    return Found(*(Evidence(float(gain), 0.0) for gain in gains), nearest(source), after)
 
 
 def context(scores, w=None, config=EXACT):

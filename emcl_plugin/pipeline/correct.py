@@ -30,7 +30,7 @@ from emcl_plugin.evidence.guard import (
 )
 from emcl_plugin.evidence.mutual_neighbours import Nearest, NearestAccumulator, finish, nearest
 from emcl_plugin.evidence.near_duplicates import weights as duplicate_weights
-from emcl_plugin.evidence.prior import Prior, Probes, Solving, earned_biases, probe
+from emcl_plugin.evidence.prior import Found, Prior, Probes, Solving, earned_biases, probe
 from emcl_plugin.ncl import NCL, Biases, Journal
 from emcl_plugin.pipeline.memory_plan import Estimate
 from emcl_plugin.pipeline.settings import Settings
@@ -250,8 +250,9 @@ class _Run:
         if ncl is None or probes is None or amount == 0:
             biases = None if probes is None else probes.gentle
             return _Applied(trial.source, trial.matches, biases, None)
+        found = Found(*gains, self.search.matches[trial.strength], trial.matches)
         biases, prior = earned_biases(
-            trial.source, ncl, probes, gains, self.settings.prior, trial.std, self.solving
+            trial.source, ncl, probes, found, self.settings.prior, trial.std, self.solving
         )
         biases = biases.scaled(amount)
         source = biases.apply(trial.source)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from oracles import plain_ncl, plain_ramp
-from prior_data import context, small
+from prior_data import context, found, small
 
 from emcl_plugin import EMCL, NCL
 from emcl_plugin.evidence.guard import Evidence
@@ -20,15 +20,34 @@ from emcl_plugin.scores import Dense, Features
 F64 = torch.float64
 
 
-@pytest.mark.parametrize(("q", "h"), [(0.29, 0), (0.33, 0.2), (0.42, 0.8), (0.46, 1)])
-def test_h_rises_from_0_at_a_q_of_0_30_to_1_at_0_45(q, h):
+@pytest.mark.parametrize(("q", "h"), [(0.39, 0), (0.42, 0.2), (0.48, 0.8), (0.51, 1)])
+def test_h_rises_from_0_at_a_q_of_0_4_to_1_at_0_5(q, h):
     scores = small(0).scores
     probes, source, rest = context(scores, config=NCL())
-    gains = Evidence(1000.0, 0.0), Evidence(1000 * q, 0.0)
-    prior = earned_biases(source, NCL(), probes, gains, "auto", *rest)[1]
+    prior = earned_biases(
+        source, NCL(), probes, found(source, probes, (1e3, 1e3 * q)), "auto", *rest
+    )[1]
+    assert (prior.companions < 0.8, 0.2 < prior.queries / 80 < 1.25) == (True, True)
     assert_allclose(prior.hubs, h, atol=1e-9)
-    assert_allclose(prior.uniform, plain_ramp(prior.evenness, 0.5, 0.85), rtol=1e-12)
+    both = plain_ramp(prior.evenness, 0.5, 0.85)
+    both += plain_ramp(prior.evenness - 0.35 - 0.65 * prior.paired, -0.3, -0.05)
+    assert_allclose(prior.uniform, both / 2, rtol=1e-12)
     assert 0 < prior.uniform < 1
+
+
+@pytest.mark.parametrize(
+    ("texts", "h"), [(4, 0.25), (16, 1), (99, 1), (110, 0.75), (130, 0.25), (141, 0)]
+)
+def test_h_falls_with_few_and_with_several_queries_per_video(texts, h):
+    """80 videos: 0.2 per video and 1.25 leave it as it is, none and 1.75 take it away."""
+    rng = np.random.default_rng(0)
+    scores = rng.standard_normal((texts, 80))
+    probes, source, rest = context(scores, config=NCL())
+    seen = found(source, probes, (10, 9))
+    prior = earned_biases(source, NCL(), probes, seen, "auto", *rest)[1]
+    shared = 1 - plain_ramp(prior.companions, 0.8, 1.2)
+    assert_allclose(prior.hubs, h * shared, atol=1e-9)
+    assert shared > 0
 
 
 def test_the_gentle_run_has_0_4_standard_deviations_and_a_rho_of_0_65():

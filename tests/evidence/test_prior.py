@@ -12,18 +12,31 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from oracles import plain_masses, plain_ncl, plain_ramp, plain_sinkhorn, plain_weights, unit
-from prior_data import EXACT, HARD, SOLVED, centred, context, random_weights, small
+from oracles import (
+    plain_agreement,
+    plain_companions,
+    plain_masses,
+    plain_ncl,
+    plain_ramp,
+    plain_sinkhorn,
+    plain_weights,
+    unit,
+)
+from prior_data import EXACT, HARD, SOLVED, centred, context, found, random_weights, small
 
 from emcl_plugin import NCL, Reranker, rerank, rescore
 from emcl_plugin.errors import ConvergenceWarning, InputValueError
-from emcl_plugin.evidence.guard import EVIDENCE, Evidence, ramp
+from emcl_plugin.evidence.guard import EVIDENCE, ramp
 from emcl_plugin.evidence.prior import (
+    COMPANIONS,
     EVENNESS,
+    FEW,
     GENTLE_RHO,
     GENTLE_TEMPERATURE_STD,
     HUBS,
     MODES,
+    SEVERAL,
+    SHORTFALL,
     earned_biases,
 )
 from emcl_plugin.ncl import Problem, fit_biases
@@ -54,8 +67,8 @@ def test_a_ramp_is_flat_then_straight_then_flat(ends):
 
 def earned(scores, gains, mode="auto", w=None, config=EXACT):
     probes, source, rest = context(scores, w, config)
-    gains = tuple(Evidence(gain, 0.0) for gain in gains)
-    return (*earned_biases(source, config, probes, gains, mode, *rest), probes)
+    seen = found(source, probes, gains)
+    return (*earned_biases(source, config, probes, seen, mode, *rest), probes)
 
 
 def test_the_two_runs_are_those_of_the_plain_loop():
@@ -87,10 +100,10 @@ def test_masses_are_those_of_the_plan():
         assert_allclose(found.sum(), w.sum(), rtol=1e-10)
 
 
-@pytest.mark.parametrize("found", [0.1, np.dot(HUBS, (0.6, 0.4)), np.dot(HUBS, (0.2, 0.8)), 0.9])
+@pytest.mark.parametrize("q", [0.1, np.dot(HUBS, (0.6, 0.4)), np.dot(HUBS, (0.2, 0.8)), 0.9])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("ends", [EVENNESS, (0.3, 0.9)])
-def test_the_marginal_is_mixed_from_three(monkeypatch, found, weighted, ends):
+def test_the_marginal_is_mixed_from_three(monkeypatch, q, weighted, ends):
     """(b), then NCL for it: q decides between hubs and popular videos, e on the even share."""
     monkeypatch.setattr("emcl_plugin.evidence.prior.EVENNESS", ends)
     config = NCL(iterations=20, tolerance=0.0)
@@ -99,27 +112,54 @@ def test_the_marginal_is_mixed_from_three(monkeypatch, found, weighted, ends):
         w = random_weights(len(scores), seed) if weighted else None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            biases, prior, probes = earned(scores, (100.0, 100 * found), w=w, config=config)
+            biases, prior, probes = earned(scores, (100.0, 100 * q), w=w, config=config)
         tau = 0.15 * scores.std()
         total = len(scores) if w is None else w.sum()
         b = np.full(scores.shape[1], total / scores.shape[1])
         gentle, without = (x.video.numpy() / tau for x in (probes.gentle, probes.leave_best_out))
         m, c = (plain_masses(scores, tau, g, w) for g in (gentle, without))
         e = np.minimum(m, b).sum() / b.sum()
-        h, u = plain_ramp(found, *HUBS), plain_ramp(e, *ends)
-        assert_allclose([prior.found_cautiously, prior.hubs], [found, h], rtol=1e-12)
+        counts = np.ones(len(scores)) if w is None else w
+        after = scores + probes.gentle.text.numpy()[:, None] + probes.gentle.video.numpy()
+        k = plain_companions(after, counts) ** 2 / plain_companions(scores, counts)
+        a, r = plain_agreement(after, counts), total / len(b)
+        h = plain_ramp(q, *HUBS) * (1 - plain_ramp(k, *COMPANIONS)) * plain_ramp(r, *FEW)
+        h *= 1 - plain_ramp(r, *SEVERAL)
+        u = (plain_ramp(e, *ends) + plain_ramp(e - 0.35 - 0.65 * a, *SHORTFALL)) / 2
+        assert_allclose([prior.found_cautiously, prior.hubs], [q, h], rtol=1e-9)
+        assert_allclose([prior.companions, prior.paired], [k, a], rtol=1e-9)
         assert_allclose([prior.evenness, prior.uniform], [e, u], rtol=1e-9)
         assert_allclose([prior.even, prior.queries], [h * u, total], rtol=1e-9)
-        wanted = h * (u * b + (1 - u) * m) + (1 - h) * c
-        start = h * gentle + (1 - h) * without
-        _, g = plain_sinkhorn(scores, tau, 20, b=wanted, w=w, start=start)
+        hubs = u * b + (1 - u) * m
+        f, hub_g = plain_sinkhorn(scores, tau, 20, b=hubs, w=w, start=gentle)
+        shift, g = hub_g.mean(), hub_g
+        if h < 1:
+            start = h * gentle + (1 - h) * without
+            _, g = plain_sinkhorn(scores, tau, 20, b=h * hubs + (1 - h) * c, w=w, start=start)
         assert_allclose(biases.video, tau * centred(g), rtol=0, atol=1e-9 * scores.std())
+        text = prior.text_rho * tau * (f + shift)
+        assert_allclose(biases.text, text, rtol=0, atol=1e-9 * scores.std())
         assert_allclose(biases.temperature, tau, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("copies", "noise"), [(1, 0.1), (3, 0.1), (12, 0.1), (3, 2.0)])
+def test_the_texts_biases_are_relaxed_where_videos_have_several_and_find_one(copies, noise):
+    """(r): not with one text per video; less where hubs keep the videos from their texts."""
+    rng = np.random.default_rng(0)
+    video = rng.standard_normal((40, 16))
+    text = np.repeat(video, copies, axis=0) + noise * rng.standard_normal((40 * copies, 16))
+    scores = unit(text) @ unit(video).T
+    _, prior, _ = earned(scores, (10.0, 9.0), config=NCL())
+    share = plain_agreement(scores, np.ones(len(scores)))
+    assert (share > 0.95) == (noise < 1)
+    wanted = 1 - share * (1 - min(1, copies**-0.5)) / 2
+    assert_allclose(prior.text_rho, wanted, rtol=1e-12)
 
 
 def test_an_even_gallery_of_hubs_is_ncl_as_published(monkeypatch):
     """h = u = 1: the biases of plain NCL, to 1e-8 of a standard deviation."""
-    monkeypatch.setattr("emcl_plugin.evidence.prior.EVENNESS", (-2.0, -1.0))
+    for name in ("EVENNESS", "SHORTFALL"):
+        monkeypatch.setattr(f"emcl_plugin.evidence.prior.{name}", (-3.0, -2.0))
     scores = small(0).scores
     biases, prior, _ = earned(scores, (10.0, 10.0))
     assert (prior.hubs, prior.uniform, prior.even) == (1, 1, 1)
@@ -133,7 +173,8 @@ def test_an_even_gallery_of_hubs_is_ncl_as_published(monkeypatch):
 )
 def test_an_uneven_gallery_gives_a_run_back(monkeypatch, gains, which):
     """u = 0: the gentle biases where h = 1, the leave-best-out ones where h = 0."""
-    monkeypatch.setattr("emcl_plugin.evidence.prior.EVENNESS", (2.0, 3.0))
+    for name in ("EVENNESS", "SHORTFALL"):
+        monkeypatch.setattr(f"emcl_plugin.evidence.prior.{name}", (2.0, 3.0))
     for seed in range(3):
         scores = small(seed).scores
         biases, prior, probes = earned(scores, gains)
@@ -271,7 +312,4 @@ def test_biases_that_are_reported_are_those_that_were_added():
             b = result.biases
             added = b.text.numpy()[:, None] + b.video.numpy()
             assert_allclose(result.scores, scores + added, rtol=0, atol=1e-12)
-            # at full strength rows would sum to 1
-            rows = np.exp((scores + added / result.guard.strength) / b.temperature).sum(1)
-            assert_allclose(rows, 1, rtol=1e-8)
     assert any(0 < strength < 1 for strength in strengths)

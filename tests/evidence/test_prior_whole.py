@@ -12,14 +12,21 @@ from oracles import plain_prior, plain_weights, queries
 from prior_data import HARD, SOLVED, centred, small
 
 from emcl_plugin import NCL, rescore
+from emcl_plugin.evidence import prior as rule
 from emcl_plugin.evidence.guard import EVIDENCE
-from emcl_plugin.evidence.prior import EVENNESS, GENTLE_RHO, GENTLE_TEMPERATURE_STD, HUBS
+from emcl_plugin.evidence.prior import GENTLE_RHO, GENTLE_TEMPERATURE_STD
 
 RULE = {
     "gentle": (GENTLE_TEMPERATURE_STD, GENTLE_RHO),
     "evidence": EVIDENCE,
-    "hubs": HUBS,
-    "evenness": EVENNESS,
+    "ramps": {
+        "q": rule.HUBS,
+        "k": rule.COMPANIONS,
+        "several": rule.SEVERAL,
+        "few": rule.FEW,
+        "e": rule.EVENNESS,
+        "shortfall": rule.SHORTFALL,
+    },
 }
 seeds = st.integers(0, 10_000)
 
@@ -27,7 +34,7 @@ seeds = st.integers(0, 10_000)
 def state(result):
     """What was decided, as numbers: strength, z, q, h, e, u."""
     guard, prior = result.guard, result.prior
-    rest = ("found_cautiously", "hubs", "evenness", "uniform")
+    rest = ("found_cautiously", "companions", "hubs", "evenness", "paired", "uniform", "text_rho")
     return [guard.strength, guard.z, *(getattr(prior, name) for name in rest)]
 
 
@@ -39,13 +46,14 @@ def test_the_default_is_the_rule_in_plain_numpy(how, kind):
         changes = {"hubs": {"popular": 0, "asked": 1.0}, "both": {}, "hard": HARD}[kind]
         scores = small(seed, how, **changes).scores
         w = plain_weights(scores, scores.argmax(1))
-        wanted, strength, h, u = plain_prior(scores, w, **RULE)
+        wanted, strength, h, u, rho = plain_prior(scores, w, **RULE)
         found = rescore(scores)
         assert_allclose(found.guard.strength, strength, rtol=0, atol=1e-9)
         if strength == 0:
             assert_array_equal(found.scores, scores)
             continue
-        assert_allclose([found.prior.hubs, found.prior.uniform], [h, u], rtol=0, atol=1e-8)
+        decided = found.prior.hubs, found.prior.uniform, found.prior.text_rho
+        assert_allclose(decided, [h, u, rho], rtol=0, atol=1e-8)
         assert_allclose(found.prior.queries, w.sum(), rtol=1e-9)
         assert_allclose(found.scores, wanted, rtol=0, atol=1e-9)
 
