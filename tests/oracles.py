@@ -185,10 +185,9 @@ def plain_ramp(x, low, high):
 
 
 def plain_companions(S, w):
-    """How many other queries a query meets on its best video."""
+    """How many other queries a query meets on its best video; its copies count as itself."""
     best = S.argmax(1)
-    meets = [w[best == j].sum() - w[i] for i, j in enumerate(best)]
-    return np.average(meets, weights=w)
+    return max(0, np.average([w[best == j].sum() - 1 for j in best], weights=w))
 
 
 def plain_agreement(S, w):

@@ -252,7 +252,7 @@ def _paired(found: Nearest, weights: torch.Tensor) -> float:
 def _companions(found: Nearest, weights: torch.Tensor) -> float:
     """Return how many other queries a query meets on its best video, in the mean."""
     counts = torch.bincount(found.video_of_text, weights)
-    return float((counts.square().sum() - weights.square().sum()) / weights.sum())
+    return max(0.0, float(counts.square().sum() / weights.sum()) - 1)
 
 
 def earned_biases(
