@@ -83,6 +83,8 @@ def _prior(report: Report) -> Lines:
     words = f"{prior.mode}: {prior.reason}"
     if prior.mode == "auto":
         words = f"{prior.reason}; equal-share assumption applied at {100 * prior.even:.0f} %"
+        if prior.text_rho < 1:
+            words += f"; biases of texts at {100 * prior.text_rho:.0f} % (several per video)"
     lines = [("prior", words)]
     if prior.queries < n_text - 0.5:
         count = f"{n_text} texts count as {prior.queries:.0f}"

@@ -104,7 +104,8 @@ def demo_run(emcl):
 
 
 PRIOR = {
-    "mode", "queries", "found_cautiously", "hubs", "evenness", "uniform", "even", "reason",
+    "mode", "queries", "found_cautiously", "companions", "hubs", "evenness", "paired", "uniform",
+    "text_rho", "even", "reason",
 }  # fmt: skip
 GUARD = {
     "enabled", "applied", "strength", "gained", "lost", "z", "before", "after", "reason",
@@ -126,7 +127,8 @@ def test_the_prior_is_told_in_words_and_in_json(demo_run):
     )
     (line,) = re.findall(r"^ +prior +(.*)$", words, re.MULTILINE)
     applied = f"equal-share assumption applied at {100 * prior['even']:.0f} %"
-    assert line == f"{prior['reason']}; {applied}"
+    assert line == f"{prior['reason']}; {applied}"  # one text per video: text_rho is 1
+    assert prior["text_rho"] == 1
     assert f"{100 * prior['evenness']:.0f} %" in line
 
 
