@@ -212,8 +212,8 @@ def plain_prior(S, w=None, *, gentle, evidence, ramps):
     part, count = plain_folds(S, w)
 
     def changed(f, g):
-        was, now = (plain_partners(X, part) for X in (S, S + gentle_tau * (f[:, None] + g)))
-        return w[now & ~was].sum() / count, w[was & ~now].sum() / count
+        was, now = (plain_partners(X, part, w) for X in (S, S + gentle_tau * (f[:, None] + g)))
+        return tuple(w @ np.maximum(side, 0) / count for side in (now - was, was - now))
 
     settings = {"rho": gentle[1], "w": w}
     f, g = plain_ncl(S, gentle_tau, **settings)
@@ -371,11 +371,18 @@ def plain_folds(S, w):
     return part, count
 
 
-def plain_partners(S, part):
-    """Which texts are in a mutual pair within their part."""
-    out = np.zeros(len(S), dtype=bool)
+def plain_partners(S, part, w=None, *, shared=True):
+    """How far each text is in a mutual pair within its part; texts that tie share a video."""
+    w = np.ones(len(S)) if w is None else w
+    out = np.zeros(len(S))
     for k in set(part):
-        out[part == k] = plain_mutual(S[part == k])[0]
+        own = np.flatnonzero(part == k)
+        for j in range(S.shape[1]):
+            level = own[S[own, j] == S[own, j].max()]
+            crowd = max(1, sum(w[level])) if shared else 1
+            for i in level:
+                if S[i, j] == S[i].max():
+                    out[i] = max(out[i], 1 / crowd)
     return out
 
 

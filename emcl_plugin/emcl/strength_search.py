@@ -1,12 +1,16 @@
 """Search for EMCL's strength: the one with the most mutual nearest neighbours, without labels.
 
-One pass over the scores serves all strengths; the changed scores are not kept.
+One pass over the scores serves all strengths; the changed scores are not kept. NCL finds the pairs
+that a strength would find, so on top of NCL there is no search, and EMCL runs at a given strength.
+
+While a strength is searched, every requested video counts once in the second moments: a video that
+most texts ask for would otherwise be their leading direction, and lose it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -26,6 +30,8 @@ from emcl_plugin.evidence.mutual_neighbours import Nearest, NearestAccumulator, 
 from emcl_plugin.scores import FeaturePair, LowRank, Similarity, ranges_in_cache
 from emcl_plugin.scores.candidates import Candidates
 from emcl_plugin.scores.reductions import Moments, MomentsAccumulator, moments, slope
+
+WITH_NCL = "not applied (NCL finds the same pairs; a given strength is applied)"
 
 
 class Changed(Mapping[float, Similarity]):
@@ -80,8 +86,6 @@ class StrengthCandidates:
             reason = reason or "given"
         elif strength != 0:
             reason = "most mutual nearest neighbours"
-        elif search.best != 0:
-            reason = f"not applied ({search.best:+g} helps alone but adds too little on top of NCL)"
         elif not reason and max(shares.values()) > shares[0.0]:
             reason = "not applied (no strength helps without making all scores equal)"
         else:
@@ -96,16 +100,34 @@ def strength_candidates(
     pair: FeaturePair | None,
     emcl: EMCL,
     weights: torch.Tensor | None,
+    before: Nearest,
+    *,
+    normalised: bool,
 ) -> StrengthCandidates | None:
     """Return ``base`` at every strength to try; None without features.
 
-    ``base`` are the scores of ``sim``, the retriever's own, or without it those of ``pair``.
+    ``base`` are the scores of ``sim``, the retriever's own, or without it those of ``pair``;
+    ``before`` are their best matches. Where NCL follows (``normalised``) none is tried.
     """
+    searched = emcl.strength is None and emcl.beta is None
+    if searched:
+        weights = _once_per_video(before, weights).to(base.dtype)
     if isinstance(sim, Mixture):
-        return _of_experts(sim, emcl, weights)
-    if pair is None:
+        choices = _of_experts(sim, emcl, weights)
+    elif pair is None:
         return None
-    return _of_features(base, pair, sim is None, emcl, weights)
+    else:
+        choices = _of_features(base, pair, sim is None, emcl, weights)
+    if searched and normalised:
+        return replace(choices, changed={}, left_out=choices.left_out or WITH_NCL)
+    return choices
+
+
+def _once_per_video(before: Nearest, weights: torch.Tensor | None) -> torch.Tensor:
+    """Return weights of the texts, (n_text,), whose sum over the texts of a best video is 1."""
+    counts = torch.ones_like(before.text_score) if weights is None else weights
+    counts = counts.to(torch.float64)
+    return counts / torch.bincount(before.video_of_text, counts)[before.video_of_text]
 
 
 def _of_features(
@@ -151,18 +173,18 @@ class StrengthSearch:
     matches : dict of float to Nearest
     shares : dict of float to float
         Mutual nearest neighbours, in [0, 1].
-    stds : dict of float to float
-        Standard deviations of the scores, of the strengths for which they were needed.
     best : float
-        The strength with the most mutual nearest neighbours.
+        The given strength, or the one with the most mutual nearest neighbours.
+    std : float
+        Standard deviation of the scores at that strength; 0 where they differ by rounding only.
     """
 
     changed: Mapping[float, Similarity]
     spread: Moments
     matches: dict[float, Nearest]
     shares: dict[float, float]
-    stds: dict[float, float]
     best: float
+    std: float
 
 
 def search_strengths(
@@ -175,20 +197,24 @@ def search_strengths(
     changed: Mapping[float, Similarity] = {} if choices is None else choices.changed
     spread, matches = _look(base, changed, weights)
     matches = {0.0: before, **matches}
-    # where a strength makes all scores equal, every pair is mutual
+    # where a strength makes all scores equal, every pair is mutual, and only rounding is left
     least = 0.0
     if choices is not None:
         size = abs(spread.mean) + spread.std
         least = choices.roundings * torch.finfo(base.dtype).eps * size
     shares = {strength: found.mutual_share() for strength, found in matches.items()}
-    best, stds = 0.0, {0.0: spread.std}
-    for strength in sorted(shares, key=lambda s: (-shares[s], abs(s))):
-        if strength != 0:
-            stds[strength] = moments(changed[strength], weights).std
-        if strength == 0 or stds[strength] > least:
-            best = strength
+    order = sorted(shares, key=lambda s: (-shares[s], abs(s)))
+    if choices is not None and choices.fixed is not None and changed:
+        order = [choices.fixed]
+    best, std = 0.0, spread.std
+    for best in order:
+        std = spread.std
+        if best != 0:
+            found = moments(changed[best], weights).std
+            std = found if found > least else 0.0
+        if std > 0 or best == 0:
             break
-    return StrengthSearch(changed, spread, matches, shares, stds, best)
+    return StrengthSearch(changed, spread, matches, shares, best, std)
 
 
 def _look(

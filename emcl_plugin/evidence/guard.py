@@ -10,6 +10,9 @@ paired changes (Psychometrika 1947),
 z counts standard errors. Up to 1 nothing is applied, from 2 on everything; in between NCL's
 biases are scaled by the strength.
 
+A text that ties with others for a video has a part of it only, so z counts whole texts where
+nothing ties.
+
 Where every video has many texts, the best of them finds it in spite of any hub, so no correction
 can add mutual pairs. The texts are therefore split into stratified folds of about as many texts
 as there are videos. Mutual neighbours are searched within each fold, and the evidence is that of
@@ -24,7 +27,7 @@ from typing import Any
 
 import torch
 
-from emcl_plugin.evidence.mutual_neighbours import Nearest
+from emcl_plugin.evidence.mutual_neighbours import Nearest, few_tied, level_pairs
 from emcl_plugin.scores import Similarity
 from emcl_plugin.scores.candidates import Candidates
 
@@ -95,26 +98,63 @@ class Folds:
     weights: torch.Tensor | None = None
 
     def partners(self, source: Similarity, found: Nearest) -> torch.Tensor:
-        """Return which texts are the best of their best video within their fold, (n_text,) bool.
+        """Return how far each text is the best of its best video within its fold, (n_text,).
 
-        ``found`` are the best matches of ``source``.
+        1: it is, 0: it is not. Of k different texts that tie for a video, each is with 1 / k, so
+        that coarse scores, which make all of them partners, are no evidence. ``found`` are the
+        best matches of ``source``.
         """
-        if self.count == 1:
-            return found.in_pairs()[0]
         if isinstance(source, Candidates):
             return self._of_candidates(source, found)
-        best = torch.full((self.count, source.shape[1]), -math.inf).to(found.text_score)
+        if self.count > 1:
+            best = torch.full((self.count, source.shape[1]), -math.inf).to(found.text_score)
+            for start, stop, block in source.blocks():
+                best.scatter_reduce_(0, self.fold[start:stop, None].expand_as(block), block, "amax")
+            level = source.group.max(best) - found.slack
+            if found.tied is None:
+                return (found.text_score >= level[self.fold, found.video_of_text]).double()
+            return self._shared(source, found, level)
+        if found.tied is None:
+            return found.in_pairs()[0].double()
+        if few_tied(source, found.tied):
+            return self._few(source, found, found.tied)
+        return self._shared(source, found, found.video_score[None] - found.slack)
+
+    def _shared(self, source: Similarity, found: Nearest, level: torch.Tensor) -> torch.Tensor:
+        """Share each fold's videos among the texts that reach its ``level``, in two passes."""
+        counts, crowd = self._counts(found), torch.zeros_like(level, dtype=torch.float64)
         for start, stop, block in source.blocks():
-            best.scatter_reduce_(0, self.fold[start:stop, None].expand_as(block), block, "amax")
-        best = source.group.max(best) - found.slack
-        if found.mutual is None:
-            return found.text_score >= best[self.fold, found.video_of_text]
-        texts = torch.zeros_like(found.video_of_text)  # any of equally best videos will do
+            fold = self.fold[start:stop]
+            crowd.index_add_(0, fold, (block >= level[fold]) * counts[start:stop, None])
+        shares = 1 / source.group.sum(crowd).clamp(min=1)
+        out = torch.zeros_like(counts)
         for start, stop, block in source.blocks():
+            fold = self.fold[start:stop]
             both = block >= found.text_score[start:stop, None] - found.slack
-            both &= block >= best[self.fold[start:stop]]
-            texts[start:stop] = both.any(1)
-        return source.group.rows(texts[slice(*source.own)], len(texts)).bool()
+            both &= block >= level[fold]
+            out[start:stop] = (both * shares[fold]).amax(1)
+        return source.group.rows(out[slice(*source.own)], len(out))
+
+    def _few(
+        self, source: Similarity, found: Nearest, tied: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        """The same where few items tie and there is one fold: only they are read."""
+        texts, videos = tied
+        shares = torch.ones_like(found.video_score, dtype=torch.float64)
+        if len(videos):
+            crowd = source.T.take(videos) >= found.video_score[videos, None] - found.slack
+            shares[videos] /= (crowd * self._counts(found)).sum(1).clamp(min=1)
+        out = found.in_pairs()[0] * shares[found.video_of_text]
+        if len(texts):
+            scores = found.text_score[texts], found.video_score
+            both = level_pairs(source.take(texts), *scores, found.slack)
+            out[texts] = (both * shares).amax(1)
+        return out
+
+    def _counts(self, found: Nearest) -> torch.Tensor:
+        if self.weights is None:
+            return torch.ones_like(found.text_score, dtype=torch.float64)
+        return self.weights.double()
 
     def weigh(self, was: torch.Tensor, now: torch.Tensor) -> Evidence:
         """Return the evidence of the mean fold in two results of :meth:`partners`."""
@@ -125,10 +165,12 @@ class Folds:
         place = self.fold[text] * source.shape[1] + video
         best = values.new_full((self.count * source.shape[1],), -math.inf)
         best = best.scatter_reduce(0, place, values, "amax")
-        both = values >= torch.maximum(best[place], found.text_score[text]) - found.slack
-        texts = torch.zeros(source.shape[0], dtype=torch.bool, device=source.device)
-        texts[text[both]] = True
-        return texts
+        level = values >= best[place] - found.slack
+        counts = self._counts(found)
+        crowd = counts.new_zeros(len(best)).index_add_(0, place[level], counts[text[level]])
+        both = level & (values >= found.text_score[text] - found.slack)
+        shares = 1 / crowd.clamp(min=1)[place[both]]
+        return torch.zeros_like(counts).scatter_reduce(0, text[both], shares, "amax")
 
 
 def stratified_folds(best: Nearest, weights: torch.Tensor | None = None) -> Folds:
@@ -156,12 +198,14 @@ def stratified_folds(best: Nearest, weights: torch.Tensor | None = None) -> Fold
 def weigh(
     was: torch.Tensor, now: torch.Tensor, weights: torch.Tensor | None = None, folds: int = 1
 ) -> Evidence:
-    """Return the evidence in which texts had and which have a mutual neighbour, (n_text,) bool.
+    """Return the evidence in how far texts had and have a mutual neighbour, (n_text,).
 
     ``weights`` (n_text,) is how many queries each text counts as; default 1.
     """
-    counts = torch.ones(len(was), device=was.device) if weights is None else weights
-    gained, lost = (float(counts[texts].sum()) / folds for texts in (now & ~was, was & ~now))
+    change = now.double() - was.double()
+    if weights is not None:
+        change = change * weights.to(change)
+    gained, lost = (float(side.clamp(min=0).sum()) / folds for side in (change, -change))
     return Evidence(gained, lost, folds)
 
 

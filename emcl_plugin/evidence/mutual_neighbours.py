@@ -28,6 +28,8 @@ class Nearest:
     video_score : (n_video,)
     mutual : (texts, videos) bool, optional
         Which items are in a mutual pair, if some have several equally best matches.
+    tied : (texts, videos) int, optional
+        The items that have.
     shift : float
         The most that was added to any score.
     """
@@ -37,6 +39,7 @@ class Nearest:
     text_of_video: torch.Tensor
     video_score: torch.Tensor
     mutual: tuple[torch.Tensor, torch.Tensor] | None = None
+    tied: tuple[torch.Tensor, torch.Tensor] | None = None
     shift: float = 0.0
 
     def in_pairs(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -183,25 +186,31 @@ def finish(accumulator: NearestAccumulator, source: Similarity) -> Nearest:
     if not len(rows) + len(columns):
         return found
     texts, videos = found.in_pairs()
-    if group.size == 1 and len(rows) + len(columns) <= source.block_rows:
-        for tied, own, scores, others in (
+    tied = rows, columns
+    if few_tied(source, tied):
+        for side, own, scores, others in (
             (rows, texts, found.text_score, found.video_score),
             (columns, videos, found.video_score, found.text_score),
         ):
-            if len(tied):
-                block = (source if own is texts else source.T).take(tied)
-                own[tied] = _level(block, scores[tied], others, slack).any(1)
+            if len(side):
+                block = (source if own is texts else source.T).take(side)
+                own[side] = level_pairs(block, scores[side], others, slack).any(1)
     else:
         videos = torch.zeros_like(videos)
         for start, stop, block in source.blocks():
-            both = _level(block, found.text_score[start:stop], found.video_score, slack)
+            both = level_pairs(block, found.text_score[start:stop], found.video_score, slack)
             texts[start:stop] = both.any(1)
             videos |= both.any(0)
         texts, videos = group.rows(texts[accumulator.own], count), group.any(videos)
-    return replace(found, mutual=(texts, videos))
+    return replace(found, mutual=(texts, videos), tied=tied)
 
 
-def _level(
+def few_tied(source: Similarity, tied: tuple[torch.Tensor, torch.Tensor]) -> bool:
+    """Return whether looking at these items alone costs less than another pass."""
+    return source.group.size == 1 and sum(map(len, tied)) <= source.block_rows
+
+
+def level_pairs(
     block: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, slack: float
 ) -> torch.Tensor:
     """Return where a score ties with the best of its row and of its column."""

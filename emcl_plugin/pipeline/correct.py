@@ -15,13 +15,11 @@ from emcl_plugin._internal.arrays import check_finite
 from emcl_plugin._internal.progress import Progress
 from emcl_plugin.emcl import EMCLReport, Subspaces
 from emcl_plugin.emcl.strength_search import (
-    StrengthCandidates,
     StrengthSearch,
     search_strengths,
     strength_candidates,
 )
 from emcl_plugin.evidence.guard import (
-    EVIDENCE,
     Evidence,
     Folds,
     GuardDecision,
@@ -36,7 +34,6 @@ from emcl_plugin.pipeline.memory_plan import Estimate
 from emcl_plugin.pipeline.settings import Settings
 from emcl_plugin.scores import Dense, FeaturePair, Features, Shard, Similarity
 from emcl_plugin.scores.candidates import Candidates, RecallEstimate, estimate_recall
-from emcl_plugin.scores.reductions import Moments, moments
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,9 @@ def correct(
 
     choices = None
     if settings.emcl is not None:
-        choices = strength_candidates(base, sim, pair, settings.emcl, weights)
+        choices = strength_candidates(
+            base, sim, pair, settings.emcl, weights, before, normalised=settings.normalises
+        )
     search = search_strengths(base, choices, before, weights)
     run = _Run(
         base=base,
@@ -116,14 +115,14 @@ def correct(
         settings=settings,
         solving=Solving(weights, memory, progress, journal),
     )
-    trial = run.better([run.trial(strength) for strength in _strengths(choices, search)])
+    trial = run.trial()
     gains = run.gains(trial)
     amount = run.amount(trial, gains[1])
     applied = run.apply(trial, gains, amount)
     shares = before.mutual_share(), applied.matches.mutual_share()
     decision = decide(gains[1], amount, *shares, enabled=settings.guard)
     if trial.nothing:
-        decision = replace(decision, reason=_why_nothing(base, search.spread))
+        decision = replace(decision, reason=_why_nothing(trial))
 
     return Correction(
         base=base,
@@ -158,8 +157,8 @@ class _StrengthRun:
 
     @property
     def nothing(self) -> bool:
-        """True if neither EMCL nor NCL changes a score."""
-        return self.probes is None and self.strength == 0
+        """True if neither EMCL nor NCL changes a score, or EMCL leaves all of them equal."""
+        return self.probes is None and (self.strength == 0 or self.std == 0)
 
 
 @dataclass(frozen=True)
@@ -189,37 +188,21 @@ class _Run:
 
         Without the guard it runs on any scores, and raises where it cannot.
         """
-        possible = min(self.base.shape) >= 2 and self.search.spread.std > 0
+        possible = min(self.base.shape) >= 2 and self.search.std > 0
         runs = self.settings.normalises and (possible or not self.settings.guard)
         return self.settings.ncl if runs else None
 
-    def trial(self, strength: float) -> _StrengthRun:
-        """Run EMCL at this strength, then NCL's gentle and leave-best-out runs."""
-        search = self.search
+    def trial(self) -> _StrengthRun:
+        """Apply EMCL, then NCL's gentle and leave-best-out runs."""
+        search, strength = self.search, self.search.best
         source = corrected = search.changed.get(strength, self.base)
-        std = search.stds.get(strength)
-        if std is None:
-            std = moments(source, self.solving.weights).std
-        matches, probes = search.matches[strength], None
-        if self.ncl is not None:
-            probes = probe(source, self.ncl, matches, std, self.solving)
+        matches, probes, ncl = search.matches[strength], None, self.ncl
+        if ncl is not None:
+            probes = probe(source, ncl, matches, search.std, self.solving)
             corrected = probes.gentle.apply(source)
             matches = nearest(corrected)
         partners = self.folds.partners(corrected, matches)
-        return _StrengthRun(strength, source, std, probes, matches, partners)
-
-    def better(self, trials: list[_StrengthRun]) -> _StrengthRun:
-        """Return the trial with EMCL if it finds mutual partners that its absence does not.
-
-        Without NCL any rise counts. NCL has found most partners already, and the largest of many
-        shares exceeds the first by chance, so on top of NCL the rise must be significant.
-        """
-        first, last = trials[0], trials[-1]
-        if last.probes is None:
-            adds = last.matches.mutual_share() > first.matches.mutual_share()
-        else:
-            adds = self.folds.weigh(first.partners, last.partners).z > EVIDENCE[1]
-        return last if adds else first
+        return _StrengthRun(strength, source, search.std, probes, matches, partners)
 
     def gains(self, trial: _StrengthRun) -> tuple[Evidence, Evidence]:
         """Return the evidence of the gentle and of the leave-best-out run."""
@@ -269,13 +252,6 @@ def _query_weights(
     return duplicate_weights(vectors, before.video_of_text, memory=memory)
 
 
-def _strengths(choices: StrengthCandidates | None, search: StrengthSearch) -> list[float]:
-    """Return the strengths to try with NCL: the fixed one, or none and the best alone."""
-    if choices is not None and choices.changed and choices.fixed is not None:
-        return [choices.fixed]
-    return [0.0] if search.best == 0 else [0.0, search.best]
-
-
 def _stored(base: Similarity, memory: int) -> Similarity:
     """Return this process's scores in memory, or the source where they do not fit on the GPU."""
     group, dtype, device = base.group, base.dtype, base.device
@@ -313,10 +289,11 @@ def _best_matches(base: Similarity, progress: Progress | None) -> Nearest:
     return finish(accumulator, base)
 
 
-def _why_nothing(base: Similarity, spread: Moments) -> str:
+def _why_nothing(trial: _StrengthRun) -> str:
+    shape = trial.source.shape
     reason = "nothing was switched on"
-    if spread.std == 0:
-        reason = "all scores are equal"
-    elif min(base.shape) < 2:
-        reason = f"{base.shape[0]} x {base.shape[1]} scores are too few to normalise"
+    if trial.std == 0:
+        reason = f"all scores are equal{' after EMCL' if trial.strength else ''}"
+    elif min(shape) < 2:
+        reason = f"{shape[0]} x {shape[1]} scores are too few to normalise"
     return f"{reason}, the input is returned unchanged"

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
-from oracles import plain_folds, plain_mutual, plain_partners, tied_scores
+from oracles import hubby_scores, plain_folds, plain_mutual, plain_partners, tied_scores
 
 from emcl_plugin import rescore
 from emcl_plugin.evidence.guard import Evidence, decide, stratified_folds, weigh
@@ -138,7 +138,8 @@ def test_partners_are_those_of_a_look_at_every_part(shape, seed, tied, weighted,
     part, count = plain_folds(x, weights)
     assert folds.count == count
     assert_array_equal(folds.fold, part)
-    assert_array_equal(folds.partners(source, found), plain_partners(x, part))
+    wanted = plain_partners(x, part, weights, shared=found.tied is not None)
+    assert_allclose(folds.partners(source, found), wanted, rtol=1e-12)
 
 
 @given(many, seeds)
@@ -241,3 +242,25 @@ def test_a_guard_that_is_off_lets_everything_through():
     assert (decision.enabled, decision.applied, decision.strength) == (False, True, 1.0)
     assert "switched off" in decision.reason
     assert "50.0 % -> 40.0 %" in decision.reason
+
+
+# --- coarse scores -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("levels", [12, 40])
+def test_coarse_scores_are_corrected_as_fine_ones(levels):
+    """Where all equals counted as partners, rounding made every text one, and blinded the guard."""
+    x = hubby_scores(300, 300, 0)
+    coarse = np.round((x - x.min()) / np.ptp(x) * (levels - 1)) / 64
+    fine, found = rescore(x).guard, rescore(coarse).guard
+    assert (fine.strength, found.strength) == (1, 1)
+    assert found.z > fine.z / 2
+
+
+@given(many, seeds)
+def test_equal_scores_are_no_evidence(shape, seed):
+    """Of k different texts that tie for a video each has a k-th part of it."""
+    source = Dense(np.full(shape, 0.5), dtype=torch.float64)
+    found = nearest(source)
+    folds = stratified_folds(found)
+    assert_allclose(folds.partners(source, found), 1 / np.bincount(folds.fold)[folds.fold])
