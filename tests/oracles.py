@@ -231,10 +231,12 @@ def plain_prior(S, w=None, *, gentle, evidence, ramps):
     q = net[0] / net[1] if net[0] < net[1] else 1.0
     met = plain_companions(S, w)
     k = plain_companions(after, w) ** 2 / met if met else 0.0
-    h = plain_ramp(q, *ramps["q"]) * (1 - plain_ramp(k, *ramps["k"]))
-    h *= (1 - plain_ramp(r, *ramps["several"])) * plain_ramp(r, *ramps["few"])
+    shared, A = plain_ramp(r, *ramps["several"]), plain_agreement(S, w)
+    alone = (1 - shared) * (1 - plain_ramp(k, *ramps["k"]))
+    alone += shared * (1 - plain_ramp(A, *ramps["weak"]))
+    h = plain_ramp(q, *ramps["q"]) * plain_ramp(r, *ramps["few"]) * alone
     u = plain_ramp(e, *ramps["e"]) / 2 + plain_ramp(e - 0.35 - 0.65 * a, *ramps["shortfall"]) / 2
-    rho = 1 - plain_agreement(S, w) * (1 - min(1, r**-0.5)) / 2
+    rho = 1 - A * (1 - min(1, r**-0.5)) / 2
     hubs = u * b + (1 - u) * m
     f, hub_g = plain_ncl(S, tau, b=hubs, w=w, start=g)
     if h < 1:

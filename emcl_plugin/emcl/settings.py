@@ -34,7 +34,8 @@ class EMCL:
         and weakens the others by their share of its eigenvalue, 0 changes nothing, positive
         values amplify as the paper does. The leading direction is common to all channels,
         because responsibilities are never negative; the component that items share comes
-        second. Default: chosen from ``strengths`` by mutual nearest neighbours.
+        second. Default: without NCL chosen from ``strengths`` by mutual nearest neighbours; with
+        NCL, which finds the same pairs, 0.
     beta : float, optional
         The paper's own, unscaled factor. Give this or ``strength``, not both.
     start : {"eigen", "gaussian", "signs"}, default "eigen"

@@ -12,13 +12,15 @@ it is. Without labels, two runs of NCL tell, at a higher temperature and with re
 
 With gain(r) the texts that gain a mutual nearest neighbour in run r, minus those that lose one;
 m and c the masses that the biases of the gentle and of the leave-best-out run give the videos at
-NCL's own temperature; b the uniform marginal; r the queries per video; a the mutual pairs after
-the gentle run, as a share of the smaller side; and n_0, n_1 the mean number of other queries that
-a query meets on its best video, in the input and after the gentle run:
+NCL's own temperature; b the uniform marginal; r the queries per video; A and a the mutual pairs of
+the input and after the gentle run, as a share of the smaller side; and n_0, n_1 the mean number of
+other queries that a query meets on its best video, in the input and after the gentle run:
 
     q    = gain(leave-best-out) / gain(gentle), at most 1                                  (q)
     k    = n_1^2 / n_0                       companions that the gentle run leaves         (k)
-    h    = ramp(q, 0.4, 0.5) (1 - ramp(k, 0.8, 1.2)) (1 - ramp(r, 1.25, 1.75)) ramp(r, 0, 0.2)
+    s    = ramp(r, 1, 1.5)                   1: the queries have to share videos           (s)
+    w    = 1 - ramp(A, 0.3, 0.5)             1: few videos have a partner as it is         (w)
+    h    = ramp(q, 0.4, 0.5) ramp(r, 0, 0.2) ((1 - s) (1 - ramp(k, 0.8, 1.2)) + s w)
                                              1: hubs, 0: popular videos                    (h)
     e    = sum_j min(m_j, b_j) / sum_j b_j   how evenly the queries cover the videos       (e)
     e'   = e - 0.35 - 0.65 a                 less what an even demand gives: a query in a
@@ -36,7 +38,7 @@ f, the texts' biases (video -> text), are a decision of their own. Whether a vid
 not matter to the order of its texts, so they solve NCL for the marginal with h = 1. NCL lifts
 every text until it is some video's, bad texts too, and makes all confident texts of one video
 equal. Where each video has several texts and most videos find one of theirs already, f is
-therefore relaxed. With A the mutual pairs of the input as a share of the smaller side:
+therefore relaxed:
 
     rho_f = 1 - A (1 - min(1, r^-1/2)) / 2                                                 (r)
 
@@ -66,8 +68,10 @@ HUBS = (0.4, 0.5)
 """q up to which a gain is not due to hubs, and from which it is."""
 COMPANIONS = (0.8, 1.2)
 """k up to which they can be due to hubs, and from which they share a video."""
-SEVERAL = (1.25, 1.75)
-"""Queries per video up to which they speak for hubs, and from which for themselves."""
+SEVERAL = (1.0, 1.5)
+"""Queries per video up to which k can be read, and from which they have to share videos."""
+WEAK = (0.3, 0.5)
+"""A up to which hubs outweigh popular videos all the same, and from which they do not."""
 FEW = (0.0, 0.2)
 """Queries per video; fewer say little about a single video."""
 EVENNESS = (0.5, 0.85)
@@ -319,11 +323,12 @@ def _prior(
     per_video = queries / len(b)
     q, k, a = found.share(), found.companions(counts), _paired(found.after, counts)
     e = float(torch.minimum(masses, b).sum() / b.sum())  # (e)
+    pairs, shared = _paired(found.before, counts), ramp(per_video, SEVERAL)  # (s)
     expected = UNPAIRED + (1 - UNPAIRED) * a
     hubs, uniform, rho = 1.0, float(mode != "gentle"), 1.0
     if mode in ("auto", "given"):
-        hubs = ramp(q, HUBS) * (1 - ramp(k, COMPANIONS))
-        hubs *= (1 - ramp(per_video, SEVERAL)) * ramp(per_video, FEW)  # (h)
+        alone, weak = 1 - ramp(k, COMPANIONS), 1 - ramp(pairs, WEAK)  # (w)
+        hubs = ramp(q, HUBS) * ramp(per_video, FEW) * ((1 - shared) * alone + shared * weak)  # (h)
         uniform = (ramp(e, EVENNESS) + ramp(e - expected, SHORTFALL)) / 2  # (u)
-        rho = 1 - _paired(found.before, counts) * (1 - min(1.0, per_video**-0.5)) / 2  # (r)
+        rho = 1 - pairs * (1 - min(1.0, per_video**-0.5)) / 2  # (r)
     return Prior(mode, queries, q, k, hubs, e, a, uniform, rho)

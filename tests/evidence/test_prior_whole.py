@@ -23,6 +23,7 @@ RULE = {
         "q": rule.HUBS,
         "k": rule.COMPANIONS,
         "several": rule.SEVERAL,
+        "weak": rule.WEAK,
         "few": rule.FEW,
         "e": rule.EVENNESS,
         "shortfall": rule.SHORTFALL,
