@@ -107,7 +107,8 @@ def rerank(
         at least one of ``sim`` and ``feats``. Alone, the cosine of ``feats`` is corrected; with
         ``sim``, EMCL uses them to correct ``sim``.
     emcl : "auto", None, preset name or EMCL, default "auto"
-        "auto" chooses the strength that gives most mutual nearest neighbours. None: no EMCL.
+        "auto": with NCL off, the strength that gives most mutual nearest neighbours; else 0,
+        because NCL finds the same pairs. None: no EMCL.
     ncl : "auto", None or NCL, default "auto"
         "auto" uses a temperature of 0.15 standard deviations of the scores. None: no NCL.
     prior : {"auto", "even", "gentle", "off"}, default "auto"

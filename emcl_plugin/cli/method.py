@@ -20,11 +20,11 @@ EMCL_NAMES = ("auto", "off", "clip2video", "emcl-net", "mmt", "mmt-lsmdc")
 
 method_options = section(
     "Method",
-    choice("--emcl", EMCL_NAMES, "EMCL: strength chosen without labels, off, or a preset."),
+    choice("--emcl", EMCL_NAMES, "EMCL: auto, off, or a preset."),
     number(
         "--emcl-strength S",
         "Fix EMCL's strength: negative removes the shared component (-1: fully), positive "
-        "amplifies it. E.g. -0.5. Default: chosen.",
+        "amplifies it. E.g. -0.5. Default: 0; with --ncl off, chosen.",
         kind=click.FLOAT,
     ),
     number("--subspaces K", "Number of EM bases, e.g. 16. Default: 32, or that of the preset."),

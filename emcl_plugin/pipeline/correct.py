@@ -1,7 +1,7 @@
 """The whole correction, from similarity source to similarity source: what `rerank` runs.
 
-scores -> near-duplicate queries counted once -> EMCL, its strength chosen by agreement -> gentle
-runs of NCL -> the guard, which says how far to go -> NCL with the prior that the queries bear out.
+scores -> near-duplicate queries counted once -> EMCL, its strength given or chosen -> gentle runs
+of NCL -> the guard, which says how far to go -> NCL with the prior that the queries bear out.
 Nothing here knows of files, NumPy or the command line.
 """
 
