@@ -32,7 +32,7 @@ def cosine(text, video):
         ("coco_clipB16", 67.5),
         ("msrvtt_videoclip100", 49.5),
         ("flickr8k_tinyclip", 63.5),
-        ("flickr8k_en2zh_e5", 42.5),
+        ("flickr8k_en2zh_e5", 42.0),
     ],
 )
 def test_mean_r1_with_no_option(name, floor):

@@ -128,7 +128,7 @@ def test_a_full_disk_leaves_no_result_and_the_same_command_goes_on(
     assert files(here) == sorted(["run.safetensors", output[1]])
     room(resource.RLIM_INFINITY)
     found = run(*output, *RESUME, "--force", "--json", "-q")
-    assert facts_of(found)["resumed_rounds"] > 30
+    assert facts_of(found)["resumed_rounds"] > 20
     assert (here / output[1]).read_bytes() == wanted
     assert files(here) == [output[1]]
 
