@@ -166,7 +166,8 @@ def _choose(
         names = dict.fromkeys(trial.candidate.name for trial in (best, last))
         names.pop(DEFAULTS.name, None)
         reason = f"{', then '.join(names)}: beats the defaults by more than three standard errors"
-    if nothing.z(last) >= AGAINST:
+    changes_nothing = chosen is not DEFAULTS and nothing.mrr == last.mrr
+    if changes_nothing or nothing.z(last) >= AGAINST:
         last, chosen = nothing, NOTHING
         reason = "on this bank no correction is better than the input"
     before, after = (100 * t.per_query(t.hits, o) for t, o in ((nothing, last), (last, nothing)))

@@ -44,19 +44,15 @@ def candidates(**settings):
 
 
 RUNS = [
-    (
-        features,
-        {},
-        5,
-    ),  # two strengths, a gentle and a leave-best-out run each, and NCL
-    (features, {"prior": "gentle"}, 4),
-    (features, {"emcl": EMCL(strength=0.3), "ncl": NCL(solver="blocks")}, 3),
+    (features, {}, 4),  # the gentle and the leave-best-out run, and one solve per direction
+    (features, {"prior": "gentle"}, 2),
+    (features, {"emcl": EMCL(strength=0.3), "ncl": NCL(solver="blocks")}, 4),
     (scores, {"prior": "even", "ncl": NCL(video_marginal=np.linspace(1, 2, N))}, 3),
     (scores, {"ncl": COLD}, 3),
     (scores, {"ncl": COLDER}, 3),
-    (candidates, {"emcl": None}, 3),
-    (candidates, {"emcl": None, "ncl": COLD}, 3),
-    (candidates, {"emcl": None, "ncl": COLDER}, 3),
+    (candidates, {"emcl": None}, 4),
+    (candidates, {"emcl": None, "ncl": COLD}, 4),
+    (candidates, {"emcl": None, "ncl": COLDER}, 4),
 ]
 
 
